@@ -1,0 +1,17 @@
+"""The package's own operations; models use these and nothing else for them."""
+
+from energyflow_mlx.ops._backend import Backend, available, resolve
+from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
+from energyflow_mlx.ops.lattice_scatter import lattice_readout, lattice_scatter
+from energyflow_mlx.ops.masked_mean import masked_mean
+
+__all__ = [
+    "Backend",
+    "available",
+    "causal_conv1d",
+    "causal_im2col",
+    "lattice_readout",
+    "lattice_scatter",
+    "masked_mean",
+    "resolve",
+]
