@@ -1,0 +1,64 @@
+"""How a vector reaches a token network: added at its input, or modulating its blocks.
+
+Both take the vector as it comes and multiply it by ``sqrt(E)``: sentence vectors have
+unit length, so their elements are near ``1/sqrt(E)``, and a layer fed with them would
+learn ``sqrt(E)`` times slower than one fed with elements near 1.
+
+FiLM: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer",
+AAAI 2018, section 3.
+"""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+def _check_width(name: str, z: mx.array, latent_dim: int) -> None:
+    if z.ndim != 2 or z.shape[-1] != latent_dim:
+        raise ValueError(
+            f"[{name}] z must be [B, E] with E = {latent_dim}, got {list(z.shape)}."
+        )
+
+
+class AdditiveConditioning(nn.Module):
+    """``Linear(sqrt(E) z)``, to be added to every position of the input."""
+
+    def __init__(self, latent_dim: int, dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(latent_dim, dim)
+        self._latent_dim = latent_dim
+
+    def __call__(self, z: mx.array) -> mx.array:
+        """Project ``z [B, E]`` to ``[B, D]``.
+
+        Raises:
+            ValueError: ``z`` has another width.
+        """
+        _check_width("AdditiveConditioning", z, self._latent_dim)
+        return self.projection(z * math.sqrt(self._latent_dim))
+
+
+class FiLMConditioning(nn.Module):
+    """Scale and shift of a block's normalised input, computed from a vector.
+
+    Weights start at zero, so that a new block is unmodulated.
+    """
+
+    def __init__(self, latent_dim: int, dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(latent_dim, 2 * dim)
+        self.projection.weight = mx.zeros_like(self.projection.weight)
+        self.projection.bias = mx.zeros_like(self.projection.bias)
+        self._latent_dim = latent_dim
+
+    def __call__(self, z: mx.array) -> tuple[mx.array, mx.array]:
+        """Return scale and shift, each ``[B, 1, D]``, of ``z [B, E]``.
+
+        Raises:
+            ValueError: ``z`` has another width.
+        """
+        _check_width("FiLMConditioning", z, self._latent_dim)
+        both = self.projection(z * math.sqrt(self._latent_dim))[:, None, :]
+        scale, shift = mx.split(both, 2, axis=-1)
+        return scale, shift

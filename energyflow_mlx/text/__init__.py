@@ -1,0 +1,1 @@
+"""Sentences: tokens, the encoder to a vector, the decoder back to text."""

@@ -1,0 +1,195 @@
+"""Decoder: token ids so far and a sentence vector to the logits of the next token."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from energyflow_mlx.nn.activations import GeluForm
+from energyflow_mlx.nn.conditioning import AdditiveConditioning, FiLMConditioning
+from energyflow_mlx.nn.dropout import active_key, check_rate
+from energyflow_mlx.nn.tcn import Film, TCNBlock
+from energyflow_mlx.text.encoder import check_tokens, new_embedding
+from energyflow_mlx.text.stack import check_shared, own_blocks, run_blocks
+
+Conditioning = Literal["additive", "film"]
+
+
+class DecoderState(NamedTuple):
+    """What one more step of generation needs; every array has B as its first axis."""
+
+    condition: mx.array  # [B, D], added to each token
+    films: list[Film | None]  # per block: scale and shift [B, 1, D]
+    blocks: list[mx.array]  # per block: [B, (K-1)*dilation, D]
+
+
+class TCNDecoder(nn.Module):
+    """Conditioned causal TCN over tokens.
+
+    x0 = Emb(ids) + Linear(z), then causal blocks, a final LayerNorm and the logits.
+    With ``conditioning="film"`` the vector also scales and shifts the input of every
+    block; it is added at the input all the same, which alone already tells the first
+    token what to say. The final norm keeps the logits' scale independent of the depth.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        latent_dim: int,
+        *,
+        dim: int = 384,
+        hidden: int = 512,
+        kernel_size: int = 3,
+        dilations: Sequence[int] = (1, 2),
+        conditioning: Conditioning = "additive",
+        tied: bool = False,
+        dropout: float = 0.0,
+        gelu: GeluForm = "exact",
+        shared_blocks: int = 0,
+    ) -> None:
+        """Create a decoder.
+
+        Args:
+            vocab_size: Tokens V.
+            latent_dim: Width E of the sentence vector.
+            dim: Width D of the tokens.
+            hidden: Width H inside a block.
+            kernel_size: Taps of a block's convolution.
+            dilations: Distance of the taps, one per block, shared blocks included.
+            conditioning: ``"additive"`` or ``"film"``.
+            tied: Whether the token table is the output matrix too.
+            dropout: Rate on each block's branch, in training.
+            gelu: ``"exact"`` or ``"tanh"``.
+            shared_blocks: How many of the last blocks come with the call.
+
+        Raises:
+            ValueError: A value is out of range.
+        """
+        super().__init__()
+        if conditioning not in ("additive", "film"):
+            raise ValueError(
+                "[TCNDecoder] conditioning must be 'additive' or 'film', "
+                f"got {conditioning!r}."
+            )
+        self.embedding = new_embedding(vocab_size, dim)
+        self.condition = AdditiveConditioning(latent_dim, dim)
+        self.blocks = own_blocks(
+            dim,
+            hidden,
+            kernel_size,
+            dilations,
+            shared_blocks=shared_blocks,
+            causal=True,
+            dropout=dropout,
+            gelu=gelu,
+        )
+        if conditioning == "film":
+            self.films = [FiLMConditioning(latent_dim, dim) for _ in dilations]
+        self.norm = nn.LayerNorm(dim)
+        if tied:
+            self.output_bias = mx.zeros(vocab_size)
+        else:
+            self.output = nn.Linear(dim, vocab_size)
+        self._dim = dim
+        self._has_films = conditioning == "film"
+        self._tied = tied
+        self._dropout = check_rate("TCNDecoder", dropout)
+        self._shared_blocks = shared_blocks
+
+    def features(
+        self,
+        ids: mx.array,
+        mask: mx.array,
+        z: mx.array,
+        shared: Sequence[TCNBlock] = (),
+        *,
+        key: mx.array | None = None,
+    ) -> mx.array:
+        """Compute the features from which each next token is predicted.
+
+        Args:
+            ids: Tokens, ``[B, L]`` integers, rows of the token table.
+            mask: 1 for real tokens, ``[B, L]``.
+            z: Sentence vectors, ``[B, E]``.
+            shared: The shared blocks.
+            key: Random key, wanted in training when there is dropout.
+
+        Returns:
+            ``[B, L, D]``; position ``l`` depends on ``ids[:, :l+1]`` and ``z`` only.
+
+        Raises:
+            ValueError: Shapes, shared blocks or key do not fit.
+            TypeError: ``ids`` are not integers.
+        """
+        check_tokens("TCNDecoder", ids, mask)
+        check_shared("TCNDecoder", shared, self._shared_blocks, self._dim)
+        if z.shape[0] != ids.shape[0]:
+            raise ValueError(
+                f"[TCNDecoder] z must have {ids.shape[0]} rows like ids, "
+                f"got {z.shape[0]}."
+            )
+        key = active_key(
+            "TCNDecoder", training=self.training, rate=self._dropout, key=key
+        )
+        x = self.embedding(ids) + self.condition(z)[:, None, :]
+        x = x * mask[..., None].astype(x.dtype)  # [B, L, D]
+        x = run_blocks([*self.blocks, *shared], x, mask, self._films(z), key=key)
+        return self.norm(x)
+
+    def logits(self, h: mx.array) -> mx.array:
+        """Map features ``[..., D]`` to logits ``[..., V]``."""
+        if self._tied:
+            return self.embedding.as_linear(h) + self.output_bias
+        return self.output(h)
+
+    def __call__(
+        self,
+        ids: mx.array,
+        mask: mx.array,
+        z: mx.array,
+        shared: Sequence[TCNBlock] = (),
+        *,
+        key: mx.array | None = None,
+    ) -> mx.array:
+        """Return the logits of the next token at every position, ``[B, L, V]``.
+
+        Arguments and errors as in :meth:`features`.
+        """
+        return self.logits(self.features(ids, mask, z, shared, key=key))
+
+    def init_state(self, z: mx.array, shared: Sequence[TCNBlock] = ()) -> DecoderState:
+        """Prepare generation from ``z [B, E]``; the conditioning is computed once."""
+        check_shared("TCNDecoder", shared, self._shared_blocks, self._dim)
+        blocks = [*self.blocks, *shared]
+        return DecoderState(
+            condition=self.condition(z),
+            films=self._films(z),
+            blocks=[block.init_state(z.shape[0]) for block in blocks],
+        )
+
+    def step(
+        self, ids: mx.array, state: DecoderState, shared: Sequence[TCNBlock] = ()
+    ) -> tuple[mx.array, DecoderState]:
+        """Feed one token per sentence; the work does not depend on those before it.
+
+        Args:
+            ids: Last token of each sentence, ``[B]`` integers.
+            state: What :meth:`init_state` or the last step returned.
+            shared: The shared blocks.
+
+        Returns:
+            Logits of the next token, ``[B, V]``, and the next state.
+        """
+        x = self.embedding(ids) + state.condition  # [B, D]
+        states = []
+        blocks = [*self.blocks, *shared]
+        for block, past, film in zip(blocks, state.blocks, state.films, strict=True):
+            x, past = block.step(x, past, film)
+            states.append(past)
+        return self.logits(self.norm(x)), state._replace(blocks=states)
+
+    def _films(self, z: mx.array) -> list[Film | None]:
+        if not self._has_films:
+            return [None] * (len(self.blocks) + self._shared_blocks)
+        return [film(z) for film in self.films]
