@@ -10,9 +10,15 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.nn.activations import GeluForm
-from energyflow_mlx.nn.dropout import active_key, check_rate
+from energyflow_mlx.nn.activations import GeluForm, activation
+from energyflow_mlx.nn.dropout import active_key, check_rate, key_stream
+from energyflow_mlx.nn.dropout import dropout as drop_elements
 from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.nn.transformer import (
+    TransformerLayer,
+    sinusoidal_positions,
+    xavier_linear,
+)
 from energyflow_mlx.ops import masked_mean
 from energyflow_mlx.text.stack import check_shared, own_blocks, run_blocks
 
@@ -184,3 +190,100 @@ class TCNEncoder(nn.Module):
         # The start token stays, so that no sentence becomes empty.
         keep = mx.logical_or(keep, mx.arange(mask.shape[1]) == 0)
         return mask * keep.astype(mask.dtype)
+
+
+class TransformerEncoder(nn.Module):
+    """Embedding and position table, post-norm layers, masked mean, two-layer head.
+
+    The head is ``Linear -> GELU -> LayerNorm -> Dropout -> Linear``.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        output_dim: int,
+        *,
+        dim: int = 256,
+        layers: int = 2,
+        heads: int = 8,
+        hidden: int = 512,
+        max_length: int = 512,
+        dropout: float = 0.1,
+        output_tanh: bool = False,
+        gelu: GeluForm = "exact",
+    ) -> None:
+        """Create an encoder.
+
+        Args:
+            vocab_size: Tokens V.
+            output_dim: Width E of the result.
+            dim: Width D of the tokens, even.
+            layers: Number of layers.
+            heads: Attention heads, a divisor of D.
+            hidden: Feed-forward channels H.
+            max_length: Rows of the position table, which starts sinusoidal and learns.
+            dropout: Rate in training, at PyTorch's places and in the head.
+            output_tanh: Whether the result passes a tanh.
+            gelu: ``"exact"`` or ``"tanh"``.
+
+        Raises:
+            ValueError: A value is out of range.
+        """
+        super().__init__()
+        self.embedding = new_embedding(vocab_size, dim)
+        self.positions = sinusoidal_positions(max_length, dim)
+        self.layers = [
+            TransformerLayer(dim, heads, hidden, dropout=dropout, gelu=gelu)
+            for _ in range(layers)
+        ]
+        self.expand = xavier_linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.head = xavier_linear(dim, output_dim)
+        self._gelu = activation(gelu)
+        self._dropout = check_rate("TransformerEncoder", dropout)
+        self._output_tanh = output_tanh
+
+    def __call__(
+        self,
+        ids: mx.array,
+        mask: mx.array,
+        shared: Sequence[TCNBlock] = (),
+        *,
+        key: mx.array | None = None,
+    ) -> mx.array:
+        """Encode sentences.
+
+        Args:
+            ids: Rows of the token table, ``[B, L]`` integers, not checked to be in it.
+            mask: 1 for real tokens, ``[B, L]``.
+            shared: Must be empty: this family has no block a decoder could share.
+            key: Random key, wanted in training when there is dropout.
+
+        Returns:
+            Sentence vectors, ``[B, E]``, not normalised.
+
+        Raises:
+            ValueError: Shapes or key do not fit, or blocks are shared.
+            TypeError: ``ids`` are not integers.
+        """
+        check_tokens("TransformerEncoder", ids, mask)
+        check_shared("TransformerEncoder", shared, 0, 0)
+        length = ids.shape[1]
+        if length > self.positions.shape[0]:
+            raise ValueError(
+                "[TransformerEncoder] ids must have at most "
+                f"{self.positions.shape[0]} columns, got {length}."
+            )
+        key = active_key(
+            "TransformerEncoder", training=self.training, rate=self._dropout, key=key
+        )
+        keys = key_stream(key)
+        x = self.embedding(ids) + self.positions[:length]  # [B, L, D]
+        for layer in self.layers:
+            x = layer(x, mask, key=next(keys))
+        h = self.norm(self._gelu(self.expand(masked_mean(x, mask))))  # [B, D]
+        fresh = next(keys)
+        if fresh is not None:
+            h = drop_elements(h, self._dropout, fresh)
+        y = self.head(h)
+        return mx.tanh(y) if self._output_tanh else y
