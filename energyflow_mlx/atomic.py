@@ -1,0 +1,50 @@
+"""Files and folders that appear whole or not at all.
+
+Contents are written aside under a hidden temporary name in the same folder, flushed to
+the disk and renamed over the final name; the folder is flushed last, so that the rename
+itself survives a power cut.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; it replaces ``path`` when the body succeeds.
+
+    Args:
+        path: The final file. Its folder is created when missing. When the body raises,
+            the file that was there before is untouched.
+
+    Yields:
+        The temporary path. It keeps the suffix, which some writers insist on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        flush(aside)
+        aside.replace(path)
+        flush(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Force a file's contents, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

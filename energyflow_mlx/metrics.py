@@ -1,0 +1,154 @@
+"""The metrics log of a run: append-only JSON lines, one flat object per record.
+
+Every record stands on its own line, so a run killed in the middle of a write leaves
+at most one torn last line; readers skip it and the next writer cuts it off. JSON has no
+NaN: a non-finite value is stored as ``null`` and named under ``"non_finite"``, from
+which ``read_metrics`` restores it, for example::
+
+    {"step": 7, "loss": null, "non_finite": {"loss": "nan"}}
+"""
+
+import json
+import logging
+import math
+import numbers
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from energyflow_mlx.atomic import write_text
+from energyflow_mlx.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NON_FINITE = "non_finite"
+
+Scalar = bool | int | float | str | None
+
+
+class MetricsLog:
+    """Appends records to a metrics file.
+
+    A record is handed to the operating system before ``write`` returns, so it survives
+    the death of the process; ``flush_to_disk`` makes it survive a power cut too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(self.path)
+        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record of plain scalars (Python or NumPy numbers, text, None).
+
+        Raises:
+            TypeError: A value is no scalar; lazy arrays in particular are refused,
+                since a log must never be what evaluates a graph.
+        """
+        self._file.write(_encode(record) + "\n")
+        self._file.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the records of later steps, so that a resumed run logs them anew.
+
+        Records without a ``step`` stay. The file is replaced atomically.
+        """
+        self._file.close()
+        kept = [r for r in read_metrics(self.path) if r.get("step", step) <= step]
+        write_text(self.path, "".join(_encode(record) + "\n" for record in kept))
+        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+
+    def flush_to_disk(self) -> None:
+        """Force everything written so far to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; writing afterwards is an error."""
+        self._file.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Scalar]]:
+    """Read the records of a metrics file, non-finite values restored.
+
+    A last line without its line end is what a kill leaves behind, and is skipped.
+
+    Raises:
+        InputError: The file is missing or a complete line is damaged; names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"[metrics] {path}: must be a metrics file, got none there.")
+    lines = path.read_bytes().split(b"\n")
+    if lines.pop():
+        logger.warning("[metrics] %s: skipped a torn last line", path)
+    return [_decode(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _encode(record: Mapping[str, Any]) -> str:
+    row: dict[str, Any] = {}
+    non_finite: dict[str, str] = {}
+    for key, value in record.items():
+        if not isinstance(key, str) or key == NON_FINITE:
+            raise ValueError(
+                f"[metrics] keys must be strings other than '{NON_FINITE}', got {key!r}"
+            )
+        row[key] = plain = _plain(key, value)
+        if isinstance(plain, float) and not math.isfinite(plain):
+            row[key] = None
+            non_finite[key] = str(plain)
+    if non_finite:
+        row[NON_FINITE] = non_finite
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(key: str, value: Any) -> Scalar:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(
+        f"[metrics] '{key}' must be a number, a text or None, "
+        f"got {type(value).__module__}.{type(value).__name__}."
+    )
+
+
+def _decode(path: Path, number: int, line: bytes) -> dict[str, Scalar]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(
+            f"[metrics] {path}: line {number} must be a JSON object, got {error}."
+        ) from error
+    if not isinstance(row, dict):
+        raise InputError(
+            f"[metrics] {path}: line {number} must be a JSON object, got "
+            f"{type(row).__name__}."
+        )
+    for key, value in row.pop(NON_FINITE, {}).items():
+        row[key] = float(value)
+    return row
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what a killed writer left after the last line end."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        logger.warning("[metrics] %s: cut %d torn bytes", path, len(data) - whole)
+        os.truncate(path, whole)

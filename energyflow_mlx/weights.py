@@ -1,0 +1,129 @@
+"""Named arrays in safetensors files, checked on the way in and out.
+
+``write_arrays`` and ``read_arrays`` move one payload of a checkpoint together with its
+header entry (size, sha256, shapes, dtypes); ``save_weights`` and ``load_weights`` are
+for weights alone, such as a half-precision export.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from energyflow_mlx.atomic import flush, write_aside
+from energyflow_mlx.errors import InputError
+
+Arrays = dict[str, mx.array]
+
+
+def save_weights(
+    path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype = mx.float16
+) -> None:
+    """Export weights alone as one safetensors file, in another precision.
+
+    A value x within float16's range is stored within ``2^-11 |x| + 2^-25``, in bfloat16
+    within ``2^-8 |x|``. Integer and boolean arrays keep their dtype.
+
+    Args:
+        path: The file to write, atomically.
+        arrays: Named arrays.
+        dtype: float32, float16 or bfloat16.
+
+    Raises:
+        ValueError: A finite value overflows ``dtype``; names the array.
+    """
+    if not mx.issubdtype(dtype, mx.floating):
+        raise ValueError(f"[weights] dtype must be a float type, got {dtype}.")
+    cast: Arrays = {}
+    for name, array in arrays.items():
+        is_float = mx.issubdtype(array.dtype, mx.floating)
+        cast[name] = array.astype(dtype) if is_float else array
+        if is_float and mx.any(mx.isfinite(array) & ~mx.isfinite(cast[name])).item():
+            raise ValueError(
+                f"[weights] '{name}' must fit {dtype}, got "
+                f"{mx.abs(array).max().item():.4g}."
+            )
+    with write_aside(Path(path)) as aside:
+        write_arrays(aside, cast)
+
+
+def load_weights(path: Path) -> Arrays:
+    """Read a safetensors file of weights at once, evaluated.
+
+    Raises:
+        InputError: The file is missing or no safetensors file.
+    """
+    return _parse(Path(path), read_bytes(Path(path)))
+
+
+def write_arrays(path: Path, arrays: Arrays) -> dict[str, Any]:
+    """Write and flush one payload; returns its header entry."""
+    mx.save_safetensors(str(path), arrays, {"format": "mlx"})
+    flush(path)
+    size, digest = 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+            digest.update(block)
+    least = sum(array.nbytes for array in arrays.values())
+    if size < least:  # a full disk does not always reach us as an error
+        raise OSError(f"[weights] {path}: must be over {least} bytes, got {size}.")
+    described = {name: describe(array) for name, array in arrays.items()}
+    return {"bytes": size, "sha256": digest.hexdigest(), "arrays": described}
+
+
+def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:
+    """Read one payload back against its header entry; evaluated.
+
+    Raises:
+        InputError: Size, digest, names, shapes or dtypes are not those of ``entry``.
+    """
+    data = read_bytes(path)
+    if len(data) != entry["bytes"]:
+        raise InputError(
+            f"[weights] {path}: must be {entry['bytes']} bytes, got {len(data)}."
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != entry["sha256"]:
+        raise InputError(
+            f"[weights] {path}: must have sha256 {entry['sha256'][:12]}..., got "
+            f"{digest[:12]}...: the file was changed after it was written."
+        )
+    arrays = _parse(path, data)
+    described = {name: describe(array) for name, array in arrays.items()}
+    if described != entry["arrays"]:
+        raise InputError(
+            f"[weights] {path}: must hold the arrays that its header entry names."
+        )
+    return arrays
+
+
+def _parse(path: Path, data: bytes) -> Arrays:
+    try:
+        arrays = mx.load(io.BytesIO(data), format="safetensors")
+        mx.eval(arrays)  # mx.load is lazy: nothing may depend on the file any more
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"[weights] {path}: must be a safetensors file, got: {error}."
+        ) from error
+    assert isinstance(arrays, dict)
+    return arrays
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; failing to is the user's to mend, hence an ``InputError``."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"[weights] {path}: must be readable, got {error.strerror}."
+        ) from error
+
+
+def describe(array: mx.array) -> dict[str, Any]:
+    """Describe an array as JSON: its shape and dtype name."""
+    name = str(array.dtype).removeprefix("mlx.core.")
+    return {"shape": list(array.shape), "dtype": name}
