@@ -9,7 +9,8 @@ standard names to it and is compiled once, with the system's C compiler, into th
 user's cache folder. macOS needs none of this: MLX uses Accelerate there.
 
 Nothing here raises. A shortfall leaves MLX on the reference BLAS, correct but slow,
-and ``info()`` says so; the run header and ``energyflow_mlx.doctor`` print it.
+and ``info()`` says so; the run header and ``energyflow_mlx.doctor`` print it. Only
+the shortfall that one line of the caller's program mends, importing MLX first, warns.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,7 +30,7 @@ Status = Literal[
 
 _SOURCE = Path(__file__).parent / "_blas" / "forward.c"
 _WHEEL = "scipy_openblas32"
-_COMPILERS = ("cc", "gcc", "clang")
+COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_SECONDS = 60
 
 
@@ -116,7 +118,7 @@ def _install() -> BlasInfo:
     if sys.platform == "darwin":
         return BlasInfo("system", "Accelerate")
     if "mlx.core" in sys.modules:
-        return _reference("late", "import energyflow_mlx before mlx.core")
+        return _late()
     library = _find_openblas()
     if library is None:
         return _reference("no_library", "pip install scipy-openblas32")
@@ -125,7 +127,14 @@ def _install() -> BlasInfo:
     except _ShimError as error:
         return _reference(error.status, str(error))
     except OSError as error:
-        return _reference("failed", f"OpenBLAS could not be loaded: {error}")
+        return _reference("failed", f"OpenBLAS did not load: {error}")
+
+
+def _late() -> BlasInfo:
+    found = _reference("late", "import energyflow_mlx before mlx.core")
+    if not sys.modules["mlx.core"].cuda.is_available():
+        warnings.warn(f"matmul runs on the {found}", RuntimeWarning, stacklevel=5)
+    return found
 
 
 def _reference(status: Status, advice: str) -> BlasInfo:
@@ -165,7 +174,7 @@ def _compile(library: Path, shim: Path) -> None:
     import shutil  # only on first use: these two cost more than the whole cached path
     import subprocess
 
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise _ShimError(
             "no_compiler", "install a C compiler (gcc or clang) and start again"

@@ -1,0 +1,71 @@
+"""What every test shares: seeds, no network, markers, the data beside the checkout."""
+
+import os
+import random
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+import energyflow_mlx  # noqa: F401  before any test module imports mlx.core
+
+# The hub's client must not even look for a newer file of a model that is here.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run-slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("slow") and not item.config.getoption("--run-slow"):
+        pytest.skip("slow: runs with make test-slow")
+    for backend in ("metal", "cuda"):
+        if item.get_closest_marker(backend) and backend not in _backends():
+            have = " and ".join(_backends())
+            pytest.skip(f"needs a {backend} device; MLX has {have} here")
+
+
+def _backends():
+    from energyflow_mlx import device
+
+    return device.available()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Start every test from the same random state, whatever ran before it."""
+    random.seed(0)
+    if "mlx.core" in sys.modules:
+        sys.modules["mlx.core"].random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Refuse connections to other machines: a test that needs one is wrong."""
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            raise AssertionError(f"a test tried to connect to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The folder that holds pyproject.toml."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder ``shared`` beside the checkout, with real sentences and vectors."""
+    folder = CHECKOUT.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("needs the folder shared/data beside the checkout; it is not there")
+    return folder
