@@ -6,7 +6,8 @@ open. NumPy reads arrays through the buffer protocol, which cannot be intercepte
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -51,6 +52,17 @@ class HiddenReadGuard:
                 setattr(owner, name, own)
         self._own.clear()
         self.label = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Allow reads in the body, then restore the state found."""
+        label = self.label
+        self.disarm()
+        try:
+            yield
+        finally:
+            if label is not None:
+                self.arm(label)
 
 
 def _refuse(name: str, label: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 NON_FINITE = "non_finite"
 
-Scalar = bool | int | float | str | None
-
 
 class MetricsLog:
     """Appends records to a metrics file.
@@ -77,7 +75,7 @@ class MetricsLog:
         self.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Scalar]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the records of a metrics file, non-finite values restored.
 
     A last line without its line end is what a kill leaves behind, and is skipped.
@@ -111,7 +109,7 @@ def _encode(record: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(key: str, value: Any) -> Scalar:
+def _plain(key: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, np.bool_):
@@ -126,7 +124,7 @@ def _plain(key: str, value: Any) -> Scalar:
     )
 
 
-def _decode(path: Path, number: int, line: bytes) -> dict[str, Scalar]:
+def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:

@@ -148,7 +148,7 @@ class Readback:
                 f"[readback] '{self._label}' must belong to a completed batch, got "
                 f"batch '{self._batch_label}', which an exception discarded."
             )
-        with self._engine._reading_allowed():
+        with self._engine._guard.lifted():
             if self._state == "free":
                 self._engine._evaluate(self._label, self._arrays)
             self._host = self._convert(self._arrays)
@@ -213,7 +213,7 @@ class ReadbackEngine:
         batch = self._batches[0]
         built = time.perf_counter()
         try:
-            with self._reading_allowed():
+            with self._guard.lifted():
                 trees = [readback._arrays for readback in batch.readbacks]
                 self._evaluate(label, [trees, batch.fenced])
         except RuntimeError:
@@ -263,7 +263,7 @@ class ReadbackEngine:
             The readback. Outside a batch it may be read at any time.
         """
         self._check_thread()
-        leaves = [leaf for _, leaf in tree_flatten(arrays)]
+        leaves = _leaves(arrays)
         if not leaves or not all(isinstance(leaf, mx.array) for leaf in leaves):
             kinds = sorted({type(leaf).__name__ for leaf in leaves}) or ["nothing"]
             raise TypeError(
@@ -309,7 +309,7 @@ class ReadbackEngine:
             trees.append([level.fenced for level in levels])
         else:
             trees = [readback.array for readback in readbacks]
-        with self._reading_allowed():
+        with self._guard.lifted():
             mx.async_eval(trees)
         self.submissions += 1
 
@@ -324,10 +324,10 @@ class ReadbackEngine:
 
     def _time_operation(self, label: str, arrays: Any) -> None:
         started = time.perf_counter()
-        with self._reading_allowed():
+        with self._guard.lifted():
             self._evaluate(label, arrays)
         wall_ms = (time.perf_counter() - started) * 1e3
-        shapes = tuple(tuple(leaf.shape) for _, leaf in tree_flatten(arrays))
+        shapes = tuple(tuple(leaf.shape) for leaf in _leaves(arrays))
         logger.info("readback '%s': %.3f ms, shapes %s", label, wall_ms, shapes)
         if self._batches:
             timing = OperationTiming(label, shapes, wall_ms)
@@ -359,17 +359,6 @@ class ReadbackEngine:
         )
         logger.debug("synced %s", timing)
 
-    @contextmanager
-    def _reading_allowed(self) -> Iterator[None]:
-        """Lift the hidden-read guard for the engine's own evaluations."""
-        label = self._guard.label
-        self._guard.disarm()
-        try:
-            yield
-        finally:
-            if label is not None:
-                self._guard.arm(label)
-
     def _check_innermost(self, verb: str, label: str) -> None:
         if not self._batches:
             raise ReadbackError(
@@ -389,6 +378,11 @@ class ReadbackEngine:
                 f"[readback] batch '{self._batches[0].label}' must be used by the "
                 f"thread that opened it, got another thread."
             )
+
+
+def _leaves(tree: Any) -> list[Any]:
+    flat: Any = tree_flatten(tree)
+    return [leaf for _, leaf in flat]
 
 
 def _widen(array: mx.array) -> mx.array:
