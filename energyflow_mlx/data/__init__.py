@@ -1,0 +1,1 @@
+"""Sentences, their vectors, the files they live in, and batches of them."""
