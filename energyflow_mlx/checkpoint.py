@@ -155,15 +155,20 @@ def load_latest(folder: Path, groups: Collection[str] | None = None) -> Loaded |
         VersionError: The newest one is whole but of another format version. Skipping
             it would let a run start over on top of it.
     """
-    for path in _candidates(Path(folder)):
-        try:
-            arrays, meta = load(path, groups)
-        except VersionError:
-            raise
-        except InputError as error:
-            logger.warning("skipped a damaged checkpoint: %s", error)
-        else:
-            return Loaded(path, arrays, meta)
+    was_pruned = True
+    while was_pruned:  # a writer pruned what we were reading, so newer ones came
+        was_pruned = False
+        for path in _candidates(Path(folder)):
+            try:
+                arrays, meta = load(path, groups)
+            except VersionError:
+                raise
+            except InputError as error:
+                if path.exists():
+                    logger.warning("skipped a damaged checkpoint: %s", error)
+                was_pruned |= not path.exists()
+            else:
+                return Loaded(path, arrays, meta)
     return None
 
 
