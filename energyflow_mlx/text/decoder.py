@@ -23,6 +23,14 @@ class DecoderState(NamedTuple):
     films: list[Film | None]  # per block: scale and shift [B, 1, D]
     blocks: list[mx.array]  # per block: [B, (K-1)*dilation, D]
 
+    def select(self, rows: mx.array) -> "DecoderState":
+        """Return the state of other rows, ``[B']`` integers, repeats allowed."""
+        return DecoderState(
+            condition=self.condition[rows],
+            films=[film and (film[0][rows], film[1][rows]) for film in self.films],
+            blocks=[past[rows] for past in self.blocks],
+        )
+
 
 class TCNDecoder(nn.Module):
     """Conditioned causal TCN over tokens.
