@@ -1,0 +1,1 @@
+#pragma once  // no logging on the host
