@@ -34,6 +34,26 @@ def test_description_names_the_device_and_the_version():
     assert f"MLX {mx.__version__}" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("there", "asked", "chosen"),
+    [
+        ("metal", "auto", mx.gpu),
+        ("metal", "metal", mx.gpu),
+        ("cuda", "auto", mx.gpu),
+        ("cuda", "cuda", mx.gpu),
+        ("cuda", "cpu", mx.cpu),
+    ],
+)
+def test_chosen_backend_becomes_the_default_device(monkeypatch, there, asked, chosen):
+    set_to = []
+    for backend in ("metal", "cuda"):
+        answer = backend == there
+        monkeypatch.setattr(getattr(mx, backend), "is_available", lambda a=answer: a)
+    monkeypatch.setattr(mx, "set_default_device", set_to.append)
+    device.select(asked)
+    assert set_to == [chosen]
+
+
 @pytest.mark.parametrize("name", ["metal", "cuda"])
 def test_absent_backend_raises_and_says_what_it_needs(name):
     if name in device.available():
