@@ -37,6 +37,7 @@ LEAVES = {
     "cli": {"errors", "config"},
     "atomic": {"errors"},
     "weights": {"atomic", "errors"},
+    "interchange": {"atomic", "errors"},
     "checkpoint": {"atomic", "weights", "errors"},
     "metrics": {"atomic", "errors"},
     "plots": {"metrics", "errors"},
