@@ -1,0 +1,96 @@
+"""The ``key=value`` command line of every entry point but the trainer.
+
+A dataclass is the whole interface: its fields are the keys, their metadata the
+help. Bad input ends in one line on standard error and exit status 2.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from energyflow_mlx.errors import InputError
+
+_Schema = TypeVar("_Schema")
+
+
+def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
+    """Fill ``schema`` from ``key=value`` words; dots reach into nested groups.
+
+    Raises:
+        InputError: A word without ``=``, an unknown key, a missing or mistyped value.
+    """
+    for word in argv:
+        if "=" not in word:
+            raise InputError(f"[arguments] expected key=value, got {word!r}.")
+    try:
+        given = OmegaConf.from_dotlist(list(argv))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), given)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise InputError(f"[arguments] missing: {', '.join(missing)}=...")
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise InputError(f"[arguments] {describe(error)}") from None
+
+
+def describe(error: OmegaConfBaseException) -> str:
+    """One line for a config error: which key, and what is wrong with it."""
+    first = str(error).strip().split("\n", 1)[0]
+    key = getattr(error, "full_key", None)
+    return f"{key}: {first}" if key and str(key) not in first else first
+
+
+def usage(schema: type, command: str) -> str:
+    """Help text from the dataclass: one line per key with default and meaning."""
+    doc = (schema.__doc__ or "").strip().split("\n\n")[0]
+    lines = [f"usage: python -m {command} key=value ...", "", doc, ""]
+    for field in dataclasses.fields(schema):
+        if field.default is not dataclasses.MISSING:
+            default = str(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            default = str(field.default_factory())
+        else:
+            default = "???"
+        shown = "required" if default == "???" else f"default {default}"
+        lines.append(f"  {field.name:16} {field.metadata.get('help', '')} ({shown})")
+    return "\n".join(lines)
+
+
+def main(
+    schema: type[_Schema],
+    function: Callable[[_Schema], Any],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parse the command line into ``schema`` and call ``function`` with it.
+
+    Args:
+        schema: Dataclass of the command's keys.
+        function: The command.
+        argv: Words; by default the process's own.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if any(word in ("-h", "--help") for word in words):
+        sys.stdout.write(usage(schema, function.__module__) + "\n")
+        return
+    with clean_exit():
+        function(parse(schema, words))
+
+
+class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
+    """Context that turns bad user input into one line and exit status 2."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        """Exit 2 on ``InputError``, 130 on an interrupt."""
+        if isinstance(error, InputError):
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(2)
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write("interrupted\n")
+            sys.exit(130)

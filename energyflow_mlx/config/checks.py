@@ -1,0 +1,46 @@
+"""Range checks shared by the config groups: one line, naming the key."""
+
+from collections.abc import Sequence
+
+from energyflow_mlx.errors import InputError
+
+
+def require(holds: bool, key: str, expected: str, got: object) -> None:
+    """Raise ``InputError`` naming ``key`` unless ``holds``.
+
+    Args:
+        holds: The claim that must be true.
+        key: Full config key, e.g. ``"trainer.epochs"``.
+        expected: What the value must be, e.g. ``">= 1"``.
+        got: The value found.
+
+    Raises:
+        InputError: The claim is false.
+    """
+    if not holds:
+        raise InputError(f"[config] {key} must be {expected}, got {got!r}.")
+
+
+def require_choice(value: str, key: str, choices: Sequence[str]) -> None:
+    """Raise ``InputError`` unless ``value`` is one of ``choices``."""
+    require(value in choices, key, "one of " + ", ".join(choices), value)
+
+
+def require_share(value: float, key: str) -> None:
+    """Raise ``InputError`` unless ``0 <= value < 1`` (a dropout probability)."""
+    require(0.0 <= value < 1.0, key, "in [0, 1)", value)
+
+
+def as_paths(value: object, key: str) -> list[str]:
+    """Normalise a path setting to a list: ``None``, one path or several."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    require(
+        isinstance(value, list | tuple) and all(isinstance(v, str) for v in value),
+        key,
+        "a path or a list of paths",
+        value,
+    )
+    return list(value)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,119 @@
+"""Config of sentences, batches and the teacher: types, ranges, units."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from energyflow_mlx.config.checks import as_paths, require, require_choice
+
+FORMATS = ("auto", "text", "jsonl", "efb")
+
+
+@dataclass
+class DataConfig:
+    """Where sentences come from and how they are batched.
+
+    Attributes:
+        train: Path or list of paths; none = the built-in captions.
+        val: Path or list of paths; none = ``val_fraction`` of the training data.
+        format: ``auto`` follows the suffix; any other value insists on it.
+        captions: Number of built-in captions to generate, when no file is given.
+        val_fraction: Share held out when ``val`` is not given, (0, 0.5].
+        val_limit: Sentences used for validation during training; 0 = all.
+        limit: Use at most this many training sentences; 0 = all.
+        max_length: Longest sentence in tokens, start and end included.
+        buckets: Lengths that batches are padded to, ascending; sentences longer
+            than the last are cut to it.
+        prefetch: Batches prepared ahead on a thread.
+    """
+
+    train: Any = None
+    val: Any = None
+    format: str = "auto"
+    captions: int = 20_000
+    val_fraction: float = 0.05
+    val_limit: int = 1000
+    limit: int = 0
+    max_length: int = 128
+    buckets: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        """Check ranges and normalise paths to lists."""
+        self.train = as_paths(self.train, "data.train")
+        self.val = as_paths(self.val, "data.val")
+        require_choice(self.format, "data.format", FORMATS)
+        require(self.captions >= 100, "data.captions", ">= 100", self.captions)
+        require(
+            0 < self.val_fraction <= 0.5,
+            "data.val_fraction",
+            "in (0, 0.5]",
+            self.val_fraction,
+        )
+        require(self.val_limit >= 0, "data.val_limit", ">= 0", self.val_limit)
+        require(self.limit >= 0, "data.limit", ">= 0", self.limit)
+        require(self.prefetch >= 1, "data.prefetch", ">= 1", self.prefetch)
+        ascending = all(
+            a < b for a, b in zip(self.buckets, self.buckets[1:], strict=False)
+        )
+        require(
+            len(self.buckets) > 0 and ascending and self.buckets[0] >= 4,
+            "data.buckets",
+            "ascending lengths >= 4",
+            self.buckets,
+        )
+        require(
+            4 <= self.max_length <= self.buckets[-1],
+            "data.max_length",
+            f"in [4, {self.buckets[-1]}] (the longest of data.buckets)",
+            self.max_length,
+        )
+        require(
+            bool(self.train) or self.format == "auto",
+            "data.train",
+            f"a path, because data.format is {self.format}",
+            self.train,
+        )
+
+
+@dataclass
+class TeacherConfig:
+    """Which teacher gives the target vectors.
+
+    Attributes:
+        name: ``minilm`` (the installed weights package), a local folder with
+            ``config.json``, ``tokenizer.json`` and ``model.safetensors``, or a
+            Hugging Face hub id. For ``precomputed``: the model that made the
+            vectors, which still supplies tokenizer and word embeddings.
+        kind: ``bert`` runs the model; ``precomputed`` reads vectors.
+        train_vectors: ``.npy`` rows for ``data.train`` (``precomputed`` only);
+            none = the vectors inside the EFB or JSONL data.
+        val_vectors: The same for ``data.val``.
+        max_length: Truncation length in tokens, the one used everywhere.
+        normalize: Scale every target to unit length.
+        batch_size: Sentences per teacher batch.
+        cache_dir: Folder of cached vectors; none = the user's cache folder.
+    """
+
+    name: str = "minilm"
+    kind: str = "bert"
+    train_vectors: str | None = None
+    val_vectors: str | None = None
+    max_length: int = 128
+    normalize: bool = True
+    batch_size: int = 64
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice(self.kind, "teacher.kind", ("bert", "precomputed"))
+        require(bool(self.name), "teacher.name", "a name or a folder", self.name)
+        require(self.max_length >= 4, "teacher.max_length", ">= 4", self.max_length)
+        require(self.batch_size >= 1, "teacher.batch_size", ">= 1", self.batch_size)
+        if self.kind == "bert":
+            given = self.train_vectors or self.val_vectors
+            require(
+                given is None,
+                "teacher.train_vectors",
+                "unset unless teacher=precomputed",
+                given,
+            )

@@ -1,0 +1,95 @@
+"""Vectors to sentences: ``python -m energyflow_mlx.decode run=PATH input=F output=G``.
+
+Streams files of any size; the output appears whole or not at all.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from energyflow_mlx import cli
+from energyflow_mlx.atomic import write_aside
+from energyflow_mlx.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1024
+
+
+@dataclass
+class DecodeArgs:
+    """Decode every row of a vector file into a line of text with a trained run."""
+
+    run: str = field(default="???", metadata={"help": "run folder"})
+    input: str = field(default="???", metadata={"help": ".npy of [N, E] numbers"})
+    output: str = field(default="???", metadata={"help": ".txt, one line a row"})
+    max_length: int = field(default=64, metadata={"help": "longest text in tokens"})
+    temperature: float = field(default=0.0, metadata={"help": "0 = greedy"})
+    top_k: int = field(default=0, metadata={"help": "sample among the k likeliest"})
+    top_p: float = field(default=1.0, metadata={"help": "sample within this mass"})
+    beams: int = field(default=1, metadata={"help": "width of beam search"})
+    seed: int = field(default=0, metadata={"help": "of the sampling"})
+    batch_size: int = field(default=128, metadata={"help": "rows decoded together"})
+
+
+def open_vectors(path: Path) -> np.ndarray:
+    """Memory-mapped ``[N, E]`` vectors of a ``.npy`` file.
+
+    Raises:
+        InputError: The file is missing, foreign, truncated or of another shape.
+    """
+    if not path.is_file():
+        raise InputError(f"[decode] input {path} does not exist.")
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"[decode] {path} must be a .npy file, got {error}.") from None
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
+        raise InputError(
+            f"[decode] {path} must hold [N, E] floating numbers, got "
+            f"{list(vectors.shape)} {vectors.dtype}."
+        )
+    return vectors
+
+
+def decode_file(args: DecodeArgs) -> None:
+    """Decode a file of vectors, a chunk at a time."""
+    from energyflow_mlx.inference import load
+
+    vectors = open_vectors(Path(args.input))
+    codec = load(args.run)
+    if vectors.shape[1] != codec.dimension:
+        raise InputError(
+            f"[decode] {args.input} must have {codec.dimension} columns as the run's "
+            f"vectors, got {vectors.shape[1]}."
+        )
+    with (
+        write_aside(Path(args.output)) as aside,
+        aside.open("w", encoding="utf-8") as f,
+    ):
+        for start in range(0, len(vectors), _CHUNK):
+            chunk = np.asarray(vectors[start : start + _CHUNK], np.float32)
+            bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
+            if len(bad):
+                raise InputError(
+                    f"[decode] {args.input} row {start + bad[0]} must be finite."
+                )
+            for text in codec.decode(
+                chunk,
+                max_length=args.max_length,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                beams=args.beams,
+                seed=args.seed + start,
+                batch_size=args.batch_size,
+            ):
+                f.write(text.replace("\n", " ") + "\n")
+            logger.info("decoded %d of %d rows", start + len(chunk), len(vectors))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cli.main(DecodeArgs, decode_file)

@@ -1,0 +1,170 @@
+"""Measure a run, or a teacher: ``python -m energyflow_mlx.evaluate run=PATH sts=[F]``.
+
+Prints a table, writes ``evaluation.json`` into the run folder and ends with the same
+as one JSON line on standard output.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from energyflow_mlx import cli
+from energyflow_mlx.config.checks import as_paths
+from energyflow_mlx.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass
+class EvaluateData:
+    """Sentences to measure on."""
+
+    val: Any = field(default=None, metadata={"help": "path or list of paths"})
+
+
+@dataclass
+class EvaluateArgs:
+    """Measure a trained run on held-out sentences and STS files, or a teacher alone."""
+
+    run: str | None = field(default=None, metadata={"help": "run folder"})
+    teacher: str | None = field(
+        default=None, metadata={"help": "teacher; by default the run's own"}
+    )
+    data: EvaluateData = field(
+        default_factory=EvaluateData, metadata={"help": "data.val=FILE or [FILES]"}
+    )
+    sts: Any = field(
+        default=None, metadata={"help": "score<TAB>s1<TAB>s2 files, [A,B]"}
+    )
+    decode_samples: int = field(
+        default=0, metadata={"help": "decode this many sentences; 0 = all"}
+    )
+    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
+
+
+def spearman_of(paths: Sequence[str], encode: Encode) -> dict[str, float]:
+    """Spearman x 100 of cosine against gold score, by file stem."""
+    from energyflow_mlx.evaluation.similarity import cosine_rows, read_sts, spearman
+
+    found = {}
+    for path in paths:
+        pairs = read_sts(Path(path))
+        first, second = encode(pairs.first), encode(pairs.second)
+        found[Path(path).stem] = 100 * spearman(
+            cosine_rows(first, second), np.asarray(pairs.scores)
+        )
+    return found
+
+
+def evaluate_run(args: EvaluateArgs, folder: str) -> dict[str, Any]:
+    """Metrics of a trained run on ``data.val`` and the STS files."""
+    from energyflow_mlx.inference import load
+
+    codec = load(folder)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return codec.encode(texts, batch_size=args.batch_size)
+
+    result: dict[str, Any] = {}
+    paths = as_paths(args.data.val, "data.val")
+    if paths:
+        result |= _held_out_metrics(args, codec, paths)
+    sts = as_paths(args.sts, "sts")
+    if sts:
+        result["spearman"] = spearman_of(sts, encode)
+    return result
+
+
+def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
+    """Distances to the teacher, retrieval, cross entropy and decoding quality."""
+    from energyflow_mlx.evaluation.generation import generation_metrics
+    from energyflow_mlx.evaluation.similarity import cosine_rows
+    from energyflow_mlx.readback import ReadbackEngine
+    from energyflow_mlx.teacher import load_teacher
+    from energyflow_mlx.training.data import held_out_set
+    from energyflow_mlx.training.validation import validate
+
+    config = codec.config
+    if args.teacher:
+        config.teacher.name = args.teacher
+    held_out = held_out_set([Path(p) for p in paths], codec.tokenizer, config)
+    ratio = config.trainer.ratio
+    result: dict[str, Any] = validate(
+        codec,
+        held_out,
+        ReadbackEngine(),
+        with_encoder=ratio > 0,
+        with_decoder=ratio < 1,
+    )
+    result["sentences"] = len(held_out.ids)
+    if ratio < 1 and held_out.texts:
+        stop = args.decode_samples or len(held_out.texts)
+        truth = list(held_out.texts[:stop])
+        texts = codec.decode(held_out.targets[:stop])
+        result |= generation_metrics(texts, truth)
+        teacher = load_teacher(config.teacher.name, config.teacher.max_length)
+        again = teacher.encode(texts, batch_size=args.batch_size)
+        result["semantic_cosine"] = float(
+            np.mean(cosine_rows(again, held_out.targets[:stop]))
+        )
+    return result
+
+
+def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
+    """Spearman of the teacher itself."""
+    from energyflow_mlx.teacher import load_teacher
+
+    teacher = load_teacher(name)
+    sts = as_paths(args.sts, "sts")
+    if not sts:
+        raise InputError("[evaluate] sts=[FILES] must be given to measure a teacher.")
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return teacher.encode(texts, batch_size=args.batch_size)
+
+    return {"spearman": spearman_of(sts, encode)}
+
+
+def evaluate(args: EvaluateArgs) -> None:
+    """Measure, show, store, and print one JSON line."""
+    from energyflow_mlx.display import print_table
+
+    if args.batch_size < 1 or args.decode_samples < 0:
+        raise InputError("[evaluate] batch_size must be >= 1, decode_samples >= 0.")
+    started = time.perf_counter()
+    if args.run is not None:
+        if not as_paths(args.data.val, "data.val") and not as_paths(args.sts, "sts"):
+            raise InputError("[evaluate] data.val=FILE or sts=[FILES] must be given.")
+        result = evaluate_run(args, args.run)
+    elif args.teacher is not None:
+        result = evaluate_teacher(args, args.teacher)
+    else:
+        raise InputError("[evaluate] run=PATH or teacher=NAME must be given.")
+    result["seconds"] = round(time.perf_counter() - started, 3)
+    rows = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            rows += [[f"{name} {stem}", f"{v:.2f}"] for stem, v in value.items()]
+        else:
+            rows.append([name, f"{value:.4f}" if isinstance(value, float) else value])
+    print_table(args.run or f"teacher {args.teacher}", ["metric", "value"], rows)
+    line = json.dumps(result, ensure_ascii=False)
+    if args.run is not None:
+        from energyflow_mlx.atomic import write_text
+
+        write_text(Path(args.run) / "evaluation.json", line + "\n")
+    sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    cli.main(EvaluateArgs, evaluate)

@@ -1,0 +1,193 @@
+"""Using a trained model: texts to vectors, vectors to texts, streamed in batches.
+
+Needs MLX, NumPy and the tokenizer; no training dependency.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from energyflow_mlx import checkpoint
+from energyflow_mlx.build import build_model
+from energyflow_mlx.config import Config, read_config
+from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
+from energyflow_mlx.text.generate import generate
+from energyflow_mlx.text.tokenizer import Tokenizer
+
+CHECKPOINTS = "checkpoints"
+TOKENIZER = "tokenizer"
+CONFIG = "config.json"
+
+
+def length_batches(
+    rows: Sequence[np.ndarray], buckets: Sequence[int], batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Batches of rows of similar length: padded length and row numbers.
+
+    Every row appears once; the batches of one length differ in size only at the end
+    of that length.
+    """
+    lengths = np.array([len(row) for row in rows])
+    bucket_of = np.searchsorted(np.asarray(buckets), lengths)
+    bucket_of = np.minimum(bucket_of, len(buckets) - 1)
+    for number, bucket in enumerate(buckets):
+        members = np.flatnonzero(bucket_of == number)
+        for start in range(0, len(members), batch_size):
+            yield bucket, members[start : start + batch_size]
+
+
+@dataclass
+class SentenceCodec:
+    """A trained encoder and decoder with their tokenizer.
+
+    Attributes:
+        model: The network, an ``mlx.nn.Module``.
+        tokenizer: Text to ids and back.
+        config: The run's configuration.
+        dimension: Size E of the vectors.
+    """
+
+    model: EnergyFlow
+    tokenizer: Tokenizer
+    config: Config
+    dimension: int
+    _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compile the forward pass, once for every batch shape."""
+        self.model.eval()
+        forward = functools.partial(mx.compile, inputs=[self.model.state])
+        self._forward = forward(self.model.encode)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+    ) -> np.ndarray:
+        """Vectors of sentences, ``[N, E]`` float32.
+
+        A sentence encoded alone equals the same sentence in any batch to 1e-5.
+
+        Args:
+            texts: Sentences; an empty one is encoded as start and end token.
+            batch_size: Sentences per forward pass.
+            normalize: Scale every vector to unit length.
+
+        Raises:
+            TypeError: ``texts`` is a single string.
+        """
+        if isinstance(texts, str):
+            raise TypeError("[encode] texts must be a list of strings, got one string.")
+        rows = self.tokenizer.encode(texts, self.config.data.max_length)
+        return self.encode_ids(rows, batch_size=batch_size, normalize=normalize)
+
+    def encode_ids(
+        self, rows: Sequence[np.ndarray], *, batch_size: int, normalize: bool
+    ) -> np.ndarray:
+        """Vectors of token id rows, ``[N, E]`` float32; see ``encode``."""
+        vectors = np.zeros((len(rows), self.dimension), np.float32)
+        buckets = self.config.data.buckets
+        for bucket, members in length_batches(rows, buckets, batch_size):
+            ids, mask = pad_rows([rows[i] for i in members], bucket)
+            batch = self._forward(mx.array(ids), mx.array(mask))
+            vectors[members] = np.asarray(batch.astype(mx.float32))
+        if normalize:
+            norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+            vectors /= np.maximum(norms, 1e-12)
+        return vectors
+
+    def decode(
+        self,
+        vectors: np.ndarray,
+        *,
+        max_length: int = 64,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        beams: int = 1,
+        seed: int = 0,
+        batch_size: int = 128,
+    ) -> list[str]:
+        """Texts that the decoder reads from vectors.
+
+        Args:
+            vectors: ``[N, E]``, scaled as the teacher's (unit length by default).
+            max_length: Longest text in tokens.
+            temperature: 0 = greedy; otherwise sampling.
+            top_k: Sample among the k likeliest tokens; 0 = all.
+            top_p: Sample within this probability mass.
+            beams: Width of beam search; 1 = off.
+            seed: Of the sampling.
+            batch_size: Vectors decoded together.
+
+        Raises:
+            ValueError: ``vectors`` is not ``[N, E]`` or not finite.
+        """
+        vectors = np.asarray(vectors, np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise ValueError(
+                f"[decode] vectors must be [N, {self.dimension}], "
+                f"got {list(vectors.shape)}."
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError("[decode] vectors must be finite, got NaN or infinity.")
+        texts: list[str] = []
+        for start in range(0, len(vectors), batch_size):
+            ids = generate(
+                self.model.decoder,
+                mx.array(vectors[start : start + batch_size]),
+                start_id=self.tokenizer.start_id,
+                end_id=self.tokenizer.end_id,
+                pad_id=self.tokenizer.pad_id,
+                max_length=max_length,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                beams=beams,
+                seed=seed + start,
+                shared=self.model.shared,
+            )
+            texts += self.tokenizer.decode(ids)
+        return texts
+
+
+def load(path: str | Path) -> SentenceCodec:
+    """Load a trained model from its run folder.
+
+    The best checkpoint by the run's chosen metric is taken; its digests are checked.
+
+    Args:
+        path: Run folder, as given to ``run.dir``.
+
+    Raises:
+        InputError: The folder, its config, tokenizer or checkpoint is missing or
+            damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"[load] run folder {folder} does not exist.")
+    config = read_config(folder / CONFIG)
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    newest = checkpoint.load_latest(folder / CHECKPOINTS, groups=("model",))
+    if newest is None:
+        raise InputError(f"[load] no checkpoint in {folder / CHECKPOINTS}.")
+    arrays, meta = newest.arrays, newest.meta
+    best = meta.get("best_step", meta["step"])
+    if best != meta["step"]:
+        chosen = folder / CHECKPOINTS / f"step_{best:08d}"
+        arrays, meta = checkpoint.load(chosen, groups=("model",))
+    model = build_model(config, tokenizer.vocab_size, meta["dimension"])
+    parameters = {name.split(".", 1)[1]: array for name, array in arrays.items()}
+    checkpoint.require_match(
+        flat_parameters(model), parameters, str(folder / CHECKPOINTS)
+    )
+    install_parameters(model, parameters)
+    return SentenceCodec(model, tokenizer, config, meta["dimension"])

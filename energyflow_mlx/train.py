@@ -1,0 +1,82 @@
+"""Train an encoder and a decoder: ``python -m energyflow_mlx.train +experiment=ab``.
+
+Composes the configuration with Hydra, builds the run, trains, evaluates on the
+held-out sentences, and leaves everything in the run folder. ``-m`` sweeps.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from energyflow_mlx import cli
+from energyflow_mlx.conf_store import CONF_FOLDER, register
+from energyflow_mlx.config import Config
+from energyflow_mlx.errors import InputError
+
+logger = logging.getLogger("energyflow_mlx")
+
+register()
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Typed configuration of one job, its run folder filled in.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    job = HydraConfig.get()
+    if str(job.mode).endswith("MULTIRUN"):
+        config.run.dir = str(Path(job.sweep.dir) / str(job.sweep.subdir))
+    return config
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name="config")
+def _job(composed: DictConfig) -> float | None:
+    """One Hydra job; returns the metric that chose the best checkpoint."""
+    from energyflow_mlx.training.run import run
+
+    with cli.clean_exit():
+        overrides = list(HydraConfig.get().overrides.task)
+        summary = run(to_config(composed), overrides)
+        best: dict[str, Any] = summary["best"]
+        return float(next(iter(best.values())))
+    return None
+
+
+def main() -> None:
+    """Command line: Hydra overrides; bad input is one line and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    # Without this Hydra prints its own multi-line report and exits with status 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with cli.clean_exit():
+            _job()
+    except OmegaConfBaseException as error:
+        _refuse(cli.describe(error))
+    except HydraException as error:
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException):
+            _refuse(f"{str(error).splitlines()[0]} {cli.describe(cause)}")
+        _refuse(str(error).splitlines()[0])
+
+
+def _refuse(message: str) -> None:
+    sys.stderr.write(f"error: [config] {message}\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["InputError", "main", "to_config"]

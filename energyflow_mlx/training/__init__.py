@@ -1,0 +1,1 @@
+"""Training: objectives, their alternation, schedule, precision, step and loop."""

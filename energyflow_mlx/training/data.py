@@ -1,0 +1,229 @@
+"""From config to data: sentences, tokenizer, teacher vectors, held-out set."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from energyflow_mlx.blas import cache_folder
+from energyflow_mlx.config import Config
+from energyflow_mlx.data.captions import generate_captions
+from energyflow_mlx.data.dataset import SentenceSet, read_many, split
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.teacher.bert import load_teacher
+from energyflow_mlx.teacher.vectors import (
+    PrecomputedTeacher,
+    Teacher,
+    cached_vectors,
+)
+from energyflow_mlx.text.tokenizer import Tokenizer
+from energyflow_mlx.training.validation import ValidationSet
+
+Progress = Callable[[str, int, int], None]
+_SUFFIXES = {"text": (".txt", ".txt.gz"), "jsonl": (".jsonl",), "efb": (".efb",)}
+
+
+@dataclass
+class RunData:
+    """Everything a run reads.
+
+    Attributes:
+        tokenizer: Of the student.
+        train_ids: Token ids per training sentence.
+        train_targets: The teacher's vectors, ``[N, E]`` float32.
+        held_out: Validation sentences.
+        word_embeddings: The teacher's word vectors of the student's tokens,
+            ``[V, W]``, or none when its model is not at hand.
+        dimension: Size E of the vectors.
+        source: Where the sentences came from, for the run header.
+        teacher: Name of the teacher, for the run header.
+    """
+
+    tokenizer: Tokenizer
+    train_ids: list[np.ndarray]
+    train_targets: np.ndarray
+    held_out: ValidationSet
+    word_embeddings: np.ndarray | None
+    dimension: int
+    source: str
+    teacher: str
+
+
+def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
+    """Training and held-out sentences, and a word on where they came from.
+
+    Raises:
+        InputError: A file is missing, empty, damaged or of the wrong kind.
+    """
+    data = config.data
+    if data.train:
+        _check_suffixes([*data.train, *data.val], data.format)
+        train = read_many([Path(p) for p in data.train])
+        source = ", ".join(Path(p).name for p in data.train)
+    else:
+        train = SentenceSet(generate_captions(data.captions, config.seed), None, None)
+        source = f"built-in captions ({data.captions})"
+    if data.val:
+        held_out = read_many([Path(p) for p in data.val])
+    else:
+        train, held_out = split(train, data.val_fraction, config.seed)
+    if data.limit and data.limit < len(train):
+        keep = np.random.default_rng(config.seed).permutation(len(train))
+        train = train.subset(np.sort(keep[: data.limit]))
+    return train, held_out, source
+
+
+def _check_suffixes(paths: Sequence[str], kind: str) -> None:
+    for path in paths if kind != "auto" else ():
+        if not path.endswith(_SUFFIXES[kind]):
+            raise InputError(
+                f"[data] {path} must end in {' or '.join(_SUFFIXES[kind])}, "
+                f"because data.format is {kind}."
+            )
+
+
+def _build_tokenizer(config: Config, train: SentenceSet, teacher: Teacher) -> Tokenizer:
+    settings = config.tokenizer
+    if settings.kind == "bpe":
+        if train.texts is None:
+            raise InputError("[data] tokenizer.kind=bpe needs text, got token ids.")
+        return Tokenizer.train_bpe(train.texts, settings.bpe_size)
+    corpus = None if settings.full_vocabulary else train.texts
+    return Tokenizer.from_source(
+        teacher.tokenizer_path, corpus, min_count=settings.min_count
+    )
+
+
+def _token_rows(
+    sentences: SentenceSet, tokenizer: Tokenizer, max_length: int
+) -> list[np.ndarray]:
+    """Token ids of a set, from its text or from its stored source ids."""
+    if sentences.ids is not None:
+        return tokenizer.from_source_ids(sentences.ids, max_length)
+    if sentences.texts is None:
+        raise InputError("[data] sentences need text or token ids, got neither.")
+    return tokenizer.encode(sentences.texts, max_length)
+
+
+def _targets(
+    sentences: SentenceSet,
+    vectors: str | None,
+    teacher: Teacher,
+    config: Config,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """The teacher's vectors of a set, ``[N, E]`` float32.
+
+    A vectors file wins, then vectors stored with the data, then the teacher's model.
+    """
+    settings = config.teacher
+    if vectors is not None:
+        given = PrecomputedTeacher(Path(vectors), normalize=settings.normalize)
+        return given.vectors(len(sentences))
+    if sentences.targets is not None:
+        found = np.asarray(sentences.targets, np.float32)
+        if not settings.normalize:
+            return found
+        norms = np.linalg.norm(found, axis=-1, keepdims=True)
+        return (found / np.maximum(norms, 1e-12)).astype(np.float32)
+    if settings.kind == "precomputed":
+        raise InputError(
+            "[teacher] teacher=precomputed needs teacher.train_vectors and "
+            "teacher.val_vectors, or data files that hold vectors (.efb, .jsonl)."
+        )
+    if sentences.texts is None:
+        raise InputError("[teacher] a teacher needs text, got token ids only.")
+    folder = settings.cache_dir or cache_folder() / "vectors"
+    return cached_vectors(
+        teacher,
+        sentences.texts,
+        Path(folder),
+        progress,
+        batch_size=settings.batch_size,
+    )
+
+
+def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
+    if targets.shape[1] != dimension:
+        raise InputError(
+            f"[data] {which} vectors must have {dimension} numbers as the training "
+            f"vectors, got {targets.shape[1]}."
+        )
+
+
+def held_out_set(
+    paths: Sequence[Path], tokenizer: Tokenizer, config: Config
+) -> ValidationSet:
+    """Sentences of files with their vectors, for evaluation.
+
+    Vectors stored with the data are used, others come from the run's teacher.
+
+    Raises:
+        InputError: A file is missing or damaged, or the teacher is.
+    """
+    sentences = read_many(list(paths))
+    targets = _targets(sentences, None, _teacher(config), config, None)
+    rows = _token_rows(sentences, tokenizer, config.data.max_length)
+    return ValidationSet(sentences.texts or [], rows, targets)
+
+
+def _teacher(config: Config) -> Teacher:
+    settings = config.teacher
+    return load_teacher(
+        settings.name, settings.max_length, normalize=settings.normalize
+    )
+
+
+def load_run_data(
+    config: Config, tokenizer_folder: Path | None, progress: Progress
+) -> RunData:
+    """Read sentences, build or load the tokenizer, fetch the teacher's vectors.
+
+    Args:
+        config: The run's configuration.
+        tokenizer_folder: Folder of the tokenizer of a run that is resumed.
+        progress: Called with a label, the sentences done and their number.
+
+    Raises:
+        InputError: Anything the user gave does not fit together.
+    """
+    train, held_out, source = read_sets(config)
+    teacher = _teacher(config)
+    if tokenizer_folder is not None:
+        tokenizer = Tokenizer.load(tokenizer_folder)
+    else:
+        tokenizer = _build_tokenizer(config, train, teacher)
+    settings, length = config.teacher, config.data.max_length
+    train_targets = _targets(
+        train,
+        settings.train_vectors,
+        teacher,
+        config,
+        partial(progress, "teacher vectors"),
+    )
+    held_out_targets = _targets(
+        held_out,
+        settings.val_vectors,
+        teacher,
+        config,
+        partial(progress, "teacher vectors, held out"),
+    )
+    dimension = train_targets.shape[1]
+    _check_size(held_out_targets, dimension, "held-out")
+    own = config.tokenizer.kind == "bpe"
+    return RunData(
+        tokenizer=tokenizer,
+        train_ids=_token_rows(train, tokenizer, length),
+        train_targets=train_targets,
+        held_out=ValidationSet(
+            held_out.texts or [],
+            _token_rows(held_out, tokenizer, length),
+            held_out_targets,
+        ),
+        word_embeddings=None if own else teacher.word_embeddings[tokenizer.source_ids],
+        dimension=dimension,
+        source=source,
+        teacher=teacher.name,
+    )

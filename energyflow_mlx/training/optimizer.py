@@ -1,0 +1,129 @@
+"""AdamW as pure functions over arrays: decoupled decay, bias correction, lazy rows.
+
+A moment triple belongs to one parameter, whichever objective updates it, so a
+block shared by encoder and decoder has one state (Loshchilov and Hutter,
+"Decoupled Weight Decay Regularization", 2019, algorithm 2).
+"""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from energyflow_mlx.config import OptimizerConfig
+
+Moments = dict[str, mx.array]
+
+
+class Rows(NamedTuple):
+    """The rows of a token table that one update touches.
+
+    Attributes:
+        index: Distinct row numbers, ``[U]`` int32.
+        valid: 1 where the row occurs in the update, 0 where it only fills the
+            fixed size, ``[U]``.
+    """
+
+    index: mx.array
+    valid: mx.array
+
+
+def init_moments(parameter: mx.array) -> Moments:
+    """Zero moments ``m`` and ``v`` of the parameter's shape and step count ``t``."""
+    return {
+        "m": mx.zeros(parameter.shape, mx.float32),
+        "v": mx.zeros(parameter.shape, mx.float32),
+        "t": mx.zeros((), mx.float32),
+    }
+
+
+def adamw(
+    parameter: mx.array,
+    gradient: mx.array,
+    moments: Moments,
+    lr: mx.array,
+    decay: float,
+    config: OptimizerConfig,
+) -> tuple[mx.array, Moments]:
+    """One AdamW update of one parameter.
+
+    m = b1 m + (1 - b1) g
+    v = b2 v + (1 - b2) g^2
+    p = p - lr * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay * p)
+
+    Args:
+        parameter: Any shape, float32.
+        gradient: Same shape.
+        moments: ``m``, ``v`` of the same shape and the scalar ``t``.
+        lr: Learning rate, scalar.
+        decay: Decoupled weight decay; 0 for biases, norms and tables.
+        config: Betas and eps.
+
+    Returns:
+        The new parameter and moments.
+    """
+    b1, b2 = config.betas
+    t = moments["t"] + 1
+    m = b1 * moments["m"] + (1 - b1) * gradient
+    v = b2 * moments["v"] + (1 - b2) * gradient * gradient
+    step = m * (1.0 / (1 - mx.power(b1, t)))
+    scale = mx.sqrt(v * (1.0 / (1 - mx.power(b2, t)))) + config.eps
+    new = parameter - lr * (step / scale + decay * parameter)
+    return new, {"m": m, "v": v, "t": t}
+
+
+def adamw_rows(
+    table: mx.array,
+    gradient: mx.array,
+    moments: Moments,
+    rows: Rows,
+    lr: mx.array,
+    config: OptimizerConfig,
+) -> tuple[mx.array, Moments]:
+    """AdamW on the touched rows of a token table; the other rows do not move.
+
+    The step count is the table's, not the row's, as in "sparse" Adam variants.
+    Tables have no weight decay.
+
+    Args:
+        table: ``[V, D]``.
+        gradient: Gradient of the gathered rows, ``[U, D]``.
+        moments: ``m``, ``v`` ``[V, D]`` and ``t``.
+        rows: Which rows.
+        lr: Learning rate, scalar.
+        config: Betas and eps.
+    """
+    part = {
+        "m": moments["m"][rows.index],
+        "v": moments["v"][rows.index],
+        "t": moments["t"],
+    }
+    old = table[rows.index]
+    new, changed = adamw(old, gradient, part, lr, 0.0, config)
+    valid = rows.valid[:, None]
+
+    def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
+        return whole.at[rows.index].add((after - before) * valid)
+
+    return write(table, old, new), {
+        "m": write(moments["m"], part["m"], changed["m"]),
+        "v": write(moments["v"], part["v"], changed["v"]),
+        "t": changed["t"],
+    }
+
+
+def global_norm(gradients: dict[str, mx.array]) -> mx.array:
+    """Root of the sum of squares over all gradients, scalar float32."""
+    squares = [mx.sum(mx.square(g.astype(mx.float32))) for g in gradients.values()]
+    return mx.sqrt(sum(squares, mx.zeros(())))
+
+
+def clip_scale(norm: mx.array, bound: float) -> mx.array:
+    """Factor that brings a gradient of this norm within ``bound`` (0 = no bound)."""
+    if bound <= 0:
+        return mx.ones(())
+    return mx.minimum(1.0, bound / mx.maximum(norm, 1e-6))
+
+
+def decays(path: str, parameter: mx.array) -> bool:
+    """Whether weight decay applies: matrices yes; biases, norms and tables no."""
+    return parameter.ndim >= 2 and "embedding" not in path and "norm" not in path

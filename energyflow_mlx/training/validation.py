@@ -1,0 +1,119 @@
+"""Validation: how close vectors are, how well they find their own, how well they read.
+
+Metrics on the held-out sentences, computed through the readback engine in batches.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.evaluation.retrieval import precision_at
+from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
+from energyflow_mlx.inference import SentenceCodec, length_batches
+from energyflow_mlx.model import EnergyFlow
+from energyflow_mlx.nn.losses import sequence_cross_entropy
+from energyflow_mlx.readback import ReadbackEngine
+
+
+@dataclass
+class ValidationSet:
+    """Held-out sentences.
+
+    Attributes:
+        texts: The sentences; empty in token mode.
+        ids: Token ids of each.
+        targets: The teacher's vectors, ``[N, E]``.
+    """
+
+    texts: Sequence[str]
+    ids: Sequence[np.ndarray]
+    targets: np.ndarray
+
+
+def vector_metrics(vectors: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Mean cosine and MSE, and P@1, P@5, P@10 of finding one's own target.
+
+    The MSE is taken after scaling both to unit length.
+
+    Args:
+        vectors: The student's, ``[N, E]``.
+        targets: The teacher's, ``[N, E]``.
+    """
+    metrics = {
+        "cosine": float(np.mean(cosine_rows(vectors, targets))),
+        "mse": float(np.mean(mse_rows(vectors, targets))),
+    }
+    found = precision_at(vectors, targets, (1, 5, 10))
+    return metrics | {f"p_at_{k}": value for k, value in found.items()}
+
+
+def cross_entropy_function(
+    model: EnergyFlow,
+) -> Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]:
+    """Compiled summed cross entropy and target count of a padded batch."""
+
+    def function(
+        ids: mx.array, mask: mx.array, z: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        features = model.decode_features(ids[:, :-1], mask[:, :-1], z)
+        logits = model.decoder.logits(features)
+        return sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
+
+    return mx.compile(function, inputs=[model.state])
+
+
+def mean_cross_entropy(
+    codec: SentenceCodec,
+    held_out: ValidationSet,
+    engine: ReadbackEngine,
+    batch_size: int = 64,
+) -> float:
+    """Cross entropy per real target token, teacher forced, in nats.
+
+    Args:
+        codec: The model.
+        held_out: Sentences and the vectors they are decoded from.
+        engine: Evaluates one batch at a time.
+        batch_size: Sentences per forward pass.
+    """
+    function = cross_entropy_function(codec.model)
+    total, count = 0.0, 0.0
+    buckets = codec.config.data.buckets
+    for bucket, members in length_batches(held_out.ids, buckets, batch_size):
+        ids, mask = pad_rows([held_out.ids[i] for i in members], bucket)
+        z = np.asarray(held_out.targets[members], np.float32)
+        with engine.batch("validation"):
+            sums = function(mx.array(ids), mx.array(mask), mx.array(z))
+            read = engine.defer("cross entropy", sums)
+        loss, targets = read.value()
+        total, count = total + loss, count + targets
+    return total / max(count, 1.0)
+
+
+def validate(
+    codec: SentenceCodec,
+    held_out: ValidationSet,
+    engine: ReadbackEngine,
+    *,
+    with_encoder: bool,
+    with_decoder: bool,
+) -> dict[str, float]:
+    """Validation metrics of the parts that train.
+
+    Args:
+        codec: The model in evaluation mode.
+        held_out: Held-out sentences.
+        engine: The run's readback engine.
+        with_encoder: Report cosine, MSE and retrieval.
+        with_decoder: Report cross entropy.
+    """
+    metrics: dict[str, float] = {}
+    if with_encoder:
+        vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=True)
+        metrics |= vector_metrics(vectors, held_out.targets)
+    if with_decoder:
+        metrics["ce"] = mean_cross_entropy(codec, held_out, engine)
+    return metrics

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.optimizers
+import numpy as np
+import pytest
+
+from energyflow_mlx.config import OptimizerConfig
+from energyflow_mlx.training.optimizer import (
+    Rows,
+    adamw,
+    adamw_rows,
+    clip_scale,
+    decays,
+    global_norm,
+    init_moments,
+)
+
+CONFIG = OptimizerConfig(weight_decay=0.1)
+
+
+def run_steps(parameter, gradients, decay, lr=1e-2):
+    moments = init_moments(parameter)
+    for gradient in gradients:
+        parameter, moments = adamw(
+            parameter, gradient, moments, mx.array(lr), decay, CONFIG
+        )
+    return parameter
+
+
+def test_adamw_equals_the_library_with_bias_correction():
+    mx.random.seed(0)
+    start = mx.random.normal((5, 7))
+    gradients = [mx.random.normal((5, 7)) for _ in range(20)]
+    library = mlx.optimizers.AdamW(
+        learning_rate=1e-2, weight_decay=0.1, bias_correction=True
+    )
+    expected = {"w": start}
+    for gradient in gradients:
+        expected = library.apply_gradients({"w": gradient}, expected)
+    found = run_steps(start, gradients, 0.1)
+    np.testing.assert_allclose(found, expected["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_adamw_equals_pytorch_from_the_golden_file():
+    path = Path(__file__).parents[1] / "golden" / "adamw.safetensors"
+    golden, meta = mx.load(str(path), return_metadata=True)
+    b1, b2 = (float(b) for b in meta["betas"].split())
+    config = OptimizerConfig(betas=[b1, b2], eps=float(meta["eps"]))
+    lr = mx.array(float(meta["lr"]))
+    for name in ("weight", "bias"):
+        value, decay = golden[f"{name}/start"], float(meta[f"decay/{name}"])
+        moments = init_moments(value)
+        for gradient, expected in zip(
+            golden[f"{name}/gradients"], golden[f"{name}/results"], strict=True
+        ):
+            value, moments = adamw(value, gradient, moments, lr, decay, config)
+            np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+def test_t6_decay_is_decoupled_from_the_moments():
+    """A zero gradient leaves the moments zero and shrinks the weight by lr * decay."""
+    weight = mx.ones((3, 3))
+    new, moments = adamw(
+        weight, mx.zeros((3, 3)), init_moments(weight), mx.array(0.1), 0.5, CONFIG
+    )
+    assert mx.all(moments["m"] == 0).item()
+    np.testing.assert_allclose(new, 0.95 * np.ones((3, 3)), rtol=1e-6)
+
+
+def test_t6_biases_norms_and_tables_do_not_decay():
+    matrix, vector = mx.ones((2, 2)), mx.ones((2,))
+    assert decays("encoder.head.weight", matrix)
+    assert not decays("encoder.head.bias", vector)
+    assert not decays("shared.0.norm.weight", vector)
+    assert not decays("encoder.embedding.weight", matrix)
+
+
+def test_lazy_rows_equal_dense_adamw_on_the_touched_rows():
+    mx.random.seed(1)
+    table = mx.random.normal((10, 4))
+    rows = Rows(mx.array([2, 5, 7, 9]), mx.array([1.0, 1.0, 1.0, 0.0]))
+    gradient = mx.random.normal((4, 4))
+    new, moments = adamw_rows(
+        table, gradient, init_moments(table), rows, mx.array(0.01), CONFIG
+    )
+    dense = mx.zeros((10, 4)).at[rows.index[:3]].add(gradient[:3])
+    expected, _ = adamw(table, dense, init_moments(table), mx.array(0.01), 0.0, CONFIG)
+    np.testing.assert_allclose(new, expected, atol=1e-6)
+    untouched = [0, 1, 3, 4, 6, 8, 9]
+    assert np.array_equal(np.array(new)[untouched], np.array(table)[untouched])
+    assert np.all(np.array(moments["v"])[untouched] == 0)
+
+
+def test_clipping_brings_3_4_to_norm_1():
+    gradients = {"a": mx.array([3.0, 4.0]), "b": mx.array([0.0])}
+    norm = global_norm(gradients)
+    assert norm.item() == pytest.approx(5.0)
+    scale = clip_scale(norm, 1.0)
+    clipped = {k: g * scale for k, g in gradients.items()}
+    assert global_norm(clipped).item() == pytest.approx(1.0, abs=1e-5)
+    assert clip_scale(norm, 0.0).item() == 1.0
+    assert clip_scale(mx.array(0.3), 1.0).item() == 1.0
