@@ -65,7 +65,7 @@ class KernelHost:
         compile_options: Mapping[str, str] | None = None,
     ) -> Kernel:
         """Same call as ``mx.fast.metal_kernel``; also lints the text."""
-        lint.check_language(name, header, source)
+        lint.check(name, header, source, input_names, output_names)
         recorder = mx.fast.metal_kernel(
             name=name,
             input_names=input_names,
@@ -80,9 +80,7 @@ class KernelHost:
             generated = metal_text.capture(
                 recorder, call.inputs, call.traced_keywords()
             )
-            text = metal_text.parse(name, generated, header, source)
-            lint.check_address_spaces(text)
-            return text
+            return metal_text.parse(name, generated, header, source)
 
         return _HostKernel(
             self,

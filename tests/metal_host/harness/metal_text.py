@@ -119,10 +119,9 @@ def _parameter(kernel: str, text: str) -> Parameter:
     declared, name, attribute, _ = match.groups()
     if attribute == "buffer":
         bare = re.sub(r"\b(device|constant)\b\s*", "", declared)
-        space = "constant" if "constant" in declared else "device"
         if bare.endswith("&"):
-            return Parameter(name, bare[:-1], f"*({bare[:-1]}*)buffers[{{i}}]", space)
-        return Parameter(name, bare[:-1].strip(), f"({bare})buffers[{{i}}]", space)
+            return Parameter(name, bare[:-1], f"*({bare[:-1]}*)buffers[{{i}}]")
+        return Parameter(name, bare[:-1].strip(), f"({bare})buffers[{{i}}]")
     if attribute in _VECTOR_ATTRIBUTES:
         member = f"thread_index->{_VECTOR_ATTRIBUTES[attribute]}"
         return Parameter(name, None, f"uint3({member}[0], {member}[1], {member}[2])")

@@ -21,13 +21,11 @@ class Parameter:
         buffer: C++ type behind the pointer that the host passes; None for a value
             computed from the thread's position.
         expression: Host C++ for the argument; ``{i}`` is the buffer's position.
-        space: Metal address space, or "" .
     """
 
     name: str
     buffer: str | None
     expression: str
-    space: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ def group_variables_as_references(text: str) -> str:
     return _GROUP_DECLARATION.sub(rewrite, blank_comments(text))
 
 
-def translation_unit(text: KernelText, prelude: str) -> str:
-    """Complete C++ text: prelude, kernel, and the entry point the executor calls."""
+def translation_unit(text: KernelText) -> str:
+    """The kernel and the entry point the executor calls; headers are not included."""
     header = group_variables_as_references(text.header)
     body = group_variables_as_references(text.source)
     if text.language == "cuda":
@@ -104,7 +102,6 @@ def translation_unit(text: KernelText, prelude: str) -> str:
         buffers += parameter.buffer is not None
     return "\n".join(
         [
-            prelude,
             f'#line 1 "header"\n{header}',
             f'#line 1 "signature"\n{text.before}',
             f'#line 1 "source"\n{body}',
