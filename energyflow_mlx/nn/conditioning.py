@@ -14,11 +14,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 
-def _check_width(name: str, z: mx.array, latent_dim: int) -> None:
+def _scaled(name: str, z: mx.array, projection: nn.Linear) -> mx.array:
+    """Check the width of ``z`` and return ``sqrt(E) z`` in the weights' dtype."""
+    latent_dim = projection.weight.shape[1]
     if z.ndim != 2 or z.shape[-1] != latent_dim:
         raise ValueError(
             f"[{name}] z must be [B, E] with E = {latent_dim}, got {list(z.shape)}."
         )
+    return (z * math.sqrt(latent_dim)).astype(projection.weight.dtype)
 
 
 class AdditiveConditioning(nn.Module):
@@ -27,7 +30,6 @@ class AdditiveConditioning(nn.Module):
     def __init__(self, latent_dim: int, dim: int) -> None:
         super().__init__()
         self.projection = nn.Linear(latent_dim, dim)
-        self._latent_dim = latent_dim
 
     def __call__(self, z: mx.array) -> mx.array:
         """Project ``z [B, E]`` to ``[B, D]``.
@@ -35,8 +37,7 @@ class AdditiveConditioning(nn.Module):
         Raises:
             ValueError: ``z`` has another width.
         """
-        _check_width("AdditiveConditioning", z, self._latent_dim)
-        return self.projection(z * math.sqrt(self._latent_dim))
+        return self.projection(_scaled("AdditiveConditioning", z, self.projection))
 
 
 class FiLMConditioning(nn.Module):
@@ -50,7 +51,6 @@ class FiLMConditioning(nn.Module):
         self.projection = nn.Linear(latent_dim, 2 * dim)
         self.projection.weight = mx.zeros_like(self.projection.weight)
         self.projection.bias = mx.zeros_like(self.projection.bias)
-        self._latent_dim = latent_dim
 
     def __call__(self, z: mx.array) -> tuple[mx.array, mx.array]:
         """Return scale and shift, each ``[B, 1, D]``, of ``z [B, E]``.
@@ -58,7 +58,6 @@ class FiLMConditioning(nn.Module):
         Raises:
             ValueError: ``z`` has another width.
         """
-        _check_width("FiLMConditioning", z, self._latent_dim)
-        both = self.projection(z * math.sqrt(self._latent_dim))[:, None, :]
-        scale, shift = mx.split(both, 2, axis=-1)
+        both = self.projection(_scaled("FiLMConditioning", z, self.projection))
+        scale, shift = mx.split(both[:, None, :], 2, axis=-1)
         return scale, shift

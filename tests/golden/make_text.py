@@ -47,7 +47,7 @@ class Record:
 def perturb(module):
     """Give norms and biases values that a mistake in their order would show."""
     with torch.no_grad():
-        for name, value in module.named_parameters():
+        for value in module.parameters():
             if value.ndim == 1:
                 value.add_(0.3 * torch.randn_like(value))
 

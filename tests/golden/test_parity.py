@@ -1,4 +1,4 @@
-"""Layers and models against values PyTorch computed (``make_text.py``): 1e-4 in fp32."""
+"""Layers and models against values PyTorch computed (``make_text.py``), to 1e-4."""
 
 import importlib.util
 from pathlib import Path

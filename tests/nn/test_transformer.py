@@ -1,0 +1,104 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from energyflow_mlx.nn.transformer import (
+    SelfAttention,
+    TransformerLayer,
+    sinusoidal_positions,
+    xavier_linear,
+)
+
+
+def slow_attention(layer, x, mask, heads):
+    """Softmax attention in float64 loops over rows, heads and queries."""
+    project = {
+        name: (np.array(part.weight, dtype=np.float64), np.array(part.bias))
+        for name, part in (
+            ("q", layer.query),
+            ("k", layer.key),
+            ("v", layer.value),
+            ("o", layer.output),
+        )
+    }
+    x, mask = np.array(x, dtype=np.float64), np.array(mask)
+    q, k, v = (x @ project[n][0].T + project[n][1] for n in "qkv")
+    width = x.shape[-1] // heads
+    joined = np.zeros_like(x)
+    for b, t in np.ndindex(x.shape[:2]):
+        real = mask[b] > 0
+        for head in range(heads):
+            span = slice(head * width, (head + 1) * width)
+            score = k[b][real][:, span] @ q[b, t, span] / np.sqrt(width)
+            share = np.exp(score - score.max())
+            joined[b, t, span] = share / share.sum() @ v[b][real][:, span]
+    return joined @ project["o"][0].T + project["o"][1]
+
+
+def test_attention_equals_its_formula_and_ignores_padding():
+    layer = SelfAttention(8, 2)
+    x = mx.random.normal((2, 5, 8))
+    mask = mx.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=mx.float32)
+    expected = slow_attention(layer, x, mask, 2)
+    np.testing.assert_allclose(np.array(layer(x, mask)), expected, atol=1e-5)
+    noisy = mx.array(x)
+    noisy[1, 2:] = 100.0
+    real = np.array(layer(noisy, mask))[1, :2]
+    np.testing.assert_allclose(real, expected[1, :2], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+def test_a_fully_masked_row_stays_finite_with_its_gradient(dtype):
+    layer = TransformerLayer(8, 2, 16)
+    layer.set_dtype(dtype)
+    x, mask = mx.random.normal((1, 4, 8)).astype(dtype), mx.zeros((1, 4))
+    y = layer(x, mask)
+    assert y.dtype == dtype
+    gradient = mx.grad(lambda v: layer(v, mask).astype(mx.float32).sum())(x)
+    for value in (y, gradient):
+        assert np.isfinite(np.array(value.astype(mx.float32))).all()
+
+
+def test_dropout_changes_training_and_leaves_evaluation_alone():
+    """Seed row 101: the layer's train/eval switch, dropout 0.1."""
+    layer = TransformerLayer(8, 2, 16, dropout=0.1)
+    x, mask = mx.random.normal((2, 5, 8)), mx.ones((2, 5))
+    one, two = (np.array(layer(x, mask, key=mx.random.key(s))) for s in (1, 2))
+    assert np.abs(one - two).max() > 1e-3
+    with pytest.raises(ValueError, match=r"\[TransformerLayer\] key must be given"):
+        layer(x, mask)
+    layer.eval()
+    plain = TransformerLayer(8, 2, 16)
+    plain.update(layer.parameters())
+    np.testing.assert_array_equal(np.array(layer(x, mask)), np.array(plain(x, mask)))
+
+
+def test_linear_layers_start_xavier_uniform_with_zero_bias():
+    layer = xavier_linear(30, 60)
+    bound = np.sqrt(6 / 90)
+    assert 0.9 * bound < float(mx.abs(layer.weight).max()) <= bound
+    assert float(mx.abs(layer.bias).max()) == 0
+
+
+def test_positions_alternate_sine_and_cosine():
+    """Seed row 102."""
+    table = np.array(sinusoidal_positions(7, 4))
+    for p in range(7):
+        np.testing.assert_allclose(
+            table[p],
+            [np.sin(p), np.cos(p), np.sin(p / 100), np.cos(p / 100)],
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SelfAttention(8, 3), "heads must divide dim = 8, got 3"),
+        (lambda: sinusoidal_positions(4, 5), "dim must be even, got 5"),
+        (lambda: TransformerLayer(8, 2, 4, dropout=1.5), "dropout must be"),
+    ],
+)
+def test_wrong_sizes_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
