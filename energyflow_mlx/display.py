@@ -1,9 +1,9 @@
 """What a user sees of a run: a header, a progress display, tables and messages.
 
 On a terminal the progress is one live block that rewrites itself. Anywhere else (a
-pipe, a log file, a dumb terminal) it is one plain log line every ``log_every`` steps,
-and tables are aligned text without colours or box drawing. Log lines and messages that
-come while the live block is shown are printed above it.
+pipe, a file, a dumb terminal) it is one plain line every ``log_every`` steps, and
+tables are aligned text without colours or box drawing. Log lines and messages that come
+while the live block is shown are printed above it.
 """
 
 import logging
@@ -25,11 +25,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-logger = logging.getLogger(__name__)
-
 _RATE_WINDOW = 50  # reports over which the speed for the ETA is measured
 _TASK_LINES = 5  # plain lines per side task
-_ORDER = ("loss", "cosine", "ce", "lr", "samples/s")  # others follow as they came
+_ORDER = ("loss", "cosine", "CE", "lr", "samples/s")  # others follow as they came
+_LABELS = {"ce": "CE", "student_ce": "student CE", "samples_per_second": "samples/s"}
 
 
 class RunDisplay:
@@ -110,10 +109,11 @@ class RunDisplay:
         Args:
             step: Steps done so far, counted from 1; a resumed run goes on counting.
             total: Steps of the whole run.
-            values: What to show, by label. A label that is missing keeps its last
-                value, since alternating objectives each report their own.
+            values: What to show, by name. A name that is missing keeps its last value,
+                since alternating objectives each report their own.
         """
-        merged = {**self._values, **values}
+        named = {_LABELS.get(name, name): value for name, value in values.items()}
+        merged = {**self._values, **named}
         self._values = dict(sorted(merged.items(), key=_place))
         self._pace.report(step)
         if self.is_live:
@@ -123,7 +123,7 @@ class RunDisplay:
             parts = [f"step {step}/{total}"]
             parts += [f"{k} {format_value(v)}" for k, v in self._values.items()]
             parts.append(f"ETA {self._pace.eta(total)}")
-            logger.info("%s", "  ".join(parts))
+            self._plain("  ".join(parts))
 
     @contextmanager
     def task(self, name: str) -> Iterator[Callable[[int, int], None]]:
@@ -141,7 +141,7 @@ class RunDisplay:
             tenth = done * _TASK_LINES // max(total, 1)
             if tenth > reported:
                 reported = tenth
-                logger.info("%s %d/%d  ETA %s", name, done, total, pace.eta(total))
+                self._plain(f"{name} {done}/{total}  ETA {pace.eta(total)}")
 
         try:
             yield report
@@ -173,10 +173,7 @@ class RunDisplay:
 
     def message(self, text: str) -> None:
         """Say one thing, such as a validation result or a saved checkpoint."""
-        if self.is_live:
-            self._console.print(Text(text))
-        else:
-            logger.info("%s", text)
+        self._plain(text)
 
     def _plain(self, line: str) -> None:
         self._console.print(Text(line.rstrip()), soft_wrap=True)
@@ -288,8 +285,7 @@ def _lines(value: Any) -> list[str]:
 
 
 def _place(item: tuple[str, float]) -> int:
-    label = item[0].lower()
-    return _ORDER.index(label) if label in _ORDER else len(_ORDER)
+    return _ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER)
 
 
 def _on_terminal(handler: logging.StreamHandler[Any]) -> bool:
