@@ -1,0 +1,282 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from energyflow_mlx.nn.losses import sequence_cross_entropy
+from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.text.decoder import TCNDecoder
+
+KINDS = [
+    pytest.param({}, id="additive"),
+    pytest.param({"conditioning": "film"}, id="film"),
+    pytest.param({"tied": True}, id="tied"),
+    pytest.param({"shared_blocks": 1}, id="shared"),
+    pytest.param({"conditioning": "film", "shared_blocks": 2}, id="film-all-shared"),
+]
+
+
+def decoder_and_shared(**options):
+    decoder = TCNDecoder(50, 12, dim=8, hidden=10, dilations=(1, 2), **options)
+    shared = [TCNBlock(8, 10, 3, 2 - i) for i in range(options.get("shared_blocks", 0))]
+    for block in [*decoder.blocks, *shared]:
+        block.norm.bias = mx.random.normal((8,))
+        block.conv2.weight = block.conv2.weight * 10
+    for film in decoder.films if "conditioning" in options else []:
+        film.projection.weight = 0.2 * mx.random.normal((16, 12))
+    decoder.embedding.weight = decoder.embedding.weight * 50
+    return decoder, shared[::-1]
+
+
+def inputs(batch=3, length=9):
+    ids = mx.random.randint(0, 50, (batch, length))
+    return ids, mx.ones((batch, length)), mx.random.normal((batch, 12))
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_a_later_token_cannot_change_earlier_logits(options):
+    decoder, shared = decoder_and_shared(**options)
+    ids, mask, z = inputs()
+    before = np.array(decoder(ids, mask, z, shared))
+    assert before.shape == (3, 9, 50)
+    for t in range(1, 9):
+        changed = mx.array(ids)
+        changed[:, t] = (changed[:, t] + 1) % 50
+        after = np.array(decoder(changed, mask, z, shared))
+        np.testing.assert_array_equal(after[:, :t], before[:, :t])
+        assert np.abs(after[:, t] - before[:, t]).max() > 1e-4
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_t3_padding_and_company_do_not_change_real_positions(options):
+    decoder, shared = decoder_and_shared(**options)
+    ids, _, z = inputs()
+    lengths = [9, 5, 1]
+    mask = mx.array(np.arange(9)[None] < np.array(lengths)[:, None]).astype(mx.float32)
+    together = np.array(decoder(ids, mask, z, shared))
+    for row, length in enumerate(lengths):
+        one = slice(row, row + 1)
+        alone = decoder(ids[one, :length], mask[one, :length], z[one], shared)
+        np.testing.assert_allclose(
+            together[row, :length], np.array(alone)[0], atol=1e-5
+        )
+
+
+def test_t3_the_real_mask_reaches_every_block_the_shared_one_included():
+    decoder, shared = decoder_and_shared(shared_blocks=1)
+    seen = []
+
+    class Watched(TCNBlock):
+        def __call__(self, x, mask, film=None, *, key=None):
+            seen.append(np.array(mask))
+            return super().__call__(x, mask, film, key=key)
+
+    decoder.blocks = [Watched(8, 10, 3, 1)]
+    ids, _, z = inputs()
+    mask = mx.array([[1.0] * 4 + [0.0] * 5] * 3)
+    decoder.features(ids, mask, z, [Watched(8, 10, 3, 2)])
+    assert len(seen) == 2
+    for given in seen:
+        np.testing.assert_array_equal(given, np.array(mask))
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_t14_stepping_gives_the_teacher_forced_logits(options):
+    decoder, shared = decoder_and_shared(**options)
+    ids, mask, z = inputs()
+    whole = np.array(decoder(ids, mask, z, shared))
+    state = decoder.init_state(z, shared)
+    for t in range(9):
+        logits, state = decoder.step(ids[:, t], state, shared)
+        np.testing.assert_allclose(np.array(logits), whole[:, t], atol=1e-4)
+
+
+def test_work_of_a_step_does_not_grow_with_the_tokens_before_it():
+    decoder, shared = decoder_and_shared(conditioning="film")
+    ids, _, z = inputs(length=40)
+    state = decoder.init_state(z, shared)
+    shapes = [past.shape for past in state.blocks]
+    assert shapes == [(3, 2, 8), (3, 4, 8)]
+    for t in range(40):
+        _, state = decoder.step(ids[:, t], state, shared)
+        assert [past.shape for past in state.blocks] == shapes
+
+
+def test_a_step_is_traced_once_whatever_the_position():
+    decoder, shared = decoder_and_shared()
+    ids, _, z = inputs(length=12)
+    traces = []
+
+    def advance(token, condition, *blocks):
+        traces.append(token.shape)
+        state = decoder.init_state(z, shared)
+        state = state._replace(condition=condition, blocks=list(blocks))
+        logits, state = decoder.step(token, state, shared)
+        return logits, state.blocks
+
+    step = mx.compile(advance)
+    state = decoder.init_state(z, shared)
+    blocks = state.blocks
+    for t in range(12):
+        _, blocks = step(ids[:, t], state.condition, *blocks)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_the_vector_conditions_every_position_also_the_first(options):
+    decoder, shared = decoder_and_shared(**options)
+    ids, mask, z = inputs()
+    moved = z + mx.array([1.0] + [0.0] * 11)
+    change = mx.abs(decoder(ids, mask, z, shared) - decoder(ids, mask, moved, shared))
+    assert np.array(change.max(-1)).min() > 1e-4
+
+
+def test_film_starts_as_additive_conditioning_and_then_differs():
+    additive, _ = decoder_and_shared()
+    film = TCNDecoder(50, 12, dim=8, hidden=10, conditioning="film")
+    film.update(additive.parameters())
+    ids, mask, z = inputs()
+    np.testing.assert_allclose(
+        np.array(film(ids, mask, z)), np.array(additive(ids, mask, z)), atol=1e-5
+    )
+    film.films[0].projection.weight = mx.random.normal((16, 12))
+    difference = np.array(film(ids, mask, z)) - np.array(additive(ids, mask, z))
+    assert np.abs(difference).max() > 1e-3
+
+
+def test_film_of_shared_blocks_belongs_to_the_decoder():
+    decoder, shared = decoder_and_shared(conditioning="film", shared_blocks=2)
+    names = {n for n, _ in tree_flatten(decoder.parameters())}
+    assert {"films.0.projection.weight", "films.1.projection.weight"} <= names
+    assert not any(n.startswith("blocks") for n in names)
+    ids, mask, z = inputs()
+
+    def loss(parameters):
+        decoder.update(parameters)
+        return mx.sin(decoder(ids, mask, z, shared)).sum()
+
+    gradients = dict(tree_flatten(mx.grad(loss)(decoder.trainable_parameters())))
+    assert all(float(mx.abs(g).max()) > 0 for g in gradients.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"conditioning": "film"}])
+def test_gathered_rows_in_place_of_the_table_give_the_same_output_and_gradient(options):
+    decoder, _ = decoder_and_shared(**options)
+    ids, mask, z = inputs()
+    table = decoder.embedding.weight
+    rows, row_of = np.unique(np.array(ids), return_inverse=True)
+
+    def loss(weight, indices):
+        decoder.embedding.weight = weight
+        y = decoder(indices, mask, z)
+        return mx.sin(y).sum(), y
+
+    grad = mx.value_and_grad(loss)
+    (_, whole), whole_gradient = grad(table, ids)
+    local = mx.array(row_of.reshape(ids.shape).astype(np.int32))
+    picked = table[mx.array(rows.astype(np.int32))]
+    (_, gathered), gathered_gradient = grad(picked, local)
+    assert gathered.shape == (3, 9, 50)
+    np.testing.assert_allclose(np.array(gathered), np.array(whole), atol=1e-6)
+    np.testing.assert_allclose(
+        np.array(gathered_gradient), np.array(whole_gradient)[rows], atol=1e-5
+    )
+
+
+def test_tied_logits_use_the_token_table_and_a_bias():
+    decoder, _ = decoder_and_shared(tied=True)
+    names = {n for n, _ in tree_flatten(decoder.parameters())}
+    assert "output_bias" in names and "output.weight" not in names
+    decoder.output_bias = mx.random.normal((50,))
+    h = mx.random.normal((4, 8))
+    expected = np.array(h) @ np.array(decoder.embedding.weight).T
+    expected = expected + np.array(decoder.output_bias)
+    np.testing.assert_allclose(np.array(decoder.logits(h)), expected, atol=1e-5)
+
+
+def test_dropout_is_off_in_evaluation_and_in_generation_steps():
+    decoder, _ = decoder_and_shared(dropout=0.5)
+    ids, mask, z = inputs()
+    with pytest.raises(ValueError, match=r"\[TCNDecoder\] key must be given"):
+        decoder(ids, mask, z)
+    one, two = (np.array(decoder(ids, mask, z, key=mx.random.key(s))) for s in (1, 2))
+    assert np.abs(one - two).max() > 1e-3
+    stepped, _ = decoder.step(ids[:, 0], decoder.init_state(z))
+    decoder.eval()
+    np.testing.assert_allclose(
+        np.array(stepped), np.array(decoder(ids, mask, z))[:, 0], atol=1e-5
+    )
+
+
+def test_state_of_selected_rows_continues_like_those_rows():
+    decoder, shared = decoder_and_shared(conditioning="film")
+    ids, _, z = inputs()
+    _, state = decoder.step(ids[:, 0], decoder.init_state(z, shared), shared)
+    rows = mx.array([2, 2, 0])
+    whole, _ = decoder.step(ids[:, 1], state, shared)
+    picked, _ = decoder.step(ids[rows, 1], state.select(rows), shared)
+    np.testing.assert_allclose(np.array(picked), np.array(whole[rows]), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_half_precision_weights_give_half_precision_logits(dtype):
+    decoder, shared = decoder_and_shared(conditioning="film")
+    ids, mask, z = inputs()
+    full = np.array(decoder(ids, mask, z, shared))
+    decoder.set_dtype(dtype)
+    half = decoder(ids, mask, z, shared)
+    assert half.dtype == dtype
+    error = np.abs(np.array(half.astype(mx.float32)) - full).max()
+    assert error < (0.05 if dtype == mx.float16 else 0.3)
+    logits, state = decoder.step(ids[:, 0], decoder.init_state(z), shared)
+    assert logits.dtype == dtype and state.blocks[0].dtype == dtype
+
+
+def test_t22_and_t20_wrong_arguments_are_named():
+    decoder, _ = decoder_and_shared()
+    ids, mask, z = inputs()
+    for call, error, message in (
+        (
+            lambda: decoder(ids, mask, z[:, :7]),
+            ValueError,
+            r"with E = 12, got \[3, 7\]",
+        ),
+        (lambda: decoder(ids, mask, z[:2]), ValueError, "z must have 3 rows like ids"),
+        (lambda: decoder(ids, mask[:2], z), ValueError, r"mask must be \[B, L\]"),
+        (lambda: decoder(ids * 1.0, mask, z), TypeError, "ids must be integers"),
+        (lambda: decoder.init_state(z, [1]), ValueError, "shared must hold 0 blocks"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    with pytest.raises(ValueError, match="conditioning must be 'additive' or 'film'"):
+        TCNDecoder(50, 12, conditioning="cross")
+
+
+def test_a_few_steps_lower_the_loss_on_a_fixed_batch():
+    """T18: measured after the updates, on five seeds."""
+    for seed in range(5):
+        mx.random.seed(seed)
+        decoder, _ = decoder_and_shared()
+        ids, mask, z = inputs()
+
+        def loss(parameters, decoder=decoder, ids=ids, mask=mask, z=z):
+            decoder.update(parameters)
+            logits = decoder(ids[:, :-1], mask[:, :-1], z)
+            total, count = sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
+            return total / count
+
+        step = mx.value_and_grad(loss)
+        first, _ = step(decoder.trainable_parameters())
+        for _ in range(5):
+            _, gradients = step(decoder.trainable_parameters())
+            moved = [
+                (name, value - 0.1 * gradient)
+                for (name, value), (_, gradient) in zip(
+                    tree_flatten(decoder.trainable_parameters()),
+                    tree_flatten(gradients),
+                    strict=True,
+                )
+            ]
+            decoder.load_weights(moved, strict=False)
+        last, _ = step(decoder.trainable_parameters())
+        assert float(last) < float(first) - 0.05

@@ -1,0 +1,281 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.text.encoder import GatedMean, TCNEncoder, TransformerEncoder
+
+LENGTHS = [9, 5, 2]
+
+
+def tcn(**options):
+    encoder = TCNEncoder(50, 12, dim=8, hidden=10, **options)
+    for block in encoder.blocks:
+        block.norm.bias = mx.random.normal((8,))
+    if "pooling" in options:
+        encoder.pool.gate.weight = mx.random.normal((1, 8))
+    # Larger tokens than at the start, so that every difference shows.
+    encoder.embedding.weight = encoder.embedding.weight * 50
+    return encoder
+
+
+def transformer(**options):
+    return TransformerEncoder(50, 12, dim=8, heads=2, hidden=10, **options)
+
+
+ENCODERS = [
+    pytest.param(lambda: tcn(), id="tcn"),
+    pytest.param(lambda: tcn(causal=False), id="tcn-both-sides"),
+    pytest.param(lambda: tcn(pooling="gated"), id="tcn-gated"),
+    pytest.param(lambda: tcn(embedding_rank=4), id="tcn-low-rank"),
+    pytest.param(lambda: tcn(output_tanh=True, gelu="tanh"), id="tcn-tanh"),
+    pytest.param(lambda: tcn(token_dropout=0.3, dropout=0.2), id="tcn-dropout"),
+    pytest.param(lambda: transformer(), id="transformer"),
+]
+
+
+def tokens():
+    ids = mx.random.randint(0, 50, (3, 9))
+    mask = (np.arange(9)[None] < np.array(LENGTHS)[:, None]).astype(np.float32)
+    return ids, mx.array(mask)
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+def test_padding_and_company_do_not_change_a_sentence(make):
+    """Alone, in a batch, or in a longer bucket: the same vector to 1e-5."""
+    encoder = make()
+    encoder.eval()
+    ids, mask = tokens()
+    together = np.array(encoder(ids, mask))
+    assert together.shape == (3, 12)
+    longer = mx.pad(ids, [(0, 0), (0, 7)], constant_values=33)
+    longer = np.array(encoder(longer, mx.pad(mask, [(0, 0), (0, 7)])))
+    np.testing.assert_allclose(longer, together, atol=1e-5)
+    for row, length in enumerate(LENGTHS):
+        alone = encoder(ids[row : row + 1, :length], mask[row : row + 1, :length])
+        np.testing.assert_allclose(np.array(alone)[0], together[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+def test_t2_padding_ids_neither_matter_nor_get_a_gradient(make):
+    encoder = make()
+    encoder.eval()
+    ids, mask = tokens()
+    noise = mx.random.randint(0, 50, (3, 9))
+    other = mx.where(mask > 0, ids, noise)
+    np.testing.assert_allclose(
+        np.array(encoder(ids, mask)), np.array(encoder(other, mask)), atol=1e-6
+    )
+    used = set(np.array(ids)[np.array(mask) > 0].tolist())
+
+    def loss(table):
+        encoder.embedding.weight = table
+        return mx.sin(encoder(other, mask)).sum()
+
+    gradient = np.array(mx.grad(loss)(encoder.embedding.weight))
+    rows = set(np.abs(gradient).max(-1).nonzero()[0].tolist())
+    assert rows == used
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+def test_gathered_rows_in_place_of_the_table_give_the_same_output_and_gradient(make):
+    encoder = make()
+    encoder.eval()
+    ids, mask = tokens()
+    table = encoder.embedding.weight
+    rows, row_of = np.unique(np.array(ids), return_inverse=True)
+
+    def loss(weight, indices):
+        encoder.embedding.weight = weight
+        y = encoder(indices, mask)
+        return mx.sin(y).sum(), y
+
+    grad = mx.value_and_grad(loss)
+    (_, whole), whole_gradient = grad(table, ids)
+    picked = mx.array(rows.astype(np.int32))
+    local = mx.array(row_of.reshape(ids.shape).astype(np.int32))
+    (_, gathered), gathered_gradient = grad(table[picked], local)
+    np.testing.assert_allclose(np.array(gathered), np.array(whole), atol=1e-6)
+    np.testing.assert_allclose(
+        np.array(gathered_gradient), np.array(whole_gradient)[rows], atol=1e-6
+    )
+
+
+def test_shared_blocks_run_last_and_get_their_gradient_from_the_call():
+    encoder = tcn(shared_blocks=1)
+    assert len(encoder.blocks) == 1
+    shared = TCNBlock(8, 10, 3, 2)
+    whole = tcn()
+    whole.update(encoder.parameters())
+    whole.blocks[1].update(shared.parameters())
+    ids, mask = tokens()
+    np.testing.assert_allclose(
+        np.array(encoder(ids, mask, [shared])), np.array(whole(ids, mask)), atol=1e-6
+    )
+
+    def loss(parameters):
+        shared.update(parameters)
+        return mx.sin(encoder(ids, mask, [shared])).sum()
+
+    gradients = dict(tree_flatten(mx.grad(loss)(shared.parameters())))
+    assert all(float(mx.abs(g).max()) > 0 for g in gradients.values())
+    assert not any("shared" in n for n, _ in tree_flatten(encoder.parameters()))
+
+
+@pytest.mark.parametrize("make", [tcn, transformer])
+def test_t20_wrong_input_raises_instead_of_giving_zeros(make):
+    encoder = make()
+    encoder.eval()
+    ids, mask = tokens()
+    with pytest.raises(ValueError, match=r"mask must be \[B, L\] = \[3, 9\], got"):
+        encoder(ids, mask[:, :5])
+    with pytest.raises(ValueError, match=r"ids must be \[B, L\], got \[9\]"):
+        encoder(ids[0], mask[0])
+    with pytest.raises(TypeError, match="ids must be integers, got .*float32"):
+        encoder(ids.astype(mx.float32), mask)
+    with pytest.raises(ValueError, match="shared must hold 0 blocks, got 1"):
+        encoder(ids, mask, [TCNBlock(8, 10, 3, 1)])
+
+
+def test_shared_blocks_that_do_not_fit_are_refused():
+    encoder = tcn(shared_blocks=1)
+    ids, mask = tokens()
+    for block in (TCNBlock(6, 10, 3, 1), TCNBlock(8, 10, 3, 1, causal=False)):
+        with pytest.raises(ValueError, match="must be causal with D = 8"):
+            encoder(ids, mask, [block])
+    with pytest.raises(ValueError, match="shared must hold 1 blocks, got 0"):
+        encoder(ids, mask)
+    for count in (-1, 3):
+        with pytest.raises(ValueError, match="shared_blocks must be between 0 and 2"):
+            tcn(shared_blocks=count)
+
+
+def test_dropout_is_off_in_evaluation_and_reproducible_in_training():
+    encoder = tcn(token_dropout=0.3, dropout=0.2)
+    ids, mask = tokens()
+    one, two, again = (
+        np.array(encoder(ids, mask, key=mx.random.key(s))) for s in (1, 2, 1)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - two).max() > 1e-4
+    with pytest.raises(ValueError, match=r"\[TCNEncoder\] key must be given"):
+        encoder(ids, mask)
+    encoder.eval()
+    plain = tcn()
+    plain.update(encoder.parameters())
+    for key in (None, mx.random.key(1)):
+        np.testing.assert_array_equal(
+            np.array(encoder(ids, mask, key=key)), np.array(plain(ids, mask))
+        )
+
+
+def test_token_dropout_hides_whole_tokens_but_never_the_first():
+    """A sentence with dropped tokens equals one in which they are masked."""
+    encoder = tcn(token_dropout=0.9)
+    ids, mask = mx.random.randint(0, 50, (40, 9)), mx.ones((40, 9))
+    key = mx.random.key(4)
+    dropped = encoder(ids, mask, key=key)
+    kept = encoder._drop_tokens(mask, mx.random.split(key)[1])
+    share = np.array(kept)[:, 1:].mean()
+    assert 0.05 < share < 0.15
+    assert np.array(kept)[:, 0].all()
+    encoder.eval()
+    np.testing.assert_allclose(
+        np.array(dropped), np.array(encoder(ids, kept)), atol=1e-6
+    )
+
+
+def test_gated_mean_starts_as_the_mean_and_then_weighs_tokens():
+    pool = GatedMean(4)
+    x, mask = mx.random.normal((2, 5, 4)), mx.array([[1.0] * 5, [1.0, 1, 0, 0, 0]])
+    mean = np.array((x * mask[..., None]).sum(1) / mask.sum(1, keepdims=True))
+    np.testing.assert_allclose(np.array(pool(x, mask)), mean, atol=1e-6)
+    pool.gate.weight = mx.random.normal((1, 4)) * 3
+    z = np.array(x) @ np.array(pool.gate.weight)[0] + np.array(pool.gate.bias)
+    g = np.array(mask) / (1 + np.exp(-z))
+    expected = (g[..., None] * np.array(x)).sum(1) / g.sum(1, keepdims=True)
+    np.testing.assert_allclose(np.array(pool(x, mask)), expected, atol=1e-5)
+    assert (np.array(pool(x, mx.zeros((2, 5)))) == 0).all()
+
+
+def test_low_rank_table_is_a_table_followed_by_a_map():
+    encoder = tcn(embedding_rank=4)
+    assert encoder.embedding.weight.shape == (50, 4)
+    assert encoder.embedding_projection.weight.shape == (8, 4)
+    whole = tcn()
+    parameters = dict(tree_flatten(encoder.parameters()))
+    lift = parameters.pop("embedding_projection.weight")
+    parameters["embedding.weight"] = parameters["embedding.weight"] @ lift.T
+    whole.load_weights(list(parameters.items()))
+    ids, mask = tokens()
+    np.testing.assert_allclose(
+        np.array(encoder(ids, mask)), np.array(whole(ids, mask)), atol=1e-4
+    )
+
+
+def test_output_tanh_bounds_the_result():
+    encoder = tcn(output_tanh=True)
+    encoder.head.weight = encoder.head.weight * 100
+    y = np.array(encoder(*tokens()))
+    assert 0.9 < np.abs(y).max() <= 1.0
+
+
+def test_a_causal_encoder_and_one_that_is_not_differ_on_the_same_weights():
+    ids, mask = tokens()
+    forward, both = tcn(), tcn(causal=False)
+    both.update(forward.parameters())
+    assert np.abs(np.array(forward(ids, mask)) - np.array(both(ids, mask))).max() > 1e-3
+
+
+def test_a_start_after_initialisation_is_finite_and_varied():
+    """Seed row 133: vocabulary of 30,000 and width 256."""
+    encoder = TCNEncoder(30000, 384, dim=256, hidden=64)
+    y = np.array(encoder(mx.random.randint(0, 30000, (5, 12)), mx.ones((5, 12))))
+    assert y.shape == (5, 384) and np.isfinite(y).all() and y.std() > 1e-3
+
+
+@pytest.mark.parametrize("make", [tcn, transformer])
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_half_precision_encoders_return_their_dtype_near_the_full_result(make, dtype):
+    encoder = make()
+    encoder.eval()
+    ids, mask = tokens()
+    full = np.array(encoder(ids, mask))
+    encoder.set_dtype(dtype)
+    half = encoder(ids, mask)
+    assert half.dtype == dtype
+    error = np.abs(np.array(half.astype(mx.float32)) - full).max()
+    assert error < (0.02 if dtype == mx.float16 else 0.15)
+
+
+def test_sentences_longer_than_the_position_table_are_refused():
+    encoder = transformer(max_length=8)
+    encoder.eval()
+    with pytest.raises(ValueError, match="at most 8 columns, got 9"):
+        encoder(*tokens())
+
+
+def test_transformer_dropout_switches_with_training():
+    """Seed row 101."""
+    encoder = transformer()
+    ids, mask = tokens()
+    one, two = (np.array(encoder(ids, mask, key=mx.random.key(s))) for s in (1, 2))
+    assert np.abs(one - two).max() > 1e-3
+    encoder.eval()
+    np.testing.assert_array_equal(
+        np.array(encoder(ids, mask)), np.array(encoder(ids, mask))
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "max"}, "pooling must be 'mean' or 'gated', got 'max'"),
+        ({"dilations": ()}, "dilations must name at least one block"),
+        ({"token_dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        TCNEncoder(50, 12, dim=8, hidden=10, **options)
