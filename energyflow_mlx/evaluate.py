@@ -53,15 +53,13 @@ class EvaluateArgs:
 
 def spearman_of(paths: Sequence[str], encode: Encode) -> dict[str, float]:
     """Spearman x 100 of cosine against gold score, by file stem."""
-    from energyflow_mlx.evaluation.similarity import cosine_rows, read_sts, spearman
+    from energyflow_mlx.evaluation.similarity import read_sts, sts_score
 
     found = {}
     for path in paths:
         pairs = read_sts(Path(path))
         first, second = encode(pairs.first), encode(pairs.second)
-        found[Path(path).stem] = 100 * spearman(
-            cosine_rows(first, second), np.asarray(pairs.scores)
-        )
+        found[Path(path).stem] = sts_score(first, second, pairs.scores)
     return found
 
 
@@ -86,12 +84,11 @@ def evaluate_run(args: EvaluateArgs, folder: str) -> dict[str, Any]:
 
 def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
     """Distances to the teacher, retrieval, cross entropy and decoding quality."""
-    from energyflow_mlx.evaluation.generation import generation_metrics
     from energyflow_mlx.evaluation.similarity import cosine_rows
     from energyflow_mlx.readback import ReadbackEngine
     from energyflow_mlx.teacher import load_teacher
     from energyflow_mlx.training.data import held_out_set
-    from energyflow_mlx.training.validation import validate
+    from energyflow_mlx.training.validation import decoding_metrics, validate
 
     config = codec.config
     if args.teacher:
@@ -110,7 +107,7 @@ def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
         stop = args.decode_samples or len(held_out.texts)
         truth = list(held_out.texts[:stop])
         texts = codec.decode(held_out.targets[:stop])
-        result |= generation_metrics(texts, truth)
+        result |= decoding_metrics(texts, truth)
         teacher = load_teacher(config.teacher.name, config.teacher.max_length)
         again = teacher.encode(texts, batch_size=args.batch_size)
         result["semantic_cosine"] = float(
@@ -136,7 +133,7 @@ def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
 
 def evaluate(args: EvaluateArgs) -> None:
     """Measure, show, store, and print one JSON line."""
-    from energyflow_mlx.display import print_table
+    from energyflow_mlx.display import RunDisplay
 
     if args.batch_size < 1 or args.decode_samples < 0:
         raise InputError("[evaluate] batch_size must be >= 1, decode_samples >= 0.")
@@ -150,13 +147,15 @@ def evaluate(args: EvaluateArgs) -> None:
     else:
         raise InputError("[evaluate] run=PATH or teacher=NAME must be given.")
     result["seconds"] = round(time.perf_counter() - started, 3)
-    rows = []
+    rows: list[list[Any]] = []
     for name, value in result.items():
         if isinstance(value, dict):
-            rows += [[f"{name} {stem}", f"{v:.2f}"] for stem, v in value.items()]
+            rows += [[f"{name} {stem}", number] for stem, number in value.items()]
         else:
-            rows.append([name, f"{value:.4f}" if isinstance(value, float) else value])
-    print_table(args.run or f"teacher {args.teacher}", ["metric", "value"], rows)
+            rows.append([name, value])
+    with RunDisplay() as display:
+        title = args.run or f"teacher {args.teacher}"
+        display.table(title, ["metric", "value"], rows)
     line = json.dumps(result, ensure_ascii=False)
     if args.run is not None:
         from energyflow_mlx.atomic import write_text

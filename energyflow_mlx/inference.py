@@ -25,17 +25,18 @@ TOKENIZER = "tokenizer"
 CONFIG = "config.json"
 
 
-def length_batches(
+def cover(
     rows: Sequence[np.ndarray], buckets: Sequence[int], batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Batches of rows of similar length: padded length and row numbers.
+    """Batches that hold every row once: padded length and row numbers.
 
-    Every row appears once; the batches of one length differ in size only at the end
-    of that length.
+    Args:
+        rows: Token ids of each sentence.
+        buckets: Lengths to pad to, ascending; the last takes all longer rows.
+        batch_size: Most rows of a batch; only the last of a length may have fewer.
     """
     lengths = np.array([len(row) for row in rows])
-    bucket_of = np.searchsorted(np.asarray(buckets), lengths)
-    bucket_of = np.minimum(bucket_of, len(buckets) - 1)
+    bucket_of = np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
     for number, bucket in enumerate(buckets):
         members = np.flatnonzero(bucket_of == number)
         for start in range(0, len(members), batch_size):
@@ -94,8 +95,7 @@ class SentenceCodec:
     ) -> np.ndarray:
         """Vectors of token id rows, ``[N, E]`` float32; see ``encode``."""
         vectors = np.zeros((len(rows), self.dimension), np.float32)
-        buckets = self.config.data.buckets
-        for bucket, members in length_batches(rows, buckets, batch_size):
+        for bucket, members in cover(rows, self.config.data.buckets, batch_size):
             ids, mask = pad_rows([rows[i] for i in members], bucket)
             batch = self._forward(mx.array(ids), mx.array(mask))
             vectors[members] = np.asarray(batch.astype(mx.float32))

@@ -21,6 +21,9 @@ class LossConfig:
         label_smoothing: In reconstruction, [0, 1).
         student_ce: Weight of the cross entropy decoded from the student's own
             vector, in reconstruction.
+        candidates: Train the decoder's softmax over this many tokens an update,
+            those that occur and drawn negatives, instead of the whole vocabulary;
+            0 = the whole. Validation always uses the whole.
         latent_noise: Length of a random vector added to the unit target vector
             before decoding, in training only.
     """
@@ -31,6 +34,7 @@ class LossConfig:
     temperature: float = 0.05
     label_smoothing: float = 0.0
     student_ce: float = 0.0
+    candidates: int = 0
     latent_noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -44,6 +48,7 @@ class LossConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"loss.{name}", ">= 0", value)
+        require(self.candidates >= 0, "loss.candidates", ">= 0", self.candidates)
         require(self.temperature > 0, "loss.temperature", "> 0", self.temperature)
         require_share(self.label_smoothing, "loss.label_smoothing")
         require(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from energyflow_mlx.blas import cache_folder
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.captions import generate_captions
 from energyflow_mlx.data.dataset import SentenceSet, read_many, split
+from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.bert import load_teacher
 from energyflow_mlx.teacher.vectors import (
@@ -21,7 +21,6 @@ from energyflow_mlx.teacher.vectors import (
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.validation import ValidationSet
 
-Progress = Callable[[str, int, int], None]
 _SUFFIXES = {"text": (".txt", ".txt.gz"), "jsonl": (".jsonl",), "efb": (".efb",)}
 
 
@@ -177,14 +176,14 @@ def _teacher(config: Config) -> Teacher:
 
 
 def load_run_data(
-    config: Config, tokenizer_folder: Path | None, progress: Progress
+    config: Config, tokenizer_folder: Path | None, display: RunDisplay
 ) -> RunData:
     """Read sentences, build or load the tokenizer, fetch the teacher's vectors.
 
     Args:
         config: The run's configuration.
         tokenizer_folder: Folder of the tokenizer of a run that is resumed.
-        progress: Called with a label, the sentences done and their number.
+        display: Shows the teacher's progress.
 
     Raises:
         InputError: Anything the user gave does not fit together.
@@ -196,20 +195,12 @@ def load_run_data(
     else:
         tokenizer = _build_tokenizer(config, train, teacher)
     settings, length = config.teacher, config.data.max_length
-    train_targets = _targets(
-        train,
-        settings.train_vectors,
-        teacher,
-        config,
-        partial(progress, "teacher vectors"),
-    )
-    held_out_targets = _targets(
-        held_out,
-        settings.val_vectors,
-        teacher,
-        config,
-        partial(progress, "teacher vectors, held out"),
-    )
+    with display.task("teacher vectors") as report:
+        train_targets = _targets(train, settings.train_vectors, teacher, config, report)
+    with display.task("teacher vectors, held out") as report:
+        held_out_targets = _targets(
+            held_out, settings.val_vectors, teacher, config, report
+        )
     dimension = train_targets.shape[1]
     _check_size(held_out_targets, dimension, "held-out")
     own = config.tokenizer.kind == "bpe"

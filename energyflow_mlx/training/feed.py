@@ -1,6 +1,7 @@
 """From prepared batches to updates on the device: micro-batches and token rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 
 import mlx.core as mx
 import numpy as np
@@ -11,80 +12,122 @@ from energyflow_mlx.training.optimizer import Rows
 from energyflow_mlx.training.step import Update
 
 
-def shared_rows(
-    batches: Sequence[Batch], vocab_size: int
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Token rows that several micro-batches touch together.
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
+    """Cut a batch into ``count`` equal parts that index into the same token rows.
+
+    Sharing the rows lets the parts' table gradients ``[U, D]`` be added up.
+    """
+    size = len(batch.ids) // count
+    cuts = [slice(start, start + size) for start in range(0, len(batch.ids), size)]
+    return [
+        batch._replace(
+            ids=batch.ids[cut],
+            mask=batch.mask[cut],
+            target=batch.target[cut],
+            row_of=batch.row_of[cut],
+        )
+        for cut in cuts
+    ]
+
+
+def candidate_rows(
+    batch: Batch, shares: np.ndarray, count: int, seed: int, number: int
+) -> tuple[Batch, np.ndarray]:
+    """Let the rows of a batch be its tokens and uniformly drawn negatives.
+
+    P(row j is a candidate) = p_j + (1 - p_j) * drawn / (V - occurring), with
+    p_j = 1 - (1 - share_j)^T the chance that token j occurs among the batch's T.
 
     Args:
-        batches: Micro-batches of one update.
-        vocab_size: Number of token ids V.
+        batch: The update's sentences.
+        shares: Share of each token in the training text, ``[V]``.
+        count: Rows wanted; more, in steps of 1,024, where more tokens occur.
+        seed: Of the draw.
+        number: Of the update.
 
     Returns:
-        Row numbers ``[U]``, their validity ``[U]`` and, per micro-batch, the place of
-        every id in them, ``[B, L]``; U = min(sum of B*L, V), so that the shape
-        depends on the batch shapes only.
+        The batch over the new rows, and the log of that probability, ``[U]``.
     """
-    capacity = min(sum(batch.ids.size for batch in batches), vocab_size)
-    used = np.unique(np.concatenate([batch.ids.ravel() for batch in batches]))
-    unused = np.ones(vocab_size, bool)
-    unused[used] = False
-    filler = np.flatnonzero(unused)[: capacity - len(used)]
-    rows = np.concatenate([used, filler]).astype(np.int32)
-    valid = (np.arange(capacity) < len(used)).astype(np.float32)
-    places = [np.searchsorted(used, batch.ids).astype(np.int32) for batch in batches]
-    return rows, valid, places
+    vocabulary = len(shares)
+    occurring = batch.rows[batch.row_valid > 0]
+    wanted = count
+    while wanted < len(occurring):
+        wanted += 1024
+    capacity = min(wanted, vocabulary)
+    absent = np.ones(vocabulary, bool)
+    absent[occurring] = False
+    others = np.flatnonzero(absent)
+    drawn = capacity - len(occurring)
+    random = np.random.Generator(np.random.PCG64([seed, number]))
+    negatives = random.choice(others, drawn, replace=False)
+    rows = np.concatenate([occurring, negatives]).astype(np.int32)
+    occurs = 1.0 - np.exp(batch.mask.sum() * np.log1p(-shares[rows]))
+    drawing = drawn / max(len(others), 1)
+    log_p = np.log(occurs + (1.0 - occurs) * max(drawing, 1e-6))
+    valid = (np.arange(capacity) < len(occurring)).astype(np.float32)
+    new = batch._replace(rows=rows, row_valid=valid)  # row_of points at the first
+    return new, log_p.astype(np.float32)
 
 
-def to_update(
-    batches: Sequence[Batch], vocab_size: int, lazy: frozenset[str]
-) -> Update:
-    """Move the micro-batches of one update to the device.
+class Feed:
+    """Turns prepared batches into updates.
 
     Args:
-        batches: Micro-batches.
-        vocab_size: Number of token ids V.
-        lazy: Paths of the token tables that enter as gathered rows.
-    """
-    if len(batches) == 1:
-        (batch,) = batches
-        rows, valid, places = batch.rows, batch.row_valid, [batch.row_of]
-    else:
-        rows, valid, places = shared_rows(batches, vocab_size)
-    steps = []
-    for batch, place in zip(batches, places, strict=True):
-        tokens, row_of = mx.array(batch.ids), mx.array(place)
-        steps.append(
-            StepBatch(
-                tokens=tokens,
-                encoder_ids=row_of if "encoder.embedding.weight" in lazy else tokens,
-                decoder_ids=row_of if "decoder.embedding.weight" in lazy else tokens,
-                mask=mx.array(batch.mask),
-                target=mx.array(batch.target),
-            )
-        )
-    return Update(steps, Rows(mx.array(rows), mx.array(valid)))
-
-
-def updates(
-    batcher: BucketBatcher,
-    start: int,
-    accumulate: int,
-    vocab_size: int,
-    lazy: frozenset[str],
-) -> Iterator[Update]:
-    """Endless updates from update number ``start``, the same after a restart.
-
-    Args:
-        batcher: Source of micro-batches.
-        start: Number of the first update.
+        batcher: Source of batches, one an update.
         accumulate: Micro-batches per update.
-        vocab_size: Number of token ids V.
-        lazy: Paths of the token tables that enter as gathered rows.
+        lazy: Paths of the tables that enter as gathered rows.
+        candidates: Size of the sampled softmax; 0 = the whole vocabulary.
+        shares: Share of each token in the training text, ``[V]``.
+        seed: Of the drawn negatives.
     """
-    group: list[Batch] = []
-    for _, batch in batcher.iterate(start * accumulate):
-        group.append(batch)
-        if len(group) == accumulate:
-            yield to_update(group, vocab_size, lazy)
-            group = []
+
+    def __init__(
+        self,
+        batcher: BucketBatcher,
+        *,
+        accumulate: int,
+        lazy: Collection[str],
+        candidates: int,
+        shares: np.ndarray,
+        seed: int,
+    ) -> None:
+        self._batcher = batcher
+        self._accumulate = accumulate
+        self._candidates = candidates
+        self._shares = shares
+        self._seed = seed
+        self._encoder_rows = "encoder.embedding.weight" in lazy
+        self._decoder_rows = "decoder.embedding.weight" in lazy
+
+    def updates(self, start: int) -> Iterator[Update]:
+        """Endless updates from number ``start``, the same after a restart."""
+        with closing(self._batcher.iterate(start)) as batches:
+            for number, batch in batches:
+                yield self.update(batch, number)
+
+    def update(self, batch: Batch, number: int) -> Update:
+        """Move a batch to the device, cut into the micro-batches of one update."""
+        log_p = np.zeros(1, np.float32)
+        if self._candidates:
+            batch, log_p = candidate_rows(
+                batch, self._shares, self._candidates, self._seed, number
+            )
+        parts = micro_batches(batch, self._accumulate)
+        rows = Rows(mx.array(batch.rows), mx.array(batch.row_valid), mx.array(log_p))
+        return Update([self._on_device(part) for part in parts], rows)
+
+    def _on_device(self, part: Batch) -> StepBatch:
+        tokens, row_of = mx.array(part.ids), mx.array(part.row_of)
+        return StepBatch(
+            encoder_ids=row_of if self._encoder_rows else tokens,
+            decoder_ids=row_of if self._decoder_rows else tokens,
+            labels=row_of if self._candidates else tokens,
+            mask=mx.array(part.mask),
+            target=mx.array(part.target),
+        )
+
+
+def token_shares(rows: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
+    """Share of each token among all tokens of the training text, ``[V]`` float64."""
+    counts = np.bincount(np.concatenate(rows), minlength=vocab_size)
+    return counts / counts.sum()

@@ -29,7 +29,7 @@ from energyflow_mlx.training.alternation import (
     objective_of,
 )
 from energyflow_mlx.training.data import RunData
-from energyflow_mlx.training.feed import updates
+from energyflow_mlx.training.feed import Feed, token_shares
 from energyflow_mlx.training.progress import Progress, RunningMeans
 from energyflow_mlx.training.run_folder import RunFolder
 from energyflow_mlx.training.schedule import learning_rate
@@ -76,13 +76,11 @@ class Trainer:
             self.data.train_ids,
             self.data.train_targets,
             vocab_size=self.codec.tokenizer.vocab_size,
-            batch_size=settings.micro_batch,
+            batch_size=settings.micro_batch * settings.accumulate,
             buckets=self.config.data.buckets,
             seed=self.config.seed,
         )
-        self.steps_per_epoch = max(
-            1, self.batcher.batches_per_epoch // settings.accumulate
-        )
+        self.steps_per_epoch = self.batcher.batches_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
         counts = objective_counts(self.total, settings.ratio, self.config.seed)
         self._updates_of = counts
@@ -206,13 +204,16 @@ class Trainer:
         return self._summary(status)
 
     def _feed(self) -> Iterator[Update]:
-        return updates(
+        vocabulary = self.codec.tokenizer.vocab_size
+        feed = Feed(
             self.batcher,
-            self.progress.step,
-            self.config.trainer.accumulate,
-            self.codec.tokenizer.vocab_size,
-            frozenset(self.stepper.lazy),
+            accumulate=self.config.trainer.accumulate,
+            lazy=self.stepper.lazy,
+            candidates=self.config.loss.candidates,
+            shares=token_shares(self.data.train_ids, vocabulary),
+            seed=self.config.seed,
         )
+        return feed.updates(self.progress.step)
 
     def _due(self, every: int) -> bool:
         step = self.progress.step

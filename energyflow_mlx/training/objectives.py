@@ -14,23 +14,25 @@ from energyflow_mlx.config import LossConfig
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import cosine, sequence_cross_entropy
 from energyflow_mlx.training.alternation import DISTILLATION, RECONSTRUCTION
+from energyflow_mlx.training.optimizer import Rows
 
 
 class StepBatch(NamedTuple):
     """One micro-batch on the device.
 
     Attributes:
-        tokens: Token ids in the vocabulary, ``[B, L]`` int32, the targets.
         encoder_ids: Indices into the encoder's token table: the ids, or row
             numbers where the table is gathered, ``[B, L]`` int32.
         decoder_ids: The same for the decoder's table.
+        labels: Classes of the decoder's softmax: the ids, or row numbers where it
+            runs over candidates, ``[B, L]`` int32.
         mask: 1 for real tokens, ``[B, L]``.
         target: The teacher's vectors, ``[B, E]`` float32.
     """
 
-    tokens: mx.array
     encoder_ids: mx.array
     decoder_ids: mx.array
+    labels: mx.array
     mask: mx.array
     target: mx.array
 
@@ -49,11 +51,15 @@ class Outcome(NamedTuple):
     metrics: dict[str, mx.array]
 
 
-Objective = Callable[[EnergyFlow, StepBatch, LossConfig, mx.array], Outcome]
+Objective = Callable[[EnergyFlow, StepBatch, Rows, LossConfig, mx.array], Outcome]
 
 
 def distillation(
-    model: EnergyFlow, batch: StepBatch, loss: LossConfig, key: mx.array
+    model: EnergyFlow,
+    batch: StepBatch,
+    rows: Rows,
+    loss: LossConfig,
+    key: mx.array,
 ) -> Outcome:
     """Mode A: the student's vector against the teacher's.
 
@@ -86,7 +92,11 @@ def _contrastive(y: mx.array, target: mx.array, loss: LossConfig) -> mx.array:
 
 
 def reconstruction(
-    model: EnergyFlow, batch: StepBatch, loss: LossConfig, key: mx.array
+    model: EnergyFlow,
+    batch: StepBatch,
+    rows: Rows,
+    loss: LossConfig,
+    key: mx.array,
 ) -> Outcome:
     """Mode B: the sentence from the teacher's vector, under teacher forcing.
 
@@ -101,12 +111,12 @@ def reconstruction(
     if loss.latent_noise > 0:
         noise = mx.random.normal(z.shape, key=noise_key)
         z = z + noise * (loss.latent_noise / z.shape[-1] ** 0.5)
-    total, count = _sentence_loss(model, batch, z, loss, decoder_key)
+    total, count = _sentence_loss(model, batch, rows, z, loss, decoder_key)
     metrics = {"ce": total}
     if loss.student_ce > 0:
         own = model.encode(batch.encoder_ids, batch.mask, key=encoder_key)
         own = _unit(own.astype(mx.float32))
-        student, _ = _sentence_loss(model, batch, own, loss, own_key)
+        student, _ = _sentence_loss(model, batch, rows, own, loss, own_key)
         metrics["student_ce"] = student
         total = total + loss.student_ce * student
     return Outcome(total, count, metrics)
@@ -115,19 +125,28 @@ def reconstruction(
 def _sentence_loss(
     model: EnergyFlow,
     batch: StepBatch,
+    rows: Rows,
     z: mx.array,
     loss: LossConfig,
     key: mx.array,
 ) -> tuple[mx.array, mx.array]:
-    """Summed cross entropy of the batch's sentences given ``z``, and its count."""
+    """Summed cross entropy of the batch's sentences given ``z``, and its count.
+
+    With candidates the softmax runs over the update's rows only, each logit lowered
+    by the log probability of the row being a candidate, which makes the sampled
+    partition function unbiased (Jean et al., "On Using Very Large Target Vocabulary
+    for Neural Machine Translation", 2015, section 3).
+    """
     mask = batch.mask
     features = model.decode_features(
         batch.decoder_ids[:, :-1], mask[:, :-1], z.astype(mask.dtype), key=key
     )
     logits = model.decoder.logits(features)  # [B, L-1, V]
+    if loss.candidates:
+        logits = logits - rows.log_p.astype(logits.dtype)
     return sequence_cross_entropy(
         logits,
-        batch.tokens[:, 1:],
+        batch.labels[:, 1:],
         mask[:, 1:],
         label_smoothing=loss.label_smoothing,
     )

@@ -19,12 +19,15 @@ class Rows(NamedTuple):
 
     Attributes:
         index: Distinct row numbers, ``[U]`` int32.
-        valid: 1 where the row occurs in the update, 0 where it only fills the
-            fixed size, ``[U]``.
+        occurs: 1 where the token occurs in the update, 0 where the row is a drawn
+            negative or only fills the fixed size, ``[U]``.
+        log_p: Log probability that the row is among the update's candidates,
+            ``[U]``; zeros without sampling.
     """
 
     index: mx.array
-    valid: mx.array
+    occurs: mx.array
+    log_p: mx.array
 
 
 def init_moments(parameter: mx.array) -> Moments:
@@ -75,34 +78,38 @@ def adamw_rows(
     table: mx.array,
     gradient: mx.array,
     moments: Moments,
-    rows: Rows,
+    index: mx.array,
+    valid: mx.array | None,
     lr: mx.array,
     config: OptimizerConfig,
 ) -> tuple[mx.array, Moments]:
-    """AdamW on the touched rows of a token table; the other rows do not move.
+    """AdamW on the touched rows of a table; the other rows do not move.
 
     The step count is the table's, not the row's, as in "sparse" Adam variants.
     Tables have no weight decay.
 
     Args:
-        table: ``[V, D]``.
-        gradient: Gradient of the gathered rows, ``[U, D]``.
-        moments: ``m``, ``v`` ``[V, D]`` and ``t``.
-        rows: Which rows.
+        table: ``[V, D]`` or ``[V]``.
+        gradient: Gradient of the gathered rows, ``[U, D]`` or ``[U]``.
+        moments: ``m``, ``v`` of the table's shape and ``t``.
+        index: Distinct row numbers, ``[U]``.
+        valid: 1 for rows to step, ``[U]``; none = all of them.
         lr: Learning rate, scalar.
         config: Betas and eps.
     """
     part = {
-        "m": moments["m"][rows.index],
-        "v": moments["v"][rows.index],
+        "m": moments["m"][index],
+        "v": moments["v"][index],
         "t": moments["t"],
     }
-    old = table[rows.index]
+    old = table[index]
     new, changed = adamw(old, gradient, part, lr, 0.0, config)
-    valid = rows.valid[:, None]
 
     def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
-        return whole.at[rows.index].add((after - before) * valid)
+        change = after - before
+        if valid is not None:
+            change = change * valid.reshape(-1, *[1] * (table.ndim - 1))
+        return whole.at[index].add(change)
 
     return write(table, old, new), {
         "m": write(moments["m"], part["m"], changed["m"]),

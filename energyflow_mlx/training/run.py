@@ -10,12 +10,12 @@ from energyflow_mlx import blas, device
 from energyflow_mlx.build import build_model, start_tables
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
-from energyflow_mlx.evaluation.generation import generation_metrics
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import count_parameters
 from energyflow_mlx.training.data import RunData, load_run_data
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.run_folder import RunFolder, differences, flatten
+from energyflow_mlx.training.validation import decoding_metrics
 
 
 def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -36,14 +36,14 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     device.select(config.trainer.backend)
     if config.trainer.memory_limit_gb:
         mx.set_memory_limit(int(config.trainer.memory_limit_gb * 2**30))
-    with RunDisplay(config.name, config.trainer.log_every) as display:
+    with RunDisplay(log_every=config.trainer.log_every, title=config.name) as display:
         summary = folder.read_summary()
         if summary.get("status") in ("finished", "stopped early"):
             display.message(f"{folder.path} is {summary['status']}; nothing to do")
             _show_result(display, summary)
             return summary
         resumed = folder.tokenizer if folder.exists() else None
-        data = load_run_data(config, resumed, display.task)
+        data = load_run_data(config, resumed, display)
         codec = _codec(config, data)
         if not folder.exists():
             data.tokenizer.save(folder.tokenizer)
@@ -75,7 +75,8 @@ def _final_metrics(
         codec.model.eval()
         chosen = np.linspace(0, len(data.held_out.texts) - 1, count).astype(int)
         texts = codec.decode(data.held_out.targets[chosen])
-        metrics |= generation_metrics(texts, [data.held_out.texts[i] for i in chosen])
+        truth = [data.held_out.texts[i] for i in chosen]
+        metrics |= decoding_metrics(texts, truth)
     return metrics
 
 
@@ -107,7 +108,7 @@ def _header(config: Config, data: RunData, trainer: Trainer) -> dict[str, str]:
 
 
 def _show_result(display: RunDisplay, summary: dict[str, Any]) -> None:
-    rows = [[name, f"{value:.4f}"] for name, value in summary["final"].items()]
-    rows.append(["updates", str(summary["steps"])])
-    rows.append(["training seconds", f"{summary['seconds']:.0f}"])
+    rows = [[name, value] for name, value in summary["final"].items()]
+    rows.append(["updates", summary["steps"]])
+    rows.append(["training seconds", summary["seconds"]])
     display.table("Held-out sentences", ["metric", "value"], rows)

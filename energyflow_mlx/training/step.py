@@ -37,7 +37,11 @@ from energyflow_mlx.training.precision import (
     init_loss_scale,
     next_loss_scale,
 )
-from energyflow_mlx.training.trainable import lazy_tables, trainable_paths
+from energyflow_mlx.training.trainable import (
+    is_input_table,
+    lazy_tables,
+    trainable_paths,
+)
 
 Arrays = dict[str, mx.array]
 
@@ -164,7 +168,7 @@ class Stepper:
         def loss(stepped: Arrays) -> tuple[mx.array, Outcome]:
             full = cast_parameters({**gathered, **stepped}, config.precision)
             install_parameters(self.model, full)
-            outcome = OBJECTIVES[objective](self.model, cast, config.loss, key)
+            outcome = OBJECTIVES[objective](self.model, cast, rows, config.loss, key)
             return outcome.loss * scale, outcome
 
         (_, outcome), gradients = mx.value_and_grad(loss)(stepped)
@@ -191,8 +195,10 @@ class Stepper:
         for path, gradient in gradients.items():
             old, moment = parameters[path], moments[path]
             if path in self.lazy:
+                # A drawn negative moves its output row, never its input row.
+                valid = rows.occurs if is_input_table(path, self.config) else None
                 new, changed = adamw_rows(
-                    old, gradient * clip, moment, rows, lr, config
+                    old, gradient * clip, moment, rows.index, valid, lr, config
                 )
             else:
                 decay = config.weight_decay if decays(path, old) else 0.0

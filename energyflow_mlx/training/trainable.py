@@ -8,6 +8,7 @@ from energyflow_mlx.config import Config
 
 _PROJECTION = re.compile(r"^(encoder\.head|decoder\.output)\.")
 _TABLE = re.compile(r"^(encoder|decoder)\.embedding\.weight$")
+_OUTPUT = re.compile(r"^decoder\.(output\.weight|output\.bias|output_bias)$")
 _BLOCK = re.compile(
     r"^(encoder|decoder)\.(?:blocks|layers)\.(\d+)\.|^(shared)\.(\d+)\."
 )
@@ -46,14 +47,23 @@ def trainable_paths(parameters: dict[str, mx.array], config: Config) -> set[str]
 
 
 def lazy_tables(parameters: dict[str, mx.array], config: Config) -> set[str]:
-    """Token tables whose untouched rows an update leaves alone.
+    """Paths of the tables that enter an update as its rows only.
 
-    A table that is also the decoder's output matrix gets a dense gradient and is
-    stepped as a whole.
+    Token tables do with ``optimizer.lazy_rows``; the decoder's output rows do with
+    ``loss.candidates``. A token table that is also the output matrix gets a dense
+    gradient from a full softmax and is then stepped as a whole.
     """
-    if not config.optimizer.lazy_rows:
-        return set()
-    tables = {p for p in parameters if _TABLE.match(p)}
-    if config.decoder.tied:
-        tables.discard("decoder.embedding.weight")
-    return tables
+    lazy = set()
+    if config.optimizer.lazy_rows:
+        lazy |= {p for p in parameters if _TABLE.match(p)}
+    if config.loss.candidates:
+        lazy |= {p for p in parameters if _OUTPUT.match(p)}
+    elif config.decoder.tied:
+        lazy.discard("decoder.embedding.weight")
+    return lazy
+
+
+def is_input_table(path: str, config: Config) -> bool:
+    """Whether the table is only ever looked up, never an output matrix."""
+    tied = config.decoder.tied and path == "decoder.embedding.weight"
+    return bool(_TABLE.match(path)) and not tied

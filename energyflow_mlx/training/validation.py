@@ -10,9 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.evaluation.generation import score_generation
 from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
-from energyflow_mlx.inference import SentenceCodec, length_batches
+from energyflow_mlx.inference import SentenceCodec, cover
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import sequence_cross_entropy
 from energyflow_mlx.readback import ReadbackEngine
@@ -50,6 +51,16 @@ def vector_metrics(vectors: np.ndarray, targets: np.ndarray) -> dict[str, float]
     return metrics | {f"p_at_{k}": value for k, value in found.items()}
 
 
+def decoding_metrics(texts: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+    """BLEU, share of exact matches and token F1 of decoded sentences."""
+    scores = score_generation(texts, truth)
+    return {
+        "bleu": scores.bleu,
+        "exact": scores.exact,
+        "token_f1": scores.token_f1,
+    }
+
+
 def cross_entropy_function(
     model: EnergyFlow,
 ) -> Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]:
@@ -82,7 +93,7 @@ def mean_cross_entropy(
     function = cross_entropy_function(codec.model)
     total, count = 0.0, 0.0
     buckets = codec.config.data.buckets
-    for bucket, members in length_batches(held_out.ids, buckets, batch_size):
+    for bucket, members in cover(held_out.ids, buckets, batch_size):
         ids, mask = pad_rows([held_out.ids[i] for i in members], bucket)
         z = np.asarray(held_out.targets[members], np.float32)
         with engine.batch("validation"):

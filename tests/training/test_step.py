@@ -6,8 +6,9 @@ import pytest
 
 from energyflow_mlx.build import build_model
 from energyflow_mlx.config import Config
+from energyflow_mlx.data.batching import BucketBatcher
 from energyflow_mlx.training.alternation import DISTILLATION, RECONSTRUCTION
-from energyflow_mlx.training.feed import to_update
+from energyflow_mlx.training.feed import Feed, candidate_rows
 from energyflow_mlx.training.step import Stepper, add_gradients
 
 V, E, B, L = 50, 12, 6, 8
@@ -33,16 +34,13 @@ def make_stepper(config=None):
     return Stepper(model, config)
 
 
-class FakeBatch:
-    """A batch as the batcher gives it; the fields are what matters."""
-
-    def __init__(self, ids, mask, target):
-        self.ids, self.mask, self.target = ids, mask, target
-        used = np.unique(ids)
-        rest = np.setdiff1d(np.arange(V), used)[: min(ids.size, V) - len(used)]
-        self.rows = np.concatenate([used, rest]).astype(np.int32)
-        self.row_valid = (np.arange(len(self.rows)) < len(used)).astype(np.float32)
-        self.row_of = np.searchsorted(used, ids).astype(np.int32)
+def as_batch(ids, mask, target):
+    targets = np.asarray(target, np.float32)
+    rows = [row[m > 0] for row, m in zip(ids, mask, strict=True)]
+    batcher = BucketBatcher(
+        rows, targets, vocab_size=V, batch_size=len(rows), buckets=(L,)
+    )
+    return batcher.batch(L, np.arange(len(rows)))
 
 
 def make_batch(seed=0, size=B):
@@ -51,18 +49,23 @@ def make_batch(seed=0, size=B):
     mask = (np.arange(L) < lengths[:, None]).astype(np.float32)
     ids = (rng.integers(1, V, (size, L)) * mask).astype(np.int32)
     target = rng.normal(size=(size, E)).astype(np.float32)
-    return FakeBatch(ids, mask, target / np.linalg.norm(target, axis=1, keepdims=True))
+    return as_batch(ids, mask, target / np.linalg.norm(target, axis=1, keepdims=True))
 
 
-def split_batch(batch, parts):
-    return [
-        FakeBatch(*(np.split(a, parts)[i] for a in (batch.ids, batch.mask, batch.target)))
-        for i in range(parts)
-    ]
+def to_update(batch, accumulate, stepper, number=0):
+    feed = Feed(
+        None,
+        accumulate=accumulate,
+        lazy=stepper.lazy,
+        candidates=stepper.config.loss.candidates,
+        shares=np.full(V, 1 / V),
+        seed=0,
+    )
+    return feed.update(batch, number)
 
 
 def step(stepper, objective, batch, lr=1e-2, seed=0):
-    update = to_update([batch], V, frozenset(stepper.lazy))
+    update = to_update(batch, 1, stepper)
     key = mx.random.key(seed)
     report = stepper.update(objective, update.batches[0], update.rows, lr, key)
     mx.eval(report, stepper.state.arrays())
@@ -91,10 +94,10 @@ def test_t8_micro_batches_equal_one_big_batch(objective, lazy):
     whole = make_stepper(make_config(optimizer__lazy_rows=lazy))
     parts = make_stepper(make_config(optimizer__lazy_rows=lazy))
     batch = make_batch(3)
-    update = to_update([batch], V, frozenset(whole.lazy))
+    update = to_update(batch, 1, whole)
     key = mx.random.key(0)
     whole.update(objective, update.batches[0], update.rows, 1e-2, key)
-    split = to_update(split_batch(batch, 3), V, frozenset(parts.lazy))
+    split = to_update(batch, 3, parts)
     total = None
     for micro in split.batches:
         total = add_gradients(
@@ -213,7 +216,7 @@ def test_t8_float16_overflow_halves_the_scale_and_skips_the_update():
     scale = stepper.state.loss_scale.scale.item()
     before = numpy_state(stepper)
     bad = make_batch(2)
-    bad.target = bad.target * np.float32(1e30)
+    bad = bad._replace(target=bad.target * np.float32(1e30))
     step(stepper, DISTILLATION, bad)
     assert stepper.state.loss_scale.scale.item() == scale / 2
     after = numpy_state(stepper)
@@ -236,15 +239,11 @@ def test_float16_scale_doubles_after_the_interval():
 def test_t1_t2_loss_ignores_padding_and_the_row_end():
     """Ids under the padding and the id after the last token change nothing."""
     batch = make_batch(4)
-    other = make_batch(4)
-    other.ids = np.where(other.mask > 0, other.ids, 0).astype(np.int32)
-    changed = FakeBatch(
-        np.where(batch.mask > 0, batch.ids, 17).astype(np.int32),
-        batch.mask,
-        batch.target,
+    changed = batch._replace(
+        ids=np.where(batch.mask > 0, batch.ids, 17).astype(np.int32)
     )
     config = make_config(optimizer__lazy_rows=False)
-    a = step(make_stepper(config), RECONSTRUCTION, other)
+    a = step(make_stepper(config), RECONSTRUCTION, batch)
     b = step(make_stepper(config), RECONSTRUCTION, changed)
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
 
@@ -268,3 +267,45 @@ def test_state_survives_the_checkpoint_form():
     state = type(stepper.state).from_arrays(stepper.state.arrays())
     assert state.arrays().keys() == stepper.state.arrays().keys()
     assert state.moments.keys() == stepper.state.moments.keys()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_all_rows_as_candidates_equal_the_full_softmax(tied):
+    """With every token a candidate, log_p is 0 and the loss is the whole softmax."""
+    full = make_stepper(make_config(decoder__tied=tied))
+    sampled = make_stepper(make_config(decoder__tied=tied, loss__candidates=V))
+    batch = make_batch(6)
+    for _ in range(2):
+        a = step(full, RECONSTRUCTION, batch)
+        b = step(sampled, RECONSTRUCTION, batch)
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-4)
+
+
+def test_sampled_softmax_lowers_the_full_loss():
+    config = make_config(loss__candidates=32)
+    stepper = make_stepper(config)
+    full = make_stepper(make_config())
+    batch = make_batch(6)
+    before = step(full, RECONSTRUCTION, batch, lr=0.0)["loss"]
+    for _ in range(20):
+        step(stepper, RECONSTRUCTION, batch)
+    full.restore(
+        type(full.state)(
+            stepper.state.parameters, full.state.moments, full.state.loss_scale
+        )
+    )
+    assert step(full, RECONSTRUCTION, batch, lr=0.0)["loss"] < 0.7 * before
+
+
+def test_sampled_partition_function_is_unbiased():
+    """The mean over draws of the corrected sum equals the sum over the vocabulary."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=V)
+    batch = make_batch(7)
+    shares = np.zeros(V)
+    shares[np.unique(batch.ids)] = 1.0 - 1e-9  # these occur for sure
+    sums = []
+    for number in range(2000):
+        new, log_p = candidate_rows(batch, shares, 40, 0, number)
+        sums.append(np.exp(logits[new.rows] - log_p).sum())
+    assert np.mean(sums) == pytest.approx(np.exp(logits).sum(), rel=0.01)
