@@ -25,8 +25,9 @@ _KERNEL_FLAGS = (
     *("-std=c++17", "-O1", "-g", "-fPIC", "-fno-exceptions", "-fno-rtti", "-w"),
     # Rounding as written: no fused multiply-add, half rounded after each operation.
     *("-ffp-contract=off", "-fexcess-precision=16"),
-    # Variables without a value hold a value that shows.
-    "-ftrivial-auto-var-init=pattern",
+    # Variables without a value hold one that shows; the optimiser passes that would
+    # still exploit the missing value are off.
+    *("-ftrivial-auto-var-init=pattern", "-fno-tree-ccp", "-fno-tree-fre"),
     # Every access, undefined operation and basic block calls runtime/hooks.cpp.
     "-fsanitize=thread,undefined,float-cast-overflow",
     *("-fno-sanitize=vptr,null", "-fsanitize-coverage=trace-pc"),
@@ -48,13 +49,13 @@ def missing_requirement() -> str | None:
         return f"the kernel host does not know {platform.machine()}"
     if shutil.which("g++") is None or shutil.which("addr2line") is None:
         return "the kernel host needs g++ and addr2line"
+    if int(_ask_compiler("-dumpversion").partition(".")[0]) < 12:
+        return "the kernel host needs g++ 12 or later, for _Float16"
     return None
 
 
-@functools.cache
-def _compiler_version() -> str:
-    asked = subprocess.run(["g++", "--version"], capture_output=True, text=True)
-    return asked.stdout.splitlines()[0]
+def _ask_compiler(option: str) -> str:
+    return subprocess.run(["g++", option], capture_output=True, text=True).stdout
 
 
 @functools.cache
@@ -77,7 +78,7 @@ def _tool_digest() -> str:
     files = sorted(p for d in (_RUNTIME, _SHIM) for p in d.rglob("*") if p.is_file())
     files.append(Path(__file__))  # the flags
     texts = [f"{p.relative_to(_ROOM)}\n{p.read_text()}" for p in files]
-    return _digest(_compiler_version(), mx.__version__, *texts)
+    return _digest(_ask_compiler("--version"), mx.__version__, *texts)
 
 
 def _run(name: str, *command: str) -> None:

@@ -81,6 +81,7 @@ def check(
         _check_language(text)
         _check_pointers_have_a_space(text)
     _check_statics(source_text)
+    _check_header_has_no_group_variables(header_text)
     spaces = {name: frozenset({"device", "constant"}) for name in inputs}
     spaces |= {name: frozenset({"device"}) for name in outputs}
     spaces |= {name: frozenset({"threadgroup"}) for name in _group_variables(source)}
@@ -111,6 +112,14 @@ def _check_statics(source: _Text) -> None:
     found = re.search(r"\bstatic\b", source.code)
     if found:
         source.fail(found.start(), "Metal functions have no static variables")
+
+
+def _check_header_has_no_group_variables(header: _Text) -> None:
+    found = _GROUP_VARIABLE.search(header.code)
+    if found:
+        header.fail(
+            found.start(), "threadgroup variables belong into the kernel itself"
+        )
 
 
 def _check_pointers_have_a_space(text: _Text) -> None:

@@ -85,10 +85,14 @@ def parse(name: str, generated: str, header: str, source: str) -> KernelText:
     signature = _SIGNATURE.search(before)
     if not signature or not re.fullmatch(r"[A-Za-z_]\w*", signature[1]):
         raise CompileFault(
+            name, f"kernel names take letters, digits and _ only:\n{before}"
+        )
+    if before[signature.end() :].strip():
+        raise CompileFault(
             name,
-            "MLX wrote a malformed signature. Kernel names take letters, digits and _ "
-            "only; a kernel with two outputs and a shape argument needs an attribute "
-            f"such as thread_position_in_grid:\n{before}",
+            "MLX wrote a malformed signature: a kernel with two outputs and a shape "
+            "argument needs an attribute such as thread_position_in_grid in its "
+            f"source:\n{before}",
         )
     arguments = re.search(r"decltype\(\w+(<.*?>)\) \w+", instantiation)
     # One name for all dtypes and small inputs, so that equal code is compiled once.
@@ -108,15 +112,7 @@ def parse(name: str, generated: str, header: str, source: str) -> KernelText:
 
 
 def _parameter(kernel: str, text: str) -> Parameter:
-    match = _PARAMETER.fullmatch(text)
-    if not match:
-        raise CompileFault(
-            kernel,
-            f"MLX wrote the malformed parameter `{text.strip()}`. A kernel with two "
-            "outputs and a shape argument needs an attribute such as "
-            "thread_position_in_grid.",
-        )
-    declared, name, attribute, _ = match.groups()
+    declared, name, attribute, _ = _PARAMETER.fullmatch(text).groups()
     if attribute == "buffer":
         bare = re.sub(r"\b(device|constant)\b\s*", "", declared)
         if bare.endswith("&"):

@@ -43,10 +43,13 @@ class HostOptions:
         require_same_bits: Results of all schedules must agree bit for bit. Launches
             that added floats atomically are exempt: their sums have no fixed order.
         allow_unwritten: Accept outputs that are only partly written.
+        lanes_may_return: Accept simdgroup operations after some lanes returned; they
+            count as inactive.
         step_budget: Accesses and basic blocks per run, against endless loops.
     """
 
     schedules: tuple[Schedule, ...] = ALL_SCHEDULES
     require_same_bits: bool = True
     allow_unwritten: bool = False
+    lanes_may_return: bool = False
     step_budget: int = 400_000_000

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
+_FUNCTION_HEAD = re.compile(r"[^;{}#\n][^;{}#]*\)\s*\{")
+_ADDRESS_SPACE = re.compile(r"\b(?:device|constant|threadgroup|thread)\b")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 # threadgroup T a[N], b;   with T a plain or template type, optionally const
 _GROUP_DECLARATION = re.compile(
@@ -90,11 +92,40 @@ def group_variables_as_references(text: str) -> str:
     return _GROUP_DECLARATION.sub(rewrite, blank_comments(text))
 
 
+def without_address_space_overloads(header: str) -> str:
+    """Keep one of several functions that differ in address spaces only.
+
+    Metal tells them apart; on the host they would be the same function twice. The text
+    of the others is compared, so each of them is still what the kept one is.
+    """
+    code = blank_comments(header)
+    seen: set[str] = set()
+    at = 0
+    while found := _FUNCTION_HEAD.search(code, at):
+        at = _closing_brace(code, found.end()) + 1
+        function = code[found.start() : at]
+        plain = re.sub(r"\s+", " ", _ADDRESS_SPACE.sub("", function)).strip()
+        if plain in seen:
+            blank = re.sub(r"[^\n]", " ", function)
+            code = code[: found.start()] + blank + code[at:]
+        seen.add(plain)
+    return code
+
+
+def _closing_brace(code: str, after: int) -> int:
+    depth, at = 1, after
+    while depth and at < len(code):
+        depth += {"{": 1, "}": -1}.get(code[at], 0)
+        at += 1
+    return at - 1
+
+
 def translation_unit(text: KernelText) -> str:
     """The kernel and the entry point the executor calls; headers are not included."""
-    header = group_variables_as_references(text.header)
-    body = group_variables_as_references(text.source)
-    if text.language == "cuda":
+    if text.language == "metal":
+        header = without_address_space_overloads(text.header)
+        body = group_variables_as_references(text.source)
+    else:
         header, body = blank_comments(text.header), _cuda_shared_as_references(text)
     arguments, buffers = [], 0
     for parameter in text.parameters:

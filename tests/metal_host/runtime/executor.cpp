@@ -112,8 +112,9 @@ struct Group {
     }
   }
 
-  // Lets one simdgroup past the operation its lanes wait at. Lanes that returned from
-  // the kernel are inactive; lanes that went elsewhere are an error.
+  // Lets one simdgroup past the operation its lanes wait at. Lanes that went elsewhere
+  // are an error; so are lanes that returned, unless the launch allows it: an early
+  // return and a condition that skips the operation look the same from here.
   bool release_simdgroup(uint32_t simdgroup) {
     uint32_t begin = simdgroup * kSimdWidth, end = std::min(count, begin + kSimdWidth);
     HostLanes lanes{};
@@ -121,7 +122,8 @@ struct Group {
     uint32_t waiting = 0, elsewhere = 0;
     for (uint32_t t = begin; t < end; ++t) {
       KernelThread& thread = threads[t];
-      if (thread.state == ThreadState::kFinished) continue;
+      if (thread.state == ThreadState::kFinished && machine.launch->lanes_may_return)
+        continue;
       bool here = thread.state == ThreadState::kAtSimdOperation;
       if (here && !first) first = &thread;
       bool together = here && thread.line == first->line &&
@@ -133,7 +135,7 @@ struct Group {
     if (!first) return false;
     if (elsewhere) {
       report("divergence", {nullptr, first->file, first->line},
-             "%s is reached by %u of %u lanes, the others are elsewhere",
+             "%s is reached by %u of %u lanes, the others returned or are elsewhere",
              first->operation, waiting, end - begin);
       return false;
     }

@@ -80,7 +80,6 @@ UNDEFINED_HOOK(mul_overflow, "signed multiplication overflows")
 UNDEFINED_HOOK(negate_overflow, "negation overflows")
 UNDEFINED_HOOK(divrem_overflow, "division by zero, or its result overflows")
 UNDEFINED_HOOK(shift_out_of_bounds, "shift by more than the width, or of a negative")
-UNDEFINED_HOOK(out_of_bounds, "index outside an array of fixed size")
 UNDEFINED_HOOK(load_invalid_value, "bool or enum holds no valid value")
 UNDEFINED_HOOK(builtin_unreachable, "unreachable code is reached")
 UNDEFINED_HOOK(missing_return, "function ends without a value")
@@ -90,4 +89,14 @@ UNDEFINED_HOOK(nonnull_arg, "null argument")
 UNDEFINED_HOOK(float_cast_overflow, "float is out of range of the integer type")
 UNDEFINED_HOOK(invalid_builtin, "invalid argument of a bit function")
 UNDEFINED_HOOK(type_mismatch_v1, "pointer is misaligned for its type, or null")
+
+struct IndexCheck {
+  SourceLocation where;
+  const char* array_type;  // 4 bytes of kind, then the name in quotes
+};
+void __ubsan_handle_out_of_bounds(IndexCheck* check, uintptr_t index) {
+  report("out-of-bounds", {nullptr, check->where.file, check->where.line},
+         "index %lld is outside %s", (long long)index, check->array_type + 4);
+  abandon_thread();
+}
 }

@@ -49,8 +49,10 @@ struct HostLaunch {
   uint32_t schedule;
   uint32_t full_groups;         // CUDA: blocks at the edge are not cut to the grid
   uint32_t allow_unwritten;
+  uint32_t lanes_may_return;    // before a simdgroup operation
   uint32_t group_memory_limit;  // bytes
   uint32_t dynamic_bytes;       // CUDA: extern __shared__
+  uint32_t unused;
   uint64_t seed;
   uint64_t step_budget;         // accesses + basic blocks, against endless loops
   HostBuffer* buffers;
