@@ -1,0 +1,219 @@
+"""Length buckets: full batches of a few fixed shapes, in an order any step can rebuild.
+
+Sentences are padded to the shortest bucket that holds them, so the number of compiled
+shapes stays small. What an epoch's batches are is a pure function of the lengths, the
+sizes, the seed and the epoch's number; a run that restarts at batch g therefore gets
+exactly the batches it would have got.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from energyflow_mlx.data.dataset import permutation
+from energyflow_mlx.data.prefetch import prefetch
+
+_PAD_ID = 0
+
+
+class Batch(NamedTuple):
+    """One batch of B sentences padded to L tokens, as NumPy arrays.
+
+    ``rows`` are the token ids whose embeddings the batch needs, so that a step can
+    gather, differentiate and update only these rows of a large table. They are padded
+    to the fixed size ``U = min(B * L, V)`` by ids that do not occur in the batch.
+
+    Attributes:
+        ids: Token ids, ``[B, L]`` int32; equal to ``rows[row_of]``.
+        mask: 1 for tokens, 0 for padding, ``[B, L]`` float32.
+        target: Teacher vectors, ``[B, E]`` float32.
+        rows: Distinct token ids, ``[U]`` int32.
+        row_of: Place of each token in ``rows``, ``[B, L]`` int32.
+        row_valid: 1 for ids of the batch, 0 for fillers, ``[U]`` float32.
+    """
+
+    ids: np.ndarray
+    mask: np.ndarray
+    target: np.ndarray
+    rows: np.ndarray
+    row_of: np.ndarray
+    row_valid: np.ndarray
+
+
+def pad_rows(
+    ids: Sequence[np.ndarray], length: int, batch_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pad or cut rows of token ids to one length; the only place that does.
+
+    A row that is too long keeps its first ``length - 1`` ids and its last one, the
+    end token.
+
+    Args:
+        ids: Rows of token ids.
+        length: L, tokens of each padded row.
+        batch_size: B, where it is more than the rows: the rest is all padding.
+
+    Returns:
+        Ids ``[B, L]`` int32 and mask ``[B, L]`` float32.
+
+    Raises:
+        ValueError: ``length`` is below 1, or there are more rows than ``batch_size``.
+    """
+    size = len(ids) if batch_size is None else batch_size
+    if length < 1 or size < len(ids):
+        raise ValueError(
+            f"[batching] rows must fit [B, L] = [{size}, {length}], got {len(ids)}."
+        )
+    cut = [
+        row if len(row) <= length else np.append(row[: length - 1], row[-1])
+        for row in ids
+    ]
+    lengths = np.zeros(size, np.int64)
+    lengths[: len(cut)] = [len(row) for row in cut]
+    is_token = np.arange(length) < lengths[:, None]  # [B, L]
+    padded = np.full((size, length), _PAD_ID, np.int32)
+    if cut:
+        padded[is_token] = np.concatenate(cut)
+    return padded, is_token.astype(np.float32)
+
+
+class BucketBatcher:
+    """Training batches over a set of sentences.
+
+    Attributes:
+        batches_per_epoch: ``N // batch_size``; the N mod batch_size sentences left
+            over are others every epoch.
+    """
+
+    def __init__(
+        self,
+        ids: list[np.ndarray],
+        targets: np.ndarray,
+        *,
+        vocab_size: int,
+        batch_size: int,
+        buckets: Sequence[int] = (16, 32, 64, 128),
+        seed: int = 0,
+    ) -> None:
+        """Check everything once.
+
+        Args:
+            ids: Token ids of each sentence with start and end, without padding.
+            targets: Their vectors, ``[N, E]`` float32.
+            vocab_size: V; every id must be below it.
+            batch_size: B, sentences of each batch.
+            buckets: Lengths to pad to, rising; longer sentences are cut to the last.
+            seed: Of the epochs' orders.
+
+        Raises:
+            ValueError: A shape, an id, a length or a value is out of range.
+        """
+        lengths = np.asarray([len(row) for row in ids], np.int64)
+        _check(ids, lengths, targets, vocab_size, batch_size, tuple(buckets))
+        self._ids, self._targets = ids, targets
+        self._vocab_size, self._batch_size = vocab_size, batch_size
+        self._buckets, self._seed = tuple(buckets), seed
+        self._bucket_of = _bucket_numbers(lengths, self._buckets)
+        self.batches_per_epoch = len(ids) // batch_size
+
+    def plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """Batches of one epoch: bucket length and sample indices ``[B]``.
+
+        All batches are full. Which sentences fall out (fewer than B) is drawn first,
+        so a rare length is not the one that is always left out. What a bucket has
+        left over moves up into the next longer one. The batches' order is drawn too.
+        """
+        size, count = self._batch_size, self.batches_per_epoch
+        order = permutation(len(self._ids), self._seed, epoch, 0)[: count * size]
+        batches: list[tuple[int, np.ndarray]] = []
+        waiting = order[:0]
+        for number, bucket in enumerate(self._buckets):
+            members = order[self._bucket_of[order] == number]
+            waiting = np.concatenate([waiting, members])
+            full = len(waiting) - len(waiting) % size
+            batches += [(bucket, row) for row in waiting[:full].reshape(-1, size)]
+            waiting = waiting[full:]
+        return [batches[i] for i in permutation(count, self._seed, epoch, 1)]
+
+    def batch(self, bucket: int, indices: np.ndarray) -> Batch:
+        """Padded arrays of the samples at ``indices`` in a bucket of that length."""
+        ids, mask = pad_rows([self._ids[i] for i in indices], bucket)
+        target = np.asarray(self._targets[indices], np.float32)
+        return Batch(ids, mask, target, *_rows(ids, self._vocab_size))
+
+    def iterate(self, start: int = 0, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:
+        """Endless batches with their global numbers, prepared ahead on a thread.
+
+        Args:
+            start: Number of the first batch, counted over all epochs.
+            depth: Batches waiting at most.
+        """
+        if start < 0:
+            raise ValueError(f"[batching] start must be at least 0, got {start}.")
+        return prefetch(self._from(start), depth)
+
+    def _from(self, start: int) -> Iterator[tuple[int, Batch]]:
+        number = start
+        while True:
+            epoch, first = divmod(number, self.batches_per_epoch)
+            for bucket, indices in self.plan(epoch)[first:]:
+                yield number, self.batch(bucket, indices)
+                number += 1
+
+
+def _bucket_numbers(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
+    """Number of the shortest bucket that holds each length; the last if none does."""
+    return np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
+
+
+def _rows(
+    ids: np.ndarray, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``rows``, ``row_of`` and ``row_valid`` of padded ids ``[B, L]``."""
+    occurs = np.zeros(vocab_size, bool)
+    occurs[ids] = True
+    real = np.flatnonzero(occurs)
+    size = min(ids.size, vocab_size)
+    fillers = np.flatnonzero(~occurs)[: size - len(real)]
+    place = np.zeros(vocab_size, np.int32)
+    place[real] = np.arange(len(real))
+    rows = np.concatenate([real, fillers]).astype(np.int32)
+    return rows, place[ids], (np.arange(size) < len(real)).astype(np.float32)
+
+
+def _check(
+    ids: list[np.ndarray],
+    lengths: np.ndarray,
+    targets: np.ndarray,
+    vocab_size: int,
+    batch_size: int,
+    buckets: tuple[int, ...],
+) -> None:
+    if targets.ndim != 2 or len(targets) != len(ids):
+        raise ValueError(
+            f"[batching] targets must be [N, E] with N = {len(ids)}, "
+            f"got {list(targets.shape)}."
+        )
+    if not 1 <= batch_size <= len(ids):
+        raise ValueError(
+            f"[batching] batch_size must be 1..{len(ids)} (the sentences), "
+            f"got {batch_size}."
+        )
+    if not buckets or min(buckets) < 2 or sorted(set(buckets)) != list(buckets):
+        raise ValueError(
+            f"[batching] buckets must rise from at least 2, got {list(buckets)}."
+        )
+    if lengths.min() < 1:
+        raise ValueError(f"[batching] sentence {lengths.argmin()} has no tokens.")
+    flat = np.concatenate(ids)
+    if flat.min() < 0 or flat.max() >= vocab_size:
+        bad = np.flatnonzero((flat < 0) | (flat >= vocab_size))[0]
+        sentence = int(np.searchsorted(np.cumsum(lengths), bad, side="right"))
+        raise ValueError(
+            f"[batching] token ids must be 0..{vocab_size - 1}, got {flat[bad]} "
+            f"in sentence {sentence}."
+        )
+    if not np.isfinite(targets).all():
+        bad = int(np.flatnonzero(~np.isfinite(targets).all(axis=1))[0])
+        raise ValueError(f"[batching] targets must be finite, row {bad} is not.")
