@@ -130,6 +130,15 @@ def launch(
     )
 
 
+def features_per_lane(dtype: mx.Dtype, backend: str) -> int:
+    """Neighbouring elements one lane handles: 16 bytes on CUDA, four on Metal.
+
+    Metal reads inputs element by element, since their base may be aligned to one
+    element only; CUDA text tests the address and has a wide path.
+    """
+    return 16 // dtype.size if backend == "cuda" else 4
+
+
 def available(backend: str) -> bool:
     """Whether this machine can run the backend."""
     if backend == "metal":

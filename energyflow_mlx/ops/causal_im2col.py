@@ -7,9 +7,39 @@ stands. Tap ``K - 1`` is the current sample; times before the start are zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import mlx.core as mx
 
-from energyflow_mlx.ops._backend import FLOAT_DTYPES, Backend, resolve
+from energyflow_mlx.ops._backend import (
+    FLOAT_DTYPES,
+    Backend,
+    KernelSpec,
+    features_per_lane,
+    launch,
+    resolve,
+)
+from energyflow_mlx.ops._vmap import fold_mapped_axis
+
+FORWARD = KernelSpec(
+    name="causal_im2col_forward",
+    inputs=("samples",),
+    outputs=("columns",),
+    folder="causal_im2col",
+    part="forward",
+)
+BACKWARD = KernelSpec(
+    name="causal_im2col_backward",
+    inputs=("gcolumns",),
+    outputs=("gsamples",),
+    folder="causal_im2col",
+    part="backward",
+)
+
+_WARPS = 8  # simdgroups or warps a group
+_ROWS = 16  # times a group
 
 
 def causal_im2col(
@@ -33,18 +63,36 @@ def causal_im2col(
         TypeError: ``x`` is not a floating dtype of the list above.
     """
     _check(x, kernel_size, dilation)
-    resolve(backend, "causal_im2col")
-    return causal_im2col_reference(x, kernel_size, dilation)
+    chosen = resolve(backend, "causal_im2col")
+    if x.size == 0:
+        chosen = "reference"
+    return _im2col(chosen, kernel_size, dilation)(x)
 
 
 def causal_im2col_reference(x: mx.array, kernel_size: int, dilation: int) -> mx.array:
-    """Plain MLX form of ``causal_im2col``; the specification of its kernels."""
-    length = x.shape[1]
+    """Plain MLX form of ``causal_im2col``; the specification of its kernel."""
+    batch, length, channels = x.shape
     taps = []
     for k in range(kernel_size):
         shift = min((kernel_size - 1 - k) * dilation, length)
-        taps.append(mx.pad(x[:, : length - shift], [(0, 0), (shift, 0), (0, 0)]))
+        start = mx.zeros((batch, shift, channels), x.dtype)
+        taps.append(mx.concatenate([start, x[:, : length - shift]], axis=1))
     return mx.concatenate(taps, axis=-1)
+
+
+def causal_col2im_reference(
+    columns: mx.array, kernel_size: int, dilation: int
+) -> mx.array:
+    """Adjoint of ``causal_im2col``: ``[B, L, K * C]`` summed back to ``[B, L, C]``."""
+    batch, length, width = columns.shape
+    channels = width // kernel_size
+    x = mx.zeros((batch, length, channels))
+    for k in range(kernel_size):
+        shift = min((kernel_size - 1 - k) * dilation, length)
+        tap = columns[:, shift:, k * channels : (k + 1) * channels].astype(mx.float32)
+        end = mx.zeros((batch, shift, channels))
+        x = x + mx.concatenate([tap, end], axis=1)
+    return x.astype(columns.dtype)
 
 
 def causal_conv1d(
@@ -94,6 +142,88 @@ def causal_conv1d(
     if bias is None:
         return columns @ weight.T
     return mx.addmm(bias, columns, weight.T)
+
+
+@cache
+def _im2col(
+    backend: str, kernel_size: int, dilation: int
+) -> Callable[[mx.array], mx.array]:
+    """Map samples to columns, with the gather as its gradient."""
+
+    @mx.custom_function
+    def im2col(x: mx.array) -> mx.array:
+        if backend == "reference":
+            return causal_im2col_reference(x, kernel_size, dilation)
+        batch, length, channels = x.shape
+        (columns,) = launch(
+            FORWARD,
+            [x],
+            output_shapes=[(batch, length, kernel_size * channels)],
+            output_dtypes=[x.dtype],
+            **_geometry(x.shape, x.dtype, kernel_size, dilation, backend),
+            backend=backend,
+        )
+        return columns
+
+    @im2col.vjp
+    def im2col_vjp(x: mx.array, cotangent: mx.array, columns: mx.array) -> mx.array:
+        return _col2im(backend, kernel_size, dilation)(cotangent.astype(x.dtype))
+
+    return fold_mapped_axis(im2col)
+
+
+@cache
+def _col2im(
+    backend: str, kernel_size: int, dilation: int
+) -> Callable[[mx.array], mx.array]:
+    """Sum columns back to samples, with the columns as its gradient."""
+
+    @mx.custom_function
+    def col2im(columns: mx.array) -> mx.array:
+        if backend == "reference":
+            return causal_col2im_reference(columns, kernel_size, dilation)
+        batch, length, width = columns.shape
+        shape = (batch, length, width // kernel_size)
+        (x,) = launch(
+            BACKWARD,
+            [columns],
+            output_shapes=[shape],
+            output_dtypes=[columns.dtype],
+            **_geometry(shape, columns.dtype, kernel_size, dilation, backend),
+            backend=backend,
+        )
+        return x
+
+    @col2im.vjp
+    def col2im_vjp(columns: mx.array, cotangent: mx.array, x: mx.array) -> mx.array:
+        return _im2col(backend, kernel_size, dilation)(cotangent.astype(columns.dtype))
+
+    return fold_mapped_axis(col2im)
+
+
+def _geometry(
+    shape: tuple[int, ...],
+    dtype: mx.Dtype,
+    kernel_size: int,
+    dilation: int,
+    backend: str,
+) -> dict[str, Any]:
+    """Launch shape of both kernels for samples of the given shape."""
+    batch, length, channels = shape
+    lane = features_per_lane(dtype, backend)
+    groups = batch * -(-length // _ROWS) * -(-channels // (32 * lane))
+    return {
+        "grid": (groups * _WARPS * 32, 1, 1),
+        "threadgroup": (_WARPS * 32, 1, 1),
+        "template": [
+            ("T", dtype),
+            ("V", lane),
+            ("SG", _WARPS),
+            ("ROWS", _ROWS),
+            ("K", kernel_size),
+            ("DILATION", dilation),
+        ],
+    }
 
 
 def _check(x: mx.array, kernel_size: int, dilation: int) -> None:

@@ -10,10 +10,13 @@ from typing import Literal
 
 import mlx.core as mx
 
+from energyflow_mlx.ops import _lattice_kernels as kernels
 from energyflow_mlx.ops._backend import FLOAT_DTYPES, Backend, resolve
 
 Mode = Literal["nearest", "bilinear"]
 Boundary = Literal["clamp", "fold"]
+
+EPSILON = 1e-12  # keeps cells without a flow from dividing by zero
 
 
 def lattice_scatter(
@@ -29,7 +32,7 @@ def lattice_scatter(
 ) -> mx.array:
     """Weighted sum of the flows that reach each cell.
 
-    surface[b, c] = sum_f splat[b, f, c] * weight[b, f] * energy[b, f]
+    surface[b, c] = sum_f share[b, f, c] * weight[b, f] * energy[b, f]
 
     ``nearest`` gives all of a flow to the cell
     ``clip(rint((x + 1) / 2 * (W - 1)), 0, W - 1)`` (and likewise y), ``bilinear``
@@ -56,10 +59,14 @@ def lattice_scatter(
         TypeError: An array is not of a floating dtype.
     """
     _check("lattice_scatter", position, energy, weight, height, width, mode, boundary)
-    resolve(backend, "lattice_scatter")
-    return lattice_scatter_reference(
-        position, energy, weight, height, width, mode, boundary
-    )
+    chosen = resolve(backend, "lattice_scatter")
+    if chosen == "reference" or energy.size == 0:
+        return lattice_scatter_reference(
+            position, energy, weight, height, width, mode, boundary
+        )
+    surface = kernels.Surface(height, width, mode, boundary, chosen)
+    values = kernels.scatter(surface)(position, energy, weight)
+    return values.reshape(-1, height, width)
 
 
 def lattice_readout(
@@ -75,14 +82,15 @@ def lattice_readout(
 ) -> mx.array:
     """Softmax average of the flows that share a cell.
 
-    surface[b, c] = min(1, mass) * sum_f splat * p * energy / (sum_f splat * p + 1e-12)
+    surface[b, c] = cover * sum_f share * p * energy / (sum_f share * p + 1e-12)
 
-    with ``p = exp(score - max of the scores in the cell)`` and ``mass`` the sum of the
-    splats in the cell. With ``nearest`` every splat is 1 and this is the softmax of
-    the scores inside each cell: a cell with one flow shows its energy. With
-    ``bilinear`` a cell that less than one whole flow reaches shows that part of the
-    average, so that the surface is continuous in the positions. Flows with a score of
-    minus infinity or a NaN coordinate are dropped.
+    with ``p = exp(score - max of the scores that reach the cell)``. With ``nearest``
+    every share is 1 and ``cover`` is 1: this is the softmax of the scores inside each
+    cell, and a cell with one flow shows its energy. With ``bilinear`` the softmax is
+    weighted by the shares, and a cell that all shares together fill to ``mass < 1``
+    shows only ``cover = mass * (2 - mass)`` of the average: so the surface changes
+    continuously when a flow enters or leaves a cell, and its gradient stays bounded.
+    Flows with a score of minus infinity or a NaN coordinate are dropped.
 
     Args:
         position: ``[B, F, 2]`` or more coordinates; the first two are x and y.
@@ -103,10 +111,14 @@ def lattice_readout(
         TypeError: An array is not of a floating dtype.
     """
     _check("lattice_readout", position, energy, score, height, width, mode, boundary)
-    resolve(backend, "lattice_scatter")
-    return lattice_readout_reference(
-        position, energy, score, height, width, mode, boundary
-    )
+    chosen = resolve(backend, "lattice_scatter")
+    if chosen == "reference" or energy.size == 0:
+        return lattice_readout_reference(
+            position, energy, score, height, width, mode, boundary
+        )
+    surface = kernels.Surface(height, width, mode, boundary, chosen)
+    values = kernels.readout(surface)(position, energy, score)[0]
+    return values.reshape(-1, height, width)
 
 
 def lattice_scatter_reference(
@@ -119,11 +131,11 @@ def lattice_scatter_reference(
     boundary: Boundary = "clamp",
 ) -> mx.array:
     """Plain MLX form of ``lattice_scatter``; the specification of its kernels."""
-    cell, splat = _splats(position, height, width, mode, boundary)  # [4, B, F]
-    value = energy.astype(mx.float32) * weight.astype(mx.float32)
     valid = _valid(position)
-    value = mx.where(valid, value, 0.0)
-    surface = _sum_by_cell(cell, splat * value, energy.shape[0], height * width)
+    e = mx.where(valid, energy.astype(mx.float32), 0.0)
+    w = mx.where(valid, weight.astype(mx.float32), 0.0)
+    cell, share = _shares(position, height, width, mode, boundary)  # [4, B, F]
+    surface = _sum_by_cell(cell, share * (e * w), energy.shape[0] * height * width)
     return surface.reshape(-1, height, width).astype(energy.dtype)
 
 
@@ -137,22 +149,23 @@ def lattice_readout_reference(
     boundary: Boundary = "clamp",
 ) -> mx.array:
     """Plain MLX form of ``lattice_readout``; the specification of its kernels."""
-    batch, cells = energy.shape[0], height * width
-    cell, splat = _splats(position, height, width, mode, boundary)  # [4, B, F]
+    cells = energy.shape[0] * height * width
     score = score.astype(mx.float32)
-    valid = mx.logical_and(_valid(position), score > -mx.inf)
-    score = mx.where(valid, score, 0.0)
-    splat = mx.where(valid, splat, 0.0)
-    row = mx.arange(batch)[:, None]  # [B, 1]
-    # Only cells that a flow truly touches may raise the maximum.
-    touched = mx.where(splat > 0, mx.stop_gradient(score), -mx.inf)
-    top = mx.full((batch, cells), -mx.inf).at[row, cell].maximum(touched)
-    top = mx.stop_gradient(mx.where(top > -mx.inf, top, 0.0))
-    p = mx.where(splat > 0, mx.exp(mx.minimum(score - top[row, cell], 0.0)), 0.0)
-    total = _sum_by_cell(cell, splat * p, batch, cells)
-    value = _sum_by_cell(cell, splat * p * energy.astype(mx.float32), batch, cells)
-    mass = mx.minimum(_sum_by_cell(cell, splat, batch, cells), 1.0)
-    surface = mass * value / (total + 1e-12)
+    valid = mx.logical_and(_valid(position), score != -mx.inf)
+    e = mx.where(valid, energy.astype(mx.float32), 0.0)
+    q = mx.where(valid, score, 0.0)
+    cell, share = _shares(position, height, width, mode, boundary)  # [4, B, F]
+    share = mx.where(valid, share, 0.0)
+
+    reaching = mx.where(share > 0, mx.stop_gradient(q), -mx.inf)
+    top = mx.full((cells,), -mx.inf).at[cell].maximum(reaching)
+    gap = q - mx.stop_gradient(top[cell])
+    p = mx.exp(mx.where(gap > 0, 0.0, gap))  # above 1 only where the share is 0
+    parts = mx.stack([share * p * e, share * p, share], axis=-1)
+    weighted, total, mass = mx.moveaxis(_sum_by_cell(cell, parts, cells), -1, 0)
+
+    cover = mx.where(mass < 1, mass * (2 - mass) + 2 * EPSILON, 1.0)
+    surface = weighted * cover / (total + EPSILON)
     return surface.reshape(-1, height, width).astype(energy.dtype)
 
 
@@ -165,34 +178,38 @@ def _grid_coordinate(u: mx.array, size: int, boundary: Boundary) -> mx.array:
     u = u.astype(mx.float32)
     if boundary == "fold":
         u = mx.where(u > 1, 2 - u, mx.where(u < -1, -2 - u, u))
-    u = mx.where(u >= -1, u, -1.0)  # NaN falls to -1; its flow is dropped
+    u = mx.where(u >= -1, u, -1.0)  # NaN becomes -1 too; its flow is dropped
     u = mx.where(u <= 1, u, 1.0)
     return (u + 1) * 0.5 * (size - 1)
 
 
-def _splats(
+def _shares(
     position: mx.array, height: int, width: int, mode: Mode, boundary: Boundary
 ) -> tuple[mx.array, mx.array]:
-    """Cell numbers and shares of every flow, both ``[1 or 4, B, F]``."""
+    """Cells that each flow reaches and its shares in them, both ``[1 or 4, B, F]``.
+
+    Cells are numbered through the whole batch.
+    """
     gx = _grid_coordinate(position[..., 0], width, boundary)
     gy = _grid_coordinate(position[..., 1], height, boundary)
+    start = mx.arange(position.shape[0])[:, None] * (height * width)  # [B, 1]
     if mode == "nearest":
-        cell = mx.round(gy).astype(mx.int32) * width + mx.round(gx).astype(mx.int32)
-        cell = mx.stop_gradient(cell)[None]
+        column, row = (mx.stop_gradient(mx.round(g)).astype(mx.int32) for g in (gx, gy))
+        cell = (start + row * width + column)[None]
         return cell, mx.ones(cell.shape)
     x0 = mx.stop_gradient(mx.clip(mx.floor(gx), 0, max(width - 2, 0)))
     y0 = mx.stop_gradient(mx.clip(mx.floor(gy), 0, max(height - 2, 0)))
     fx, fy = gx - x0, gy - y0
-    base = y0.astype(mx.int32) * width + x0.astype(mx.int32)
-    right, down = min(1, width - 1), min(1, height - 1) * width
-    cell = mx.stack([base, base + right, base + down, base + right + down])
-    splat = mx.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
-    return cell, splat
+    cell = start + y0.astype(mx.int32) * width + x0.astype(mx.int32)
+    right, below = min(1, width - 1), min(1, height - 1) * width
+    cell = mx.stack([cell, cell + right, cell + below, cell + right + below])
+    share = mx.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
+    return cell, share
 
 
-def _sum_by_cell(cell: mx.array, value: mx.array, batch: int, cells: int) -> mx.array:
-    row = mx.arange(batch)[:, None]
-    return mx.zeros((batch, cells)).at[row, cell].add(value)
+def _sum_by_cell(cell: mx.array, value: mx.array, cells: int) -> mx.array:
+    """Values ``[..., n]`` summed over the entries ``cell`` names: ``[cells, n]``."""
+    return mx.zeros((cells, *value.shape[cell.ndim :])).at[cell].add(value)
 
 
 def _check(

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import mlx.core as mx
 
-from energyflow_mlx.ops._backend import FLOAT_DTYPES, Backend, resolve
+from energyflow_mlx.ops._backend import (
+    FLOAT_DTYPES,
+    Backend,
+    KernelSpec,
+    features_per_lane,
+    launch,
+    resolve,
+)
+from energyflow_mlx.ops._vmap import fold_mapped_axis
+
+FORWARD = KernelSpec(
+    name="masked_mean_forward",
+    inputs=("features", "mask"),
+    outputs=("pooled", "scale"),
+    folder="masked_mean",
+    part="forward",
+)
+BACKWARD = KernelSpec(
+    name="masked_mean_backward",
+    inputs=("gpooled", "mask", "scale"),
+    outputs=("gfeatures",),
+    folder="masked_mean",
+    part="backward",
+)
+
+_WARPS = 8  # simdgroups or warps a group
+_ROWS = 64  # tokens a group of the backward kernel
 
 
 def masked_mean(x: mx.array, mask: mx.array, *, backend: Backend = "auto") -> mx.array:
@@ -29,8 +58,10 @@ def masked_mean(x: mx.array, mask: mx.array, *, backend: Backend = "auto") -> mx
         TypeError: ``x`` is not a floating dtype of the list above.
     """
     _check(x, mask)
-    resolve(backend, "masked_mean")
-    return masked_mean_reference(x, mask)
+    chosen = resolve(backend, "masked_mean")
+    if chosen == "reference" or x.size == 0:
+        return masked_mean_reference(x, mask)
+    return _pool(chosen)(x, mx.stop_gradient(mask.astype(mx.float32)))[0]
 
 
 def masked_mean_reference(x: mx.array, mask: mx.array) -> mx.array:
@@ -39,6 +70,76 @@ def masked_mean_reference(x: mx.array, mask: mx.array) -> mx.array:
     real = mx.where(weight != 0, x.astype(mx.float32), 0.0)
     count = mx.maximum(weight.sum(axis=1), 1.0)  # [B, 1]
     return ((real * weight).sum(axis=1) / count).astype(x.dtype)
+
+
+@cache
+def _pool(backend: str) -> Callable[..., tuple[mx.array, mx.array]]:
+    """``(x, mask) -> (pooled, scale)`` on a kernel, with its gradient."""
+
+    @mx.custom_function
+    def pool(x: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+        batch, _, width = x.shape
+        lane = features_per_lane(x.dtype, backend)
+        groups = batch * -(-width // (32 * lane))
+        pooled, scale = launch(
+            FORWARD,
+            [x, mask],
+            output_shapes=[(batch, width), (batch,)],
+            output_dtypes=[x.dtype, mx.float32],
+            grid=(groups * _WARPS * 32, 1, 1),
+            threadgroup=(_WARPS * 32, 1, 1),
+            template=[("T", x.dtype), ("V", lane), ("SG", _WARPS)],
+            backend=backend,
+        )
+        return pooled, scale
+
+    @pool.vjp
+    def pool_vjp(
+        primals: tuple[mx.array, mx.array],
+        cotangents: tuple[mx.array, mx.array],
+        outputs: tuple[mx.array, mx.array],
+    ) -> tuple[mx.array, mx.array]:
+        x, mask = primals
+        # The scale leaves the operation only for this use, so it has no cotangent.
+        gx = _spread(backend)(cotangents[0].astype(x.dtype), mask, outputs[1])
+        return gx, mx.zeros_like(mask)
+
+    return fold_mapped_axis(pool)
+
+
+@cache
+def _spread(backend: str) -> Callable[..., mx.array]:
+    """``(gpooled, mask, scale) -> gx`` on a kernel; the adjoint of the mean."""
+
+    @mx.custom_function
+    def spread(gpooled: mx.array, mask: mx.array, scale: mx.array) -> mx.array:
+        (batch, width), length = gpooled.shape, mask.shape[1]
+        lane = features_per_lane(gpooled.dtype, backend)
+        groups = batch * -(-length // _ROWS) * -(-width // (32 * lane))
+        dtype = gpooled.dtype
+        (gx,) = launch(
+            BACKWARD,
+            [gpooled, mask, scale],
+            output_shapes=[(batch, length, width)],
+            output_dtypes=[dtype],
+            grid=(groups * _WARPS * 32, 1, 1),
+            threadgroup=(_WARPS * 32, 1, 1),
+            template=[("T", dtype), ("V", lane), ("SG", _WARPS), ("ROWS", _ROWS)],
+            backend=backend,
+        )
+        return gx
+
+    @spread.vjp
+    def spread_vjp(
+        primals: tuple[mx.array, mx.array, mx.array],
+        cotangent: mx.array,
+        output: mx.array,
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        gpooled, mask, scale = primals
+        pooled = _pool(backend)(cotangent.astype(gpooled.dtype), mask)[0]
+        return pooled, mx.zeros_like(mask), mx.zeros_like(scale)
+
+    return fold_mapped_axis(spread)
 
 
 def _check(x: mx.array, mask: mx.array) -> None:
