@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -318,9 +319,9 @@ while True:
 
 
 def start_writer(folder, code=WRITER):
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", code, str(folder)]
+    checkout = Path(__file__).resolve().parents[1]
+    return subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True)
 
 
 def check_consistent(found, at_least):

@@ -171,7 +171,7 @@ def test_a_finished_task_leaves_and_a_finished_training_stays():
     assert stream.getvalue().rstrip().endswith("after")
 
 
-def test_a_real_terminal_is_live_and_a_pipe_is_not():
+def test_a_real_terminal_is_live_and_a_pipe_is_not(checkout):
     code = (
         "from energyflow_mlx.display import RunDisplay\n"
         "with RunDisplay() as d:\n"
@@ -179,13 +179,17 @@ def test_a_real_terminal_is_live_and_a_pipe_is_not():
         "    d.progress(1, 2, {'loss': 1.0})\n"
     )
     command = [sys.executable, "-c", code]
-    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    piped = subprocess.run(
+        command, cwd=checkout, capture_output=True, text=True, check=True
+    )
     lines = piped.stdout.splitlines()
     assert lines[:2] == ["energyflow_mlx", "  live  False"]
     assert lines[2] == "step 1/2  loss 1.0000  ETA -:--"
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
-    with subprocess.Popen(command, stdout=theirs, env=environment) as process:
+    with subprocess.Popen(
+        command, cwd=checkout, stdout=theirs, env=environment
+    ) as process:
         os.close(theirs)
         drawn = b""
         while chunk := _read(ours):

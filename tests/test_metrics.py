@@ -130,7 +130,7 @@ def test_appending_to_an_existing_log_keeps_it(path):
     assert [r["step"] for r in read_metrics(path)] == [1, 2]
 
 
-def test_kill_9_leaves_every_complete_record(path):
+def test_kill_9_leaves_every_complete_record(path, checkout):
     code = """
 import sys
 from energyflow_mlx.metrics import MetricsLog
@@ -141,7 +141,9 @@ while True:
     print(step, flush=True)
 """
     command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        command, cwd=checkout, stdout=subprocess.PIPE, text=True
+    ) as writer:
         writer.stdout.readline()
         time.sleep(0.02)
         os.kill(writer.pid, signal.SIGKILL)

@@ -1,0 +1,88 @@
+"""Curves come from the metrics file alone, and show what is in it."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.metrics import MetricsLog
+from energyflow_mlx.plots import _curves, _running_mean, plot_metrics
+
+
+def write_log(path, steps=200):
+    rng = np.random.default_rng(0)
+    with MetricsLog(path) as log:
+        for step in range(10, 10 * steps + 1, 10):
+            x = step / (10 * steps)
+            log.write(
+                {
+                    "kind": "train",
+                    "step": step,
+                    "epoch": 3 * x,
+                    "loss": math.nan if step == 50 else 2 * math.exp(-3 * x),
+                    "cosine": 1 - math.exp(-4 * x) + 0.03 * rng.standard_normal(),
+                    "ce": 8 * math.exp(-2 * x) + 0.3 * rng.standard_normal(),
+                    "lr": 1e-3 * math.cos(x * math.pi / 2),
+                    "decoder_lr": 2e-3 * math.cos(x * math.pi / 2),
+                    "samples_per_second": 1000.0 + rng.standard_normal(),
+                    "seconds": step * 0.1,
+                }
+            )
+            if step % 200 == 0:
+                val = {"cosine": 0.95 - math.exp(-4 * x), "ce": 8.5 * math.exp(-2 * x)}
+                log.write({"kind": "validation", "step": step, "best": True} | val)
+
+
+def test_every_panel_with_values_becomes_a_picture(tmp_path):
+    write_log(tmp_path / "metrics.jsonl")
+    files = plot_metrics(tmp_path / "metrics.jsonl", tmp_path / "plots")
+    assert [file.name for file in files] == [
+        *("loss.png", "cosine.png", "cross_entropy.png"),
+        *("learning_rate.png", "speed.png"),
+    ]
+    for file in files:
+        assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
+
+
+def test_curves_are_separated_by_kind_and_objective():
+    records = [
+        {"kind": "train", "objective": "distillation", "step": 1, "loss": 1.0},
+        {"kind": "train", "objective": "reconstruction", "step": 2, "loss": 5.0},
+        {"kind": "train", "objective": "distillation", "step": 3, "loss": 0.5},
+        {"kind": "validation", "step": 3, "cosine": 0.5, "best": True, "note": "x"},
+        {"event": "no step"},
+    ]
+    curves = _curves(records)
+    steps, values = curves["train", "distillation loss"]
+    assert (steps.tolist(), values.tolist()) == ([1, 3], [1.0, 0.5])
+    assert curves["train", "reconstruction loss"][1].tolist() == [5.0]
+    assert "best" not in {name for _, name in curves}
+    assert curves["validation", "cosine"][1].tolist() == [0.5]
+
+
+def test_running_mean_keeps_a_line_and_skips_gaps():
+    line = np.arange(200.0)
+    np.testing.assert_allclose(_running_mean(line)[4:-4], line[4:-4])
+    line[100] = np.nan
+    assert np.all(np.isfinite(_running_mean(line)))
+    assert abs(_running_mean(line)[100] - 100) < 1e-9
+
+
+def test_an_empty_or_missing_log_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="must be a metrics file"):
+        plot_metrics(tmp_path / "none.jsonl", tmp_path / "plots")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError, match="a step and numbers, got none"):
+        plot_metrics(tmp_path / "empty.jsonl", tmp_path / "plots")
+    assert not (tmp_path / "plots").exists()
+
+
+def test_plotting_needs_no_window_and_no_global_state(checkout):
+    code = (
+        "import sys, energyflow_mlx.plots\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)

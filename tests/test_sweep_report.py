@@ -1,0 +1,149 @@
+"""The table of a sweep's jobs: printed, and saved beside them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.sweep_report import main, report, table_of
+
+
+def write_job(folder, overrides, final, status="finished"):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    summary = {
+        "name": "run",
+        "status": status,
+        "steps": 100,
+        "epochs": 2.0,
+        "seconds": 12.5,
+        "samples": 6400,
+        "best": {"cosine": 0.9, "step": 80},
+        "final": final,
+        "parameters": {"encoder": 10},
+        "backend": "cpu",
+        "overrides": overrides,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    for job in range(11):
+        overrides = ["+experiment=smoke", f"optimizer.lr={job}e-3", "seed=1"]
+        write_job(tmp_path / str(job), overrides, {"cosine": job / 10, "ce": 2.0})
+    (tmp_path / "10" / "tokenizer").mkdir()
+    (tmp_path / "10" / "tokenizer" / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_jobs_come_in_natural_order_with_what_they_differ_in(sweep):
+    jobs = report(sweep)
+    assert [job["job"] for job in jobs] == [str(n) for n in range(11)]
+    assert jobs[3]["overrides"] == {
+        "experiment": "smoke",
+        "optimizer.lr": "3e-3",
+        "seed": "1",
+    }
+    columns, rows = table_of(jobs)
+    assert columns == [
+        *("job", "optimizer.lr", "status", "steps", "seconds", "cosine", "ce"),
+    ]
+    assert rows[3] == ["3", "3e-3", "finished", 100, 12.5, 0.3, 2.0]
+
+
+def test_json_and_markdown_are_written_beside(sweep):
+    jobs = report(sweep)
+    assert json.loads((sweep / "sweep.json").read_text()) == jobs
+    lines = (sweep / "sweep.md").read_text().splitlines()
+    assert lines[0].startswith("| job | optimizer.lr | status |")
+    assert lines[2].startswith("| 0 | 0e-3 | finished | 100 | 12.50 | 0 |")
+    assert len(lines) == 13
+    assert report(sweep) == jobs  # its own files do not disturb it
+
+
+def test_unfinished_and_damaged_jobs_stay_in_the_table(sweep):
+    (sweep / "2" / "summary.json").unlink()
+    (sweep / "4" / "summary.json").write_text('{"status": "fin')
+    (sweep / "5" / "summary.json").write_text("[]")
+    statuses = [job["status"] for job in report(sweep)]
+    assert statuses[:6] == [
+        *("finished", "finished", "unfinished", "finished"),
+        *("unreadable", "unreadable"),
+    ]
+
+
+def test_a_single_run_is_a_sweep_of_one(tmp_path):
+    write_job(tmp_path / "run", ["a=1"], {"bleu": 40.0})
+    (job,) = report(tmp_path / "run")
+    assert (job["job"], job["final"]) == (".", {"bleu": 40.0})
+
+
+def test_a_bar_in_a_value_does_not_break_the_markdown(tmp_path):
+    write_job(tmp_path / "0", ["name=a|b"], {})
+    write_job(tmp_path / "1", ["name=c"], {})
+    report(tmp_path)
+    assert "a\\|b" in (tmp_path / "sweep.md").read_text()
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(InputError, match="must hold run folders"):
+        report(tmp_path)
+    with pytest.raises(SystemExit) as exit_info:
+        main([str(tmp_path / "absent")])
+    assert exit_info.value.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_prints_the_table(sweep, checkout):
+    command = [sys.executable, "-m", "energyflow_mlx.sweep_report", str(sweep)]
+    printed = subprocess.run(
+        command, cwd=checkout, capture_output=True, text=True, check=True
+    )
+    lines = printed.stdout.splitlines()
+    assert lines[0] == f"Sweep {sweep}"
+    assert lines[1].split()[:3] == ["job", "optimizer.lr", "status"]
+    assert len(lines) == 14 and printed.stderr == ""
+    assert (sweep / "sweep.md").is_file()
+
+
+HYDRA_APP = """
+import json, pathlib
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+@hydra.main(version_base="1.3", config_path=None)
+def job(config):
+    hydra_config = HydraConfig.get()
+    folder = pathlib.Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = list(hydra_config.overrides.task)
+    summary = {"status": "finished", "final": {"cosine": 0.5}, "overrides": overrides}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+job()
+"""
+
+
+def test_the_callback_reports_at_the_end_of_a_multirun(tmp_path, checkout):
+    (tmp_path / "app.py").write_text(HYDRA_APP)
+    target = "energyflow_mlx.sweep_report.SweepReport"
+    words = [
+        *("-m", "+lr=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"),
+        f"+hydra.callbacks.report._target_={target}",
+        "hydra/job_logging=disabled",
+    ]
+    done = subprocess.run(
+        [sys.executable, "app.py", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert [row["overrides"] for row in rows] == [{"lr": "1"}, {"lr": "2"}]
+    assert f"Sweep {tmp_path / 'sweep'}" in done.stdout
