@@ -1,0 +1,172 @@
+"""Sentences to an EFB2 file with a teacher's vectors.
+
+``python -m energyflow_mlx.prepare input=FILE output=FILE.efb teacher=minilm``
+
+What is finished waits in ``<output>.partial/``, so the same command goes on after a
+kill; the output appears whole or not at all. On a finished output it does nothing.
+"""
+
+import hashlib
+import logging
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from energyflow_mlx import cli
+from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
+from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_path
+from energyflow_mlx.data.sources import deduplicate, read_texts
+from energyflow_mlx.display import RunDisplay
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.teacher.bert import load_teacher
+from energyflow_mlx.teacher.folder import open_folder
+from energyflow_mlx.teacher.vectors import Teacher, cached_vectors
+
+
+@dataclass
+class PrepareArgs:
+    """Write sentences with a teacher's vectors to an EFB2 file."""
+
+    input: str = field(
+        default="???",
+        metadata={"help": ".txt, .txt.gz, .jsonl, .csv or a folder of .txt files"},
+    )
+    output: str = field(default="???", metadata={"help": "the .efb file"})
+    teacher: str = field(
+        default="minilm",
+        metadata={"help": "minilm, a folder, a hub id, or precomputed (the input's)"},
+    )
+    text_column: str = field(
+        default="text", metadata={"help": "JSON key or CSV column of the sentence"}
+    )
+    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
+    max_length: int = field(default=128, metadata={"help": "cut after these tokens"})
+    normalize: bool = field(default=True, metadata={"help": "scale rows to length 1"})
+    tokens: bool = field(default=False, metadata={"help": "store the token ids too"})
+    dedup: bool = field(default=False, metadata={"help": "keep one of equal sentences"})
+    dedup_normalize: bool = field(
+        default=False, metadata={"help": "dedup without regard to letter case"}
+    )
+    limit: int = field(default=0, metadata={"help": "first so many sentences; 0 = all"})
+
+
+def prepare(args: PrepareArgs) -> None:
+    """Run the command; see the module.
+
+    Raises:
+        InputError: An argument or the input is wrong; nothing was written.
+    """
+    _check(args)
+    start, output = time.monotonic(), Path(args.output)
+    with RunDisplay(title="prepare") as display:
+        try:
+            if args.teacher == "precomputed":
+                done = _convert(args, output)
+            else:
+                done = _encode(args, output, display)
+        except OSError as error:
+            raise InputError(
+                f"[prepare] {output}: cannot be written: {error}."
+            ) from error
+        display.message(f"{done}, {time.monotonic() - start:.1f} s")
+
+
+def _check(args: PrepareArgs) -> None:
+    if not args.output.endswith(".efb"):
+        raise InputError(f"[prepare] output must end in .efb, got {args.output}.")
+    if Path(args.output).is_dir() or Path(args.output) == Path(args.input):
+        raise InputError(f"[prepare] output must be a new file, got {args.output}.")
+    if args.batch_size < 1 or args.limit < 0:
+        raise InputError(
+            "[prepare] batch_size must be at least 1 and limit at least 0, "
+            f"got {args.batch_size} and {args.limit}."
+        )
+    if args.teacher == "precomputed" and (args.dedup or args.dedup_normalize):
+        raise InputError("[prepare] dedup needs a teacher that is not precomputed.")
+
+
+def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
+    """Give every text of the input the teacher's vector; say what was done."""
+    texts = _texts(args)
+    teacher = load_teacher(args.teacher, args.max_length, normalize=args.normalize)
+    note = _provenance(args, teacher, texts)
+    if output.exists() and read_provenance(output) == note:
+        return f"{output} is up to date"
+    work = output.with_name(output.name + ".partial")
+    with display.task("teacher vectors") as report:
+        vectors = cached_vectors(
+            teacher, texts, work, report, batch_size=args.batch_size
+        )
+    ids = _token_ids(teacher, texts) if args.tokens else None
+    staged = work / output.name
+    sentences = SentenceSet(texts, ids, vectors)
+    write_efb(staged, sentences, normalized=teacher.normalized, provenance=note)
+    # The old note goes first: it must never lie beside a file it does not describe.
+    sidecar_path(output).unlink(missing_ok=True)
+    staged.replace(output)
+    sidecar_path(staged).replace(sidecar_path(output))
+    shutil.rmtree(work)
+    return _wrote(output, sentences)
+
+
+def _convert(args: PrepareArgs, output: Path) -> str:
+    """Write the vectors that the input itself carries; say what was done."""
+    sentences = read_sentences(Path(args.input))
+    if sentences.targets is None:
+        raise InputError(f"[prepare] {args.input}: teacher=precomputed needs vectors.")
+    if args.limit:
+        sentences = sentences.subset(np.arange(min(args.limit, len(sentences))))
+    targets = np.asarray(sentences.targets, np.float32)
+    if args.normalize:
+        lengths = np.linalg.norm(targets, axis=1, keepdims=True)
+        if lengths.min() < 0.01:
+            raise InputError(f"[prepare] {args.input}: vector {lengths.argmin()} is 0.")
+        targets = targets / lengths
+    keep_ids = args.tokens or sentences.texts is None
+    ids = sentences.ids if keep_ids else None
+    converted = SentenceSet(sentences.texts, ids, targets)
+    write_efb(output, converted, normalized=args.normalize)
+    return _wrote(output, converted)
+
+
+def _wrote(output: Path, sentences: SentenceSet) -> str:
+    return f"wrote {output}: {len(sentences):,} sentences"
+
+
+def _texts(args: PrepareArgs) -> list[str]:
+    texts = read_texts(Path(args.input), args.text_column)
+    if args.dedup or args.dedup_normalize:
+        texts = deduplicate(texts, ignore_case=args.dedup_normalize)
+    return texts[: args.limit] if args.limit else texts
+
+
+def _token_ids(teacher: Teacher, texts: list[str]) -> list[np.ndarray]:
+    tokenizer = tokenizers.Tokenizer.from_file(str(teacher.tokenizer_path))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(teacher.max_length)
+    encoded = tokenizer.encode_batch_fast(texts)
+    return [np.asarray(row.ids, np.int32) for row in encoded]
+
+
+def _provenance(args: PrepareArgs, teacher: Teacher, texts: list[str]) -> Provenance:
+    tokenizer = hashlib.sha256(Path(teacher.tokenizer_path).read_bytes())
+    settings = hashlib.sha256(f"{teacher.fingerprint} {args.tokens}".encode())
+    for text in texts:
+        settings.update(b"\n" + text.encode())
+    return Provenance(
+        model=teacher.name,
+        pooling=open_folder(args.teacher).pooling,
+        normalized=teacher.normalized,
+        tokenizer_hash=tokenizer.hexdigest(),
+        max_length=teacher.max_length,
+        settings=settings.hexdigest(),
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cli.main(PrepareArgs, prepare)
