@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, cast, get_args
 import mlx.core as mx
 
 Backend = Literal["cpu", "metal", "cuda"]
-Choice = Literal["auto", "cpu", "metal", "cuda"]
+_CHOICES = ("auto", *get_args(Backend))
 
 # mx.compile on the CPU runs this very command for each traced graph.
 CPU_JIT_COMPILER = "g++"
@@ -62,7 +62,7 @@ def available() -> tuple[Backend, ...]:
     return (*gpu, "cpu")
 
 
-def select(name: Choice = "auto") -> DeviceInfo:
+def select(name: str = "auto") -> DeviceInfo:
     """Make a backend MLX's default device; call it once, before any array exists.
 
     Args:
@@ -75,8 +75,8 @@ def select(name: Choice = "auto") -> DeviceInfo:
         ValueError: ``name`` is not one of the four choices.
         RuntimeError: The named backend is not there; says what it needs.
     """
-    if name not in get_args(Choice):
-        choices = ", ".join(get_args(Choice))
+    if name not in _CHOICES:
+        choices = ", ".join(_CHOICES)
         raise ValueError(f"[device] name must be one of {choices}, got {name!r}.")
     present = available()
     backend = present[0] if name == "auto" else name
@@ -102,6 +102,6 @@ def describe() -> DeviceInfo:
         name=str(facts.get("device_name", "unnamed")),
         architecture=str(facts.get("architecture", "")),
         memory_bytes=None if memory is None else cast(int, memory),
-        mlx_version=mx.__version__,  # type: ignore[attr-defined]
+        mlx_version=mx.__version__,
         compiles=backend != "cpu" or shutil.which(CPU_JIT_COMPILER) is not None,
     )
