@@ -95,6 +95,17 @@ def test_dynamic_shared_memory_must_be_requested(host: KernelHost) -> None:
         launch(host, source, shared_memory=124)
 
 
+def test_shared_variables_of_any_type_are_shared(host: KernelHost) -> None:
+    source = """
+    __shared__ unsigned int first;
+    if (threadIdx.x == 5) first = blockIdx.x;
+    __syncthreads();
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < 70) out[i] = first;
+    """
+    assert launch(host, source)[::32].tolist() == [0.0, 1.0, 2.0]
+
+
 def test_early_return_before_a_barrier_is_refused(host: KernelHost) -> None:
     source = RANK + "__syncthreads(); out[i] = data[i];"
     with pytest.raises(KernelFault, match="6 of 32 threads; 26 returned"):

@@ -124,6 +124,28 @@ def test_threadgroup_memory_is_limited_to_32_kilobytes(host: KernelHost) -> None
         launch(host, source, template=sized)
 
 
+@pytest.mark.parametrize("kind", ["uint", "unsigned int", "metal::packed_float2"])
+def test_threadgroup_variables_of_any_type_are_shared(host: KernelHost, kind) -> None:
+    source = f"""
+    threadgroup {kind} first[1], all[2][16];
+    const uint me = thread_position_in_grid.x;
+    if (me == 7) first[0] = {kind.rpartition(" ")[2]}(5);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    all[1][me] = first[0];
+    out[me] = as_type<uint>(all[1][me]FIELD) == as_type<uint>(FIVE) ? 1.0f : 0.0f;
+    """
+    packed = "packed" in kind
+    source = source.replace("FIELD", "[0]" if packed else "")
+    source = source.replace("FIVE", "5.0f" if packed else "5")
+    assert launch(host, source)[0].tolist() == [1.0] * 16
+
+
+def test_threadgroup_declaration_must_be_understood(host: KernelHost) -> None:
+    source = "threadgroup alignas(16) float x[4]; x[0] = 0.0f; " + COPY
+    with pytest.raises(CompileFault, match="no declaration known here"):
+        launch(host, source)
+
+
 def test_group_is_limited_to_1024_threads(host: KernelHost) -> None:
     with pytest.raises(KernelFault, match="more than 1024 threads"):
         launch(host, COPY, grid=(2048, 1, 1), threadgroup=(1025, 1, 1))

@@ -3,13 +3,15 @@
 import re
 from dataclasses import dataclass, field
 
+from tests.metal_host.harness.faults import CompileFault
+
 _FUNCTION_HEAD = re.compile(r"[^;{}#\n][^;{}#]*\)\s*\{")
 _ADDRESS_SPACE = re.compile(r"\b(?:device|constant|threadgroup|thread)\b")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 # threadgroup T a[N], b;   with T a plain or template type, optionally const
 _GROUP_DECLARATION = re.compile(
     r"\bthreadgroup\s+"
-    r"(?P<type>(?:const\s+)?(?:\w+::)*\w+(?:<[^<>;]*(?:<[^<>;]*>[^<>;]*)*>)?)\s+"
+    r"(?P<type>(?:(?:const|unsigned|signed)\s+)*(?:\w+::)*\w+(?:<[^<>;]*(?:<[^<>;]*>[^<>;]*)*>)?)\s+"
     r"(?P<names>\w+\s*(?:\[[^\];]*\]\s*)*(?:,\s*\w+\s*(?:\[[^\];]*\]\s*)*)*);"
 )
 
@@ -66,7 +68,7 @@ def blank_comments(text: str) -> str:
     return _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m.group()), text)
 
 
-def group_variables_as_references(text: str) -> str:
+def group_variables_as_references(name: str, text: str) -> str:
     """Make each threadgroup variable a reference into memory shared by the group.
 
     A C++ local variable belongs to one thread; the executor hands every thread of the
@@ -77,19 +79,26 @@ def group_variables_as_references(text: str) -> str:
     def rewrite(match: re.Match[str]) -> str:
         nonlocal count
         declared = []
-        for name in re.split(r",(?![^\[]*\])", match["names"]):
-            name, dimensions = re.fullmatch(
-                r"\s*(\w+)\s*(.*)", name, re.DOTALL
-            ).groups()
+        for declarator in re.split(r",(?![^\[]*\])", match["names"]):
+            parts = re.fullmatch(r"\s*(\w+)\s*(.*)", declarator, re.DOTALL)
+            variable, dimensions = parts.groups()
             alias = f"host_group_type_{count}"
             declared.append(
                 f"typedef {match['type']} {alias} {dimensions.strip()}; "
-                f'auto& {name} = host::group_variable<{alias}>({count}, "{name}");'
+                f"auto& {variable} = "
+                f'host::group_variable<{alias}>({count}, "{variable}");'
             )
             count += 1
         return " ".join(declared)
 
-    return _GROUP_DECLARATION.sub(rewrite, blank_comments(text))
+    rewritten = _GROUP_DECLARATION.sub(rewrite, blank_comments(text))
+    for rest in re.finditer(r"\bthreadgroup\b([^;,(){}=]*)", rewritten):
+        if "*" not in rest[1] and "&" not in rest[1]:
+            # Left alone it would silently become a variable of each thread.
+            raise CompileFault(
+                name, f"`{rest[0].strip()}` is no declaration known here"
+            )
+    return rewritten
 
 
 def without_address_space_overloads(header: str) -> str:
@@ -124,7 +133,7 @@ def translation_unit(text: KernelText) -> str:
     """The kernel and the entry point the executor calls; headers are not included."""
     if text.language == "metal":
         header = without_address_space_overloads(text.header)
-        body = group_variables_as_references(text.source)
+        body = group_variables_as_references(text.name, text.source)
     else:
         header, body = blank_comments(text.header), _cuda_shared_as_references(text)
     arguments, buffers = [], 0
@@ -153,4 +162,5 @@ def _cuda_shared_as_references(text: KernelText) -> str:
         r'"\2");',
         body,
     )
-    return group_variables_as_references(re.sub(r"\b__shared__\b", "threadgroup", body))
+    body = re.sub(r"\b__shared__\b", "threadgroup", body)
+    return group_variables_as_references(text.name, body)

@@ -23,7 +23,6 @@
 #define __align__(bytes) alignas(bytes)
 #define __launch_bounds__(...)
 #define WARP_SIZE 32
-#define threadgroup  // left by the rewriting of __shared__
 
 #include "cuda_host/types.h"
 
