@@ -1,0 +1,16 @@
+"""Teachers: sentence encoders whose vectors the student learns to give."""
+
+from energyflow_mlx.teacher.bert import BertEncoder, load_teacher
+from energyflow_mlx.teacher.vectors import (
+    PrecomputedTeacher,
+    Teacher,
+    cached_vectors,
+)
+
+__all__ = [
+    "BertEncoder",
+    "PrecomputedTeacher",
+    "Teacher",
+    "cached_vectors",
+    "load_teacher",
+]

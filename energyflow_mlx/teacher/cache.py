@@ -1,0 +1,256 @@
+"""Teacher vectors on disk, found again by content.
+
+A cache entry is a folder named by a hash of the teacher's fingerprint and of the
+texts: another teacher, truncation length, scaling, text or order is another entry.
+
+    <cache_dir>/<key>/lock         held while the entry is being made
+    <cache_dir>/<key>/00000.shard  sha256 (32 bytes), then the float32 vectors of up to
+                                   4,096 distinct texts; only while the entry grows
+    <cache_dir>/<key>/vectors.npy  [N, E] float32, one row per text
+    <cache_dir>/<key>/entry.json   written last: sizes and sha256 of vectors.npy
+
+Every file appears whole or not at all, so a killed run goes on with the next shard.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from energyflow_mlx.atomic import TEMPORARY_PREFIX, write_aside, write_text
+from energyflow_mlx.errors import InputError
+
+SHARD_TEXTS = 4096
+_VERSION = 1
+_DIGEST_BYTES = 32
+_VECTORS = "vectors.npy"
+_ENTRY = "entry.json"
+
+Progress = Callable[[int, int], None]
+
+log = logging.getLogger(__name__)
+
+
+class SentenceEncoder(Protocol):
+    """What the cache needs of a teacher."""
+
+    name: str
+    dimension: int
+    max_length: int
+    normalized: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything but the texts that decides the vectors."""
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int, progress: Progress | None
+    ) -> np.ndarray:
+        """Vectors of ``texts``, ``[N, E]`` float32."""
+
+
+def deduplicate(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Distinct texts in order of first use, and the place of each text among them."""
+    first_use: dict[str, int] = {}
+    position = [first_use.setdefault(text, len(first_use)) for text in texts]
+    return list(first_use), np.array(position, np.int64)
+
+
+def cached_vectors(
+    teacher: SentenceEncoder,
+    texts: Sequence[str],
+    cache_dir: Path,
+    progress: Progress | None = None,
+    *,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Vectors of ``texts``, computed at most once.
+
+    Args:
+        teacher: Computes what is missing, each distinct text once.
+        texts: Sentences; their order is part of the key.
+        cache_dir: Folder of all entries; made when missing.
+        progress: Called with (distinct sentences done, distinct sentences in all)
+            while an entry is being made; what an earlier run had finished counts.
+        batch_size: Most sentences in one of the teacher's forward passes.
+
+    Returns:
+        ``[N, E]`` float32, memory-mapped and read-only.
+
+    Raises:
+        InputError: The teacher gave vectors of a wrong shape or not finite, or
+            ``cache_dir`` cannot be used.
+    """
+    if not texts:
+        return np.zeros((0, teacher.dimension), np.float32)
+    folder = Path(cache_dir) / _key(teacher, texts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"[teacher] cache folder {cache_dir}: {error}.") from error
+    with _locked(folder):
+        if not _is_intact(folder, len(texts), teacher.dimension):
+            _build(folder, teacher, texts, progress, batch_size)
+    return np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+
+
+def _key(teacher: SentenceEncoder, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    identity = (_VERSION, teacher.fingerprint, teacher.max_length, teacher.normalized)
+    for part in (json.dumps(identity), *texts):
+        # A lone surrogate, legal in a str, must not stop the hash.
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(struct.pack("<q", len(encoded)))
+        digest.update(encoded)
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time make an entry; a killed one's lock is released."""
+    with (folder / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_intact(folder: Path, count: int, dimension: int) -> bool:
+    """Whether the entry is finished and undamaged; damage is said and removed."""
+    if not (folder / _ENTRY).is_file():
+        return False
+    try:
+        _check_entry(folder, count, dimension)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("Cached teacher vectors rebuilt: %s: %s", folder, error)
+        (folder / _ENTRY).unlink()
+        return False
+    return True
+
+
+def _check_entry(folder: Path, count: int, dimension: int) -> None:
+    entry = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+    vectors = folder / _VECTORS
+    if (size := vectors.stat().st_size) != entry["bytes"]:
+        raise ValueError(f"{_VECTORS} must have {entry['bytes']} bytes, got {size}")
+    if _sha256(vectors) != entry["sha256"]:
+        raise ValueError(f"the sha256 of {_VECTORS} is not the recorded one")
+    if (shape := [entry["rows"], entry["dimension"]]) != [count, dimension]:
+        raise ValueError(f"the shape must be {[count, dimension]}, got {shape}")
+
+
+def _build(
+    folder: Path,
+    teacher: SentenceEncoder,
+    texts: Sequence[str],
+    progress: Progress | None,
+    batch_size: int,
+) -> None:
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        leftover.unlink()
+    distinct, position = deduplicate(texts)
+    report = progress or _silent
+    shards = []
+    for start in range(0, len(distinct), SHARD_TEXTS):
+        block = distinct[start : start + SHARD_TEXTS]
+        shards.append(folder / f"{start // SHARD_TEXTS:05d}.shard")
+        if _read_shard(shards[-1], len(block), teacher.dimension) is None:
+            within = partial(_report_within, report, start, len(distinct))
+            vectors = teacher.encode(block, batch_size=batch_size, progress=within)
+            _check_vectors(vectors, block, teacher)
+            _write_shard(shards[-1], vectors)
+        report(start + len(block), len(distinct))
+    _assemble(folder, teacher, shards, position)
+    for path in shards:
+        path.unlink()
+
+
+def _silent(_done: int, _total: int) -> None:
+    pass
+
+
+def _report_within(
+    report: Progress, start: int, total: int, done: int, _block: int
+) -> None:
+    report(start + done, total)
+
+
+def _read_shard(path: Path, count: int, dimension: int) -> np.ndarray | None:
+    """Read a finished shard; None when there is none or it is damaged."""
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    payload = memoryview(data)[_DIGEST_BYTES:]
+    intact = hashlib.sha256(payload).digest() == data[:_DIGEST_BYTES]
+    if not intact or len(payload) != count * dimension * 4:
+        log.warning("Cached teacher vectors rebuilt: %s is damaged", path)
+        return None
+    return np.frombuffer(payload, np.float32).reshape(count, dimension)
+
+
+def _write_shard(path: Path, vectors: np.ndarray) -> None:
+    payload = np.ascontiguousarray(vectors, np.float32).tobytes()
+    with write_aside(path) as aside:
+        aside.write_bytes(hashlib.sha256(payload).digest() + payload)
+
+
+def _check_vectors(
+    vectors: np.ndarray, block: Sequence[str], teacher: SentenceEncoder
+) -> None:
+    if vectors.shape != (len(block), teacher.dimension):
+        raise InputError(
+            f"[teacher] {teacher.name} must give vectors "
+            f"{[len(block), teacher.dimension]}, got {list(vectors.shape)}."
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        text = block[int(np.argmin(finite))]
+        raise InputError(
+            f"[teacher] {teacher.name} gave a vector that is not finite for the text "
+            f"{text[:60]!r}."
+        )
+
+
+def _assemble(
+    folder: Path,
+    teacher: SentenceEncoder,
+    shards: Sequence[Path],
+    position: np.ndarray,
+) -> None:
+    """Join the shards into one row per text, and sign the result."""
+    vectors = folder / _VECTORS
+    shape = (len(position), teacher.dimension)
+    with write_aside(vectors) as aside:
+        rows = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
+        shard_of, row_of = np.divmod(position, SHARD_TEXTS)
+        for index, shard in enumerate(shards):
+            members = np.flatnonzero(shard_of == index)
+            stored = np.frombuffer(shard.read_bytes()[_DIGEST_BYTES:], np.float32)
+            rows[members] = stored.reshape(-1, shape[1])[row_of[members]]
+        rows.flush()
+        del rows
+    entry = {
+        "version": _VERSION,
+        "teacher": teacher.name,
+        "fingerprint": teacher.fingerprint,
+        "max_length": teacher.max_length,
+        "normalized": teacher.normalized,
+        "rows": shape[0],
+        "dimension": shape[1],
+        "bytes": vectors.stat().st_size,
+        "sha256": _sha256(vectors),
+    }
+    write_text(folder / _ENTRY, json.dumps(entry, indent=1) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
