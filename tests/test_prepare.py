@@ -214,3 +214,6 @@ def test_a_real_teacher_fills_text_tokens_and_vectors(folder, capsys):
     prepare.prepare(arguments)
     assert output.stat().st_mtime_ns == written
     assert "is up to date" in capsys.readouterr().out
+    arguments.tokens = False
+    prepare.prepare(arguments)
+    assert read_sentences(output).ids is None
