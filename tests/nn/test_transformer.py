@@ -2,6 +2,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from energyflow_mlx.nn import transformer
+from energyflow_mlx.nn.dropout import dropout
 from energyflow_mlx.nn.transformer import (
     SelfAttention,
     TransformerLayer,
@@ -71,6 +73,19 @@ def test_dropout_changes_training_and_leaves_evaluation_alone():
     plain = TransformerLayer(8, 2, 16)
     plain.update(layer.parameters())
     np.testing.assert_array_equal(np.array(layer(x, mask)), np.array(plain(x, mask)))
+
+
+def test_dropout_acts_at_the_four_places_of_the_reference_layer(monkeypatch):
+    shapes = []
+
+    def watched(x, rate, key):
+        shapes.append(x.shape)
+        return dropout(x, rate, key)
+
+    monkeypatch.setattr(transformer, "dropout", watched)
+    layer = TransformerLayer(8, 2, 16, dropout=0.1)
+    layer(mx.random.normal((3, 5, 8)), mx.ones((3, 5)), key=mx.random.key(0))
+    assert shapes == [(3, 2, 5, 5), (3, 5, 8), (3, 5, 16), (3, 5, 8)]
 
 
 def test_linear_layers_start_xavier_uniform_with_zero_bias():

@@ -55,15 +55,23 @@ def test_the_condition_moves_by_the_difference_between_target_and_guess():
 
 def test_a_worse_guess_is_not_kept():
     good, bad = np.array([[1, 0]]), np.array([[0, 1]])
-    answers = iter([good, bad, bad, bad])
+    answers, asked = iter([good, bad, bad, bad]), []
+
+    def decode(z):
+        asked.append(z[0])
+        return next(answers)
+
     result = correct(
-        lambda z: next(answers),
+        decode,
         lambda ids: ids.astype(np.float32),
         np.array([[1.0, 0.1]]),
         rounds=3,
     )
     np.testing.assert_array_equal(result.ids, good)
     assert result.cosine[0] == result.first_cosine[0]
+    # After each failure the next attempt stays half as far from the best condition.
+    moves = [np.linalg.norm(z - asked[0]) for z in asked[1:]]
+    np.testing.assert_allclose(moves[1:], np.array(moves[:-1]) / 2, rtol=0.02)
 
 
 def test_no_rounds_is_plain_decoding():

@@ -189,14 +189,19 @@ def test_a_beam_as_wide_as_the_tree_finds_the_best_sentence(penalty):
     for seed in range(4):
         mx.random.seed(seed)
         decoder = TCNDecoder(6, 12, dim=8, hidden=8)
-        decoder.embedding.weight = mx.random.normal((6, 8))
-        decoder.output.weight = mx.random.normal((6, 8))
-        z = mx.random.normal((1, 12))
+        # Strong dependence on earlier tokens, so that beams must carry their own past.
+        for block in decoder.blocks:
+            block.conv2.weight = block.conv2.weight * 100
+        decoder.embedding.weight = 3 * mx.random.normal((6, 8))
+        # Nearly equal first choices, so that the best sentence changes beams.
+        decoder.output.weight = 0.5 * mx.random.normal((6, 8))
+        z = mx.random.normal((3, 12))
         found = generate(
-            decoder, z, max_length=3, beams=64, length_penalty=penalty, **SPECIAL
+            decoder, z, max_length=4, beams=100, length_penalty=penalty, **SPECIAL
         )
-        expected = exhaustive(decoder, z, 3, penalty)
-        assert [t for t in found[0].tolist() if t != PAD] == expected
+        for row in range(3):
+            expected = exhaustive(decoder, z[row : row + 1], 4, penalty)
+            assert [t for t in found[row].tolist() if t != PAD] == expected
 
 
 def test_shared_blocks_take_part():
