@@ -104,7 +104,7 @@ def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:
 def _parse(path: Path, data: bytes) -> Arrays:
     try:
         arrays = mx.load(io.BytesIO(data), format="safetensors")
-        mx.eval(arrays)  # mx.load is lazy: nothing may depend on the file any more
+        mx.eval(arrays)  # nothing may stay lazy: the bytes go away
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"[weights] {path}: must be a safetensors file, got: {error}."

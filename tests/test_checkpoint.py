@@ -1,5 +1,6 @@
 """Checkpoints survive kills, damage and concurrent readers, and never lie."""
 
+import io
 import json
 import logging
 import os
@@ -110,6 +111,14 @@ def test_loading_is_eager(tmp_path):
     assert_same(arrays, example())
 
 
+def test_loaded_arrays_are_evaluated(tmp_path):
+    path = checkpoint.save(tmp_path, 1, example(), META)
+    arrays, _ = checkpoint.load(path)
+    graph = io.StringIO()
+    mx.export_to_dot(graph, *[array for array in arrays.values() if array.size])
+    assert "Load" not in graph.getvalue()
+
+
 # -- What save refuses -----------------------------------------------------------------
 
 
@@ -170,8 +179,10 @@ def test_damage_is_found_names_the_file_and_is_skipped(tmp_path, caplog, name, d
     else:
         data[len(data) * 2 // 3] ^= 4
         file.write_bytes(data)
-    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+    with pytest.raises(InputError, match=name.replace(".", r"\.")) as refused:
         checkpoint.load(path)
+    if damage in ("truncated", "longer") and name != "checkpoint.json":
+        assert f"must be {len(data)} bytes" in str(refused.value)
     with caplog.at_level(logging.WARNING):
         assert checkpoint.latest(tmp_path) == older
     assert str(file) in caplog.text
@@ -369,6 +380,22 @@ def test_a_concurrent_reader_always_gets_a_whole_checkpoint(tmp_path, caplog):
     assert caplog.text == ""  # what was pruned under the reader is not damaged
 
 
+def test_a_checkpoint_pruned_while_it_is_read_leads_to_a_newer_one(
+    tmp_path, monkeypatch, caplog
+):
+    checkpoint.save(tmp_path, 1, example(), META)
+    load = checkpoint.load
+
+    def slow_load(path, groups=None):
+        if path.name.endswith("1"):
+            checkpoint.save(tmp_path, 2, example(), META, keep=1)
+        return load(path, groups)
+
+    monkeypatch.setattr(checkpoint, "load", slow_load)
+    assert checkpoint.load_latest(tmp_path).meta["step"] == 2
+    assert caplog.text == ""
+
+
 def test_a_full_disk_raises_and_leaves_the_earlier_checkpoint(tmp_path):
     code = """
 import resource, signal, sys
@@ -398,6 +425,13 @@ def test_write_aside_keeps_the_old_file_when_the_body_raises(tmp_path):
         aside.write_text("new")
         raise ZeroDivisionError
     assert path.read_text() == "old"
+    with write_aside(path) as aside:
+        aside.write_text("newer")
+    with path.open() as reader:
+        with write_aside(path) as aside:
+            aside.write_text("newest")
+        assert reader.read() == "newer"  # whoever has it open keeps the old contents
+    assert path.read_text() == "newest"
     assert files_of(path.parent) == ["file.json"]
 
 

@@ -1,6 +1,7 @@
 """The rules of deferred readback, each broken once in the reference (R1-R12)."""
 
 import gc
+import io
 import logging
 import threading
 import weakref
@@ -217,10 +218,18 @@ def test_fence_sees_what_a_module_holds_at_the_sync():
     assert _graph_nodes(layer.weight) == 0
 
 
+def test_a_fence_of_an_inner_batch_holds_at_the_outer_sync():
+    engine = ReadbackEngine()
+    array = mx.arange(3) + 1
+    with engine.batch("outer"):
+        with engine.batch("inner"):
+            engine.fence(array)
+        assert _graph_nodes(array) > 0
+    assert _graph_nodes(array) == 0
+
+
 def _graph_nodes(array):
     """Number of primitives still to run for an array."""
-    import io
-
     text = io.StringIO()
     mx.export_to_dot(text, array)
     return text.getvalue().count("shape=rectangle") + text.getvalue().count("[label =")
