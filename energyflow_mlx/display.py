@@ -107,7 +107,8 @@ class RunDisplay:
         """Report a training step.
 
         Args:
-            step: Steps done so far, counted from 1; a resumed run goes on counting.
+            step: Steps done so far; a resumed run goes on counting. A first report
+                without values, before the first step, lets the ETA start early.
             total: Steps of the whole run.
             values: What to show, by name. A name that is missing keeps its last value,
                 since alternating objectives each report their own.
@@ -118,7 +119,7 @@ class RunDisplay:
         self._pace.report(step)
         if self.is_live:
             self._draw(step, total)
-        elif step >= self._next_line or step == total:
+        elif self._values and (step >= self._next_line or step == total):
             self._next_line = (step // self._log_every + 1) * self._log_every
             parts = [f"step {step}/{total}"]
             parts += [f"{k} {format_value(v)}" for k, v in self._values.items()]

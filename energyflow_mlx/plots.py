@@ -123,7 +123,8 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
         colour = f"C{index}"
         name = label if kind == "train" else f"{label}, {kind}"
         if kind == "train":
-            _draw_training(axes, curve, name, colour)
+            style = ("-", "--", ":")[index % 3]  # curves may lie on each other
+            _draw_training(axes, curve, name, colour, style)
         else:
             axes.plot(*curve, "o-", ms=4, lw=1.6, color=colour, label=name)
     axes.set(title=panel.title, xlabel="update", ylabel=panel.axis)
@@ -135,13 +136,14 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
     return path
 
 
-def _draw_training(axes: Axes, curve: _Curve, name: str, colour: str) -> None:
+def _draw_training(
+    axes: Axes, curve: _Curve, name: str, colour: str, style: str
+) -> None:
     steps, values = curve
-    if len(values) < _SMOOTH_FROM:
-        axes.plot(steps, values, lw=1.4, color=colour, label=name)
-        return
-    axes.plot(steps, values, lw=0.6, alpha=0.3, color=colour)
-    axes.plot(steps, _running_mean(values), lw=1.6, color=colour, label=name)
+    if len(values) >= _SMOOTH_FROM:
+        axes.plot(steps, values, lw=0.6, alpha=0.3, color=colour)
+        values = _running_mean(values)
+    axes.plot(steps, values, style, lw=1.6, color=colour, label=name)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
