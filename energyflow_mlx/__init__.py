@@ -4,3 +4,26 @@
 from energyflow_mlx import blas as _blas
 
 _blas.install()
+
+from typing import TYPE_CHECKING  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from energyflow_mlx.inference import SentenceCodec
+
+__all__ = ["load"]
+
+
+def load(path: "str | Path") -> "SentenceCodec":
+    """Load a trained run: ``ef = load(PATH)``, ``ef.encode``, ``ef.decode``.
+
+    Args:
+        path: The run's folder.
+
+    Raises:
+        InputError: The folder is missing, damaged or not a run.
+    """
+    from energyflow_mlx.inference import load as load_run
+
+    return load_run(path)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from energyflow_mlx.config import (
     Config,
@@ -33,7 +34,9 @@ CONF_FOLDER = _find_conf()
 def register() -> None:
     """Tell Hydra the schema of the root and of every group."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    root = OmegaConf.structured(Config)
+    root.encoder = "???"  # any family may fill it
+    store.store(name="schema", node=root)
     for group, name, node in (
         ("encoder", "schema_tcn", TcnEncoderConfig),
         ("encoder", "schema_transformer", TransformerEncoderConfig),

@@ -55,7 +55,8 @@ def _job(composed: DictConfig) -> float | None:
 
 def main() -> None:
     """Command line: Hydra overrides; bad input is one line and exit status 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
     # Without this Hydra prints its own multi-line report and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
