@@ -1,0 +1,173 @@
+"""Mistakes planted into every line of the shipped kernels are noticed.
+
+This measures two things at once: whether the host sees a mistake, and whether inputs
+like those of the operations' tests provoke it. Mutants that compute the same thing in
+another way cannot be caught, so the claim is a share, not all.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import mlx.core as mx
+import pytest
+
+from energyflow_mlx.ops import (
+    _backend,
+    causal_im2col,
+    lattice_readout,
+    lattice_scatter,
+    masked_mean,
+)
+from tests.metal_host.harness import HostOptions, KernelHost
+from tests.metal_host.mutations import Mutant, mutants
+
+_log = logging.getLogger(__name__)
+_CAUGHT_SHARE = 0.9
+_KERNELS = [
+    ("masked_mean", "forward"),
+    ("masked_mean", "backward"),
+    ("causal_im2col", "forward"),
+    ("causal_im2col", "backward"),
+    ("lattice_scatter", "forward"),
+    ("lattice_scatter", "backward"),
+    ("lattice_scatter", "readout_forward"),
+    ("lattice_scatter", "readout_backward"),
+]
+
+
+def _flows(batch: int, count: int) -> list[mx.array]:
+    """Flows with ties between cells, NaN and far coordinates, and a crowded cell."""
+    position = mx.random.uniform(-1.3, 1.3, (batch, count, 3))
+    position[:, : count // 3, :2] = mx.round(position[:, : count // 3, :2] * 4) / 4
+    position[:, count // 3 : count // 3 + 40, :2] = 0.3
+    position[:, -1, 0] = float("nan")
+    position[:, -2, 1] = 1e30
+    energy = mx.random.normal((batch, count))
+    return [position, energy, mx.random.uniform(shape=(batch, count))]
+
+
+def _mask(batch: int, length: int) -> mx.array:
+    mask = (mx.random.uniform(shape=(batch, length)) > 0.4).astype(mx.float32)
+    mask[0] = 0
+    return mask
+
+
+def _cases(folder: str, part: str) -> list[tuple[Callable[..., mx.array], list]]:
+    """Functions of a backend with their arguments: odd sizes, more than one tile."""
+    if folder == "masked_mean":
+        sizes = [(2, 3, 5), (3, 130, 33), (2, 70, 264), (2, 64, 127)]
+        dtypes = [mx.float32, mx.float32, mx.bfloat16, mx.float32]
+        return [
+            (partial(_mean, mask=_mask(*size[:2])), [mx.random.normal(size).astype(t)])
+            for size, t in zip(sizes, dtypes, strict=True)
+        ]
+    if folder == "causal_im2col":
+        sizes = [(2, 4, 5, 3, 3), (2, 33, 33, 3, 2), (2, 16, 127, 2, 1)]
+        sizes += [(2, 33, 264, 2, 5)]
+        return [
+            (
+                partial(causal_im2col, kernel_size=taps, dilation=dilation),
+                [mx.random.normal((batch, length, channels))],
+            )
+            for batch, length, channels, taps, dilation in sizes
+        ]
+    function = lattice_readout if part.startswith("readout") else lattice_scatter
+    surfaces = [
+        (9, 7, "bilinear", "fold", 300),
+        (9, 7, "nearest", "clamp", 300),
+        (33, 31, "bilinear", "clamp", 90),
+        (3, 4, "nearest", "fold", 2100),
+    ]
+    return [
+        (
+            partial(function, height=h, width=w, mode=mode, boundary=boundary),
+            _flows(2, count),
+        )
+        for h, w, mode, boundary, count in surfaces
+    ]
+
+
+def _mean(x: mx.array, *, mask: mx.array, backend: str) -> mx.array:
+    return masked_mean(x, mask, backend=backend)
+
+
+def _with_gradients(
+    function: Callable[..., mx.array], arguments: list[mx.array], backend: str
+) -> list[mx.array]:
+    value = function(*arguments, backend=backend)
+    weighting = mx.random.normal(value.shape, key=mx.random.key(3))
+
+    def loss(*arguments: mx.array) -> mx.array:
+        value = function(*arguments, backend=backend).astype(mx.float32)
+        return (value * weighting).sum()
+
+    argnums = tuple(range(len(arguments)))
+    return [value, *mx.grad(loss, argnums=argnums)(*arguments)]
+
+
+def _agree(ours: mx.array, wanted: mx.array) -> bool:
+    limit = 1e-4 if wanted.dtype == mx.float32 else 2e-2
+    scale = max(mx.abs(wanted).max().item(), 1e-30)
+    return mx.abs(ours - wanted).max().item() <= limit * scale
+
+
+class _Judge:
+    """Runs an operation with a mutant in place of its kernel text."""
+
+    def __init__(self, folder: str, part: str, backend: str, monkeypatch) -> None:
+        mx.random.seed(1)
+        self.backend = backend
+        self.spec = (folder, part)
+        self.cases = _cases(folder, part)
+        self.wanted = [_with_gradients(f, x, "reference") for f, x in self.cases]
+        shipped = _backend.source
+        self.mutant: Mutant | None = None
+
+        def source(spec: _backend.KernelSpec, backend: str) -> tuple[str, str]:
+            body, header = shipped(spec, backend)
+            if self.mutant and (spec.folder, spec.part) == self.spec:
+                return self.mutant.text, header
+            return body, header
+
+        monkeypatch.setattr(_backend, "source", source)
+
+    def verdict(self, mutant: Mutant | None) -> str:
+        """How the mutant was noticed, or "" if it was not."""
+        self.mutant = mutant
+        _backend.clear_kernel_cache()
+        try:
+            for (function, arguments), wanted in zip(
+                self.cases, self.wanted, strict=True
+            ):
+                ours = _with_gradients(function, arguments, self.backend)
+                if not all(_agree(a, b) for a, b in zip(ours, wanted, strict=True)):
+                    return "wrong values"
+        except AssertionError as fault:  # KernelFault, and MLX shape checks
+            return getattr(fault, "kind", "assertion")
+        return ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["metal", "cuda"])
+@pytest.mark.parametrize(("folder", "part"), _KERNELS)
+def test_mutants_of_shipped_kernels_are_caught(
+    host: KernelHost, monkeypatch, folder: str, part: str, backend: str
+) -> None:
+    host.options = HostOptions(step_budget=20_000_000)
+    monkeypatch.setattr(_backend, "metal_kernel_factory", host.metal_kernel)
+    monkeypatch.setattr(_backend, "cuda_kernel_factory", host.cuda_kernel)
+    monkeypatch.setattr(_backend, "available", lambda name: True)
+    judge = _Judge(folder, part, backend, monkeypatch)
+    assert judge.verdict(None) == ""
+
+    spec = _backend.KernelSpec("any", (), (), folder, part)
+    planted = mutants(_backend.source(spec, backend)[0])
+    survivors = [m for m in planted if not judge.verdict(m)]
+    _backend.clear_kernel_cache()
+    where = f"{folder}/{part}.{backend}"
+    for m in survivors:
+        _log.warning("%s:%d survives %s: %s", where, m.line, m.kind, m.shown)
+    caught = 1 - len(survivors) / len(planted)
+    _log.warning("%s: %.0f %% of %d caught", where, 100 * caught, len(planted))
+    assert caught >= _CAUGHT_SHARE
