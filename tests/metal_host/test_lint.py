@@ -97,6 +97,12 @@ def test_helper_for_device_pointers_breaks_on_small_inputs() -> None:
         lint(READ, TYPED)
 
 
+def test_static_is_refused_in_helpers_only() -> None:
+    lint(READ, "static constant int WIDTH = 4;\n" + TEMPLATED)
+    with pytest.raises(LintFault, match="header line 2: .*no static"):
+        lint(READ, "inline int next() {\nstatic int calls; return calls++; }\n")
+
+
 def test_helper_cannot_own_threadgroup_memory() -> None:
     with pytest.raises(LintFault, match="belong into the kernel itself"):
         lint("sum();", "inline float sum() { threadgroup float part[4]; return 0; }")

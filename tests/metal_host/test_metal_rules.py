@@ -146,6 +146,36 @@ def test_threadgroup_declaration_must_be_understood(host: KernelHost) -> None:
         launch(host, source)
 
 
+@pytest.mark.parametrize("memory", ["device", "threadgroup"])
+def test_barrier_orders_only_the_memory_it_names(host: KernelHost, memory) -> None:
+    source = """
+    const uint me = thread_position_in_grid.x;
+    out[me] = data[me];
+    threadgroup_barrier(mem_flags::mem_device);
+    const float next = out[(me + 1) % 16];
+    threadgroup_barrier(mem_flags::mem_device);
+    out[me] = next;
+    """.replace("mem_device", f"mem_{memory}")
+    if memory == "device":
+        assert launch(host, source)[0].tolist() == [*range(1, 16), 0]
+        return
+    with pytest.raises(KernelFault, match="element 1 of 'out' conflicts") as caught:
+        launch(host, source)
+    assert caught.value.kind in ("data-race", "uninitialised-read")
+
+
+def test_barriers_do_not_order_groups(host: KernelHost) -> None:
+    source = """
+    const uint me = thread_position_in_grid.x;
+    out[me] = data[me];
+    threadgroup_barrier(mem_flags::mem_device);
+    if (me == 8) out[0] = out[1];
+    """
+    launch(host, source, threadgroup=(16, 1, 1))
+    with pytest.raises(KernelFault, match="by thread 1 of group 0"):
+        launch(host, source, threadgroup=(8, 1, 1))
+
+
 def test_group_is_limited_to_1024_threads(host: KernelHost) -> None:
     with pytest.raises(KernelFault, match="more than 1024 threads"):
         launch(host, COPY, grid=(2048, 1, 1), threadgroup=(1025, 1, 1))

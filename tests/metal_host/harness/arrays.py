@@ -19,22 +19,20 @@ _STORAGE = {
 }
 
 
-def contiguous(array: mx.array) -> np.ndarray:
-    """Flat row-major copy, as ``ensure_row_contiguous=True`` gives a kernel."""
-    bits = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
-    return np.array(bits).reshape(-1)
+def _bits(array: mx.array) -> mx.array:
+    return array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
 
 
-def contiguous_strides(array: mx.array) -> list[int]:
-    """Element strides of the row-major copy."""
+def contiguous(array: mx.array) -> tuple[np.ndarray, list[int]]:
+    """Flat row-major copy and its strides, as ``ensure_row_contiguous=True`` gives."""
     sizes = [*array.shape[1:], 1]
-    return [int(np.prod(sizes[axis:])) for axis in range(array.ndim)]
+    strides = [int(np.prod(sizes[axis:])) for axis in range(array.ndim)]
+    return np.array(_bits(array)).reshape(-1), strides
 
 
 def strided(array: mx.array) -> tuple[np.ndarray, list[int]]:
     """The storage behind a view and its element strides, without making it dense."""
-    bits = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
-    view = np.array(bits, copy=False)
+    view = np.array(_bits(array), copy=False)
     strides = [step // view.itemsize for step in view.strides]
     if min(strides, default=0) < 0:
         raise ValueError("[kernel host] negative strides are not modelled.")
@@ -47,7 +45,7 @@ def empty(shape: tuple[int, ...], dtype: mx.Dtype, fill: float | None) -> np.nda
     """Flat storage for an output, filled with ``init_value`` if there is one."""
     storage = np.zeros(int(np.prod(shape)), _STORAGE[dtype])
     if fill is not None:
-        storage[...] = contiguous(mx.full((1,), fill, dtype=dtype))[0]
+        storage[...] = np.array(_bits(mx.full((1,), fill, dtype=dtype)))[0]
     return storage
 
 

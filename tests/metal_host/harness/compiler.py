@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -149,10 +148,3 @@ def _precompiled_prelude(language: str, *command: str) -> Path:
             _run("prelude", *command, "-x", "c++-header", str(header), "-o", str(built))
             built.replace(compiled)
     return header
-
-
-def prebuild(texts: list[KernelText]) -> None:
-    """Compile many kernels at once, one compiler per core."""
-    runtime_library()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(kernel_library, texts))

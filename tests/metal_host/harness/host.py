@@ -1,6 +1,6 @@
 """Stand-ins for ``mx.fast.metal_kernel`` and ``mx.fast.cuda_kernel``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,7 @@ class KernelHost:
             header=header,
             ensure_row_contiguous=ensure_row_contiguous,
             atomic_outputs=atomic_outputs,
+            compile_options=compile_options,
         )
 
         def text_of(call: "_Call") -> KernelText:
@@ -83,13 +84,13 @@ class KernelHost:
             return metal_text.parse(name, generated, header, source)
 
         return _HostKernel(
-            self,
-            "metal",
-            name,
-            input_names,
-            output_names,
-            ensure_row_contiguous,
-            text_of,
+            host=self,
+            language="metal",
+            name=name,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            is_dense=ensure_row_contiguous,
+            text_of=text_of,
         )
 
     def cuda_kernel(
@@ -114,17 +115,16 @@ class KernelHost:
                 template=call.template,
             )
 
-        kernel = _HostKernel(
-            self,
-            "cuda",
-            name,
-            input_names,
-            output_names,
-            ensure_row_contiguous,
-            text_of,
+        return _HostKernel(
+            host=self,
+            language="cuda",
+            name=name,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            is_dense=ensure_row_contiguous,
+            text_of=text_of,
+            dynamic_bytes=shared_memory,
         )
-        kernel.dynamic_bytes = shared_memory
-        return kernel
 
 
 @dataclass
@@ -149,27 +149,18 @@ class _Call:
         }
 
 
+@dataclass
 class _HostKernel:
     """A kernel object: call it as MLX's own are called."""
 
-    def __init__(
-        self,
-        host: KernelHost,
-        language: str,
-        name: str,
-        input_names: Sequence[str],
-        output_names: Sequence[str],
-        ensure_row_contiguous: bool,
-        text_of: Callable[[_Call], KernelText],
-    ) -> None:
-        self._host = host
-        self._language = language
-        self._name = name
-        self._input_names = list(input_names)
-        self._output_names = list(output_names)
-        self._dense = ensure_row_contiguous
-        self._text_of = text_of
-        self.dynamic_bytes = 0
+    host: KernelHost
+    language: str
+    name: str
+    input_names: list[str]
+    output_names: list[str]
+    is_dense: bool  # inputs are copied to row-major order, as MLX does by default
+    text_of: Callable[[_Call], KernelText]
+    dynamic_bytes: int = 0
 
     def __call__(
         self,
@@ -195,7 +186,7 @@ class _HostKernel:
         )
         self._evaluate(call.inputs)
         geometry = self._geometry(call)
-        text = self._text_of(call)
+        text = self.text_of(call)
         outputs = self._run_schedules(text, call, geometry)
         return [
             arrays.to_mlx(storage, shape, dtype)
@@ -209,7 +200,7 @@ class _HostKernel:
             mx.eval(inputs)
         except ValueError as error:
             raise RuntimeError(
-                f"[{self._name}] host kernels need values: call mx.disable_compile() "
+                f"[{self.name}] host kernels need values: call mx.disable_compile() "
                 "first, and check mx.compile and mx.vmap with recorded_kernels()."
             ) from error
 
@@ -223,7 +214,7 @@ class _HostKernel:
             self._limit(f"group {call.threadgroup} has more than 1024 threads")
         pairs = list(zip(call.threadgroup, call.grid, strict=True))
         group = tuple(min(size, threads) for size, threads in pairs)
-        if self._language == "metal":
+        if self.language == "metal":
             return Geometry(call.grid, group, False, _METAL_GROUP_MEMORY)
         blocks = tuple(-(-threads // size) for size, threads in pairs)
         if any(b > most for b, most in zip(blocks, _MAX_CUDA_BLOCKS, strict=True)):
@@ -233,23 +224,23 @@ class _HostKernel:
         return Geometry(whole, group, True, shared, self.dynamic_bytes)
 
     def _limit(self, text: str) -> None:
-        raise KernelFault(self._name, "limit", text)
+        raise KernelFault(self.name, "limit", text)
 
     def _run_schedules(
         self, text: KernelText, call: _Call, geometry: Geometry
     ) -> list[np.ndarray]:
         if text.language == "metal" and len(text.buffer_names) > _MAX_METAL_BUFFERS:
             self._limit(f"{len(text.buffer_names)} buffers are more than 31")
-        options = self._host.options
+        options = self.host.options
         results, statistics = [], []
         for schedule in options.schedules:
             buffers = self._buffers(text, call)
             statistics.append(run(text, buffers, geometry, schedule, options))
             results.append([b.data for b in buffers if b.is_output])
-        self._host.launches.append(
+        self.host.launches.append(
             LaunchRecord(
-                self._name,
-                self._language,
+                self.name,
+                self.language,
                 geometry.grid,
                 geometry.group,
                 tuple(statistics),
@@ -262,39 +253,39 @@ class _HostKernel:
 
     def _require_same_bits(self, results: list[list[np.ndarray]]) -> None:
         for other in results[1:]:
-            for name, a, b in zip(self._output_names, results[0], other, strict=True):
+            for name, a, b in zip(self.output_names, results[0], other, strict=True):
                 if a.tobytes() != b.tobytes():
                     raise KernelFault(
-                        self._name,
+                        self.name,
                         "schedule-dependent",
                         f"'{name}' depends on the order in which threads run",
                     )
 
     def _buffers(self, text: KernelText, call: _Call) -> list[HostBuffer]:
         """One buffer per pointer of the signature, in its order."""
-        made: dict[str, HostBuffer] = {}
-        for name, array in zip(self._input_names, call.inputs, strict=True):
-            if self._dense:
-                data, strides = (
-                    arrays.contiguous(array),
-                    arrays.contiguous_strides(array),
-                )
-            else:
-                data, strides = arrays.strided(array)
-            made[name] = HostBuffer(name, data, may_shift=True)
+        made = [*self._input_buffers(call), *self._output_buffers(call)]
+        by_name = {buffer.name: buffer for buffer in made}
+        return [by_name[name] for name in text.buffer_names]
+
+    def _input_buffers(self, call: _Call) -> Iterator[HostBuffer]:
+        lay_out = arrays.contiguous if self.is_dense else arrays.strided
+        for name, array in zip(self.input_names, call.inputs, strict=True):
+            data, strides = lay_out(array)
+            yield HostBuffer(name, data, may_shift=True)
             for suffix, values, dtype in (
                 ("_shape", array.shape, np.int32),
                 ("_strides", strides, np.int64),
                 ("_ndim", [array.ndim], np.int32),
             ):
-                data = np.array(values, dtype)
-                if self._language == "cuda":
-                    data = cuda_text.padded(suffix, data)
-                made[name + suffix] = HostBuffer(name + suffix, data)
+                argument = np.array(values, dtype)
+                if self.language == "cuda":
+                    argument = cuda_text.padded(suffix, argument)
+                yield HostBuffer(name + suffix, argument)
+
+    def _output_buffers(self, call: _Call) -> Iterator[HostBuffer]:
         for name, shape, dtype in zip(
-            self._output_names, call.output_shapes, call.output_dtypes, strict=True
+            self.output_names, call.output_shapes, call.output_dtypes, strict=True
         ):
             data = arrays.empty(shape, dtype, call.init_value)
-            filled = call.init_value is not None
-            made[name] = HostBuffer(name, data, is_output=True, is_filled=filled)
-        return [made[name] for name in text.buffer_names]
+            is_filled = call.init_value is not None
+            yield HostBuffer(name, data, is_output=True, is_filled=is_filled)

@@ -80,7 +80,8 @@ def check(
     for text in (header_text, source_text):
         _check_language(text)
         _check_pointers_have_a_space(text)
-    _check_statics(source_text)
+    _check_no_static(source_text, depth=0)
+    _check_no_static(header_text, depth=1)
     _check_header_has_no_group_variables(header_text)
     spaces = {name: frozenset({"device", "constant"}) for name in inputs}
     spaces |= {name: frozenset({"device"}) for name in outputs}
@@ -108,10 +109,12 @@ def _check_language(text: _Text) -> None:
             text.fail(found.start(), message)
 
 
-def _check_statics(source: _Text) -> None:
-    found = re.search(r"\bstatic\b", source.code)
-    if found:
-        source.fail(found.start(), "Metal functions have no static variables")
+def _check_no_static(text: _Text, depth: int) -> None:
+    """No static variables in functions, which is brace depth 1 and more of a header."""
+    for found in re.finditer(r"\bstatic\b(?!\s+constexpr)", text.code):
+        before = text.code[: found.start()]
+        if before.count("{") - before.count("}") >= depth:
+            text.fail(found.start(), "Metal functions have no static variables")
 
 
 def _check_header_has_no_group_variables(header: _Text) -> None:
