@@ -31,7 +31,7 @@ SCENES: tuple[tuple[str, str, str, bool], ...] = (
         """sell: {fruit+}; {vegetable+}; {flower+}; fresh fish; old books; carpets
         buy: {fruit+}; {vegetable+}; {flower+}; some honey; a pair of shoes; bread
         weigh: {fruit+}; {vegetable+}; a large fish
-        carry: {load}; a basket of {fruit+}
+        carry: {load}; a basket of {fruit*}
         taste: some cheese; {fruit}; the honey""",
         True,
     ),
@@ -258,7 +258,7 @@ SCENES: tuple[tuple[str, str, str, bool], ...] = (
         look at: {picture}; a statue; {picture}; a skeleton of a dinosaur
         photograph: a model; {picture}; a statue
         carve: a statue; a wooden mask
-        draw: {horse}; {cat}; a tower; a bowl of {fruit+}
+        draw: {horse}; {cat}; a tower; a bowl of {fruit*}
         hang: {picture}; {picture}""",
         False,
     ),

@@ -2,7 +2,8 @@
 
 Nothing here is computed. Lists are ``;``-separated. In a phrase, ``{fruit}`` stands
 for one noun of that kind with its article ("a ripe pear"), ``{fruit+}`` for several
-("three pears"), ``{color kite}`` for "a red kite". An activity line is
+("three pears"), ``{fruit*}`` for several without a number ("ripe pears") and
+``{color kite}`` for "a red kite". An activity line is
 ``verb: object; object`` or a row of bare verbs.
 All sentences of the grammar are this project's own.
 """
@@ -94,7 +95,7 @@ ANIMALS: tuple[tuple[str, str, str], ...] = (
     (
         "dog",
         "in the park;on the beach;in the snow;in the yard;beside the road;on the porch",
-        """chase: {toy}; {cat}; a rabbit; its tail; a car
+        """chase: {toy}; {cat}; a rabbit; a squirrel; a car
         carry: a stick; {color ball}; a shoe; a newspaper
         bark at: {cat}; the mailman; a bicycle; {herd}
         chew on: a bone; {color shoe}; a stick
@@ -139,8 +140,8 @@ ANIMALS: tuple[tuple[str, str, str], ...] = (
         "waterbird",
         "on the pond;on the lake;near the shore;in the reeds;on the river",
         """catch: a fish; a frog; a small fish
-        follow: {boat}; its mother
-        spread: its wings
+        follow: {boat}; {boat}
+        clean: wet feathers
         swim; float; rest; dive; land""",
     ),
     (
@@ -165,7 +166,7 @@ ANIMALS: tuple[tuple[str, str, str], ...] = (
         """drink from: a river; a pool; a lake
         eat: leaves; {fruit+}; a branch; grass
         chase: {safari}; an antelope; a bird
-        lead: its young; the herd
+        lead: the herd; the young
         walk; sleep; bathe; rest; stand""",
     ),
     (
@@ -265,8 +266,8 @@ TRAFFIC: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 # (things, postures, spots)
 STILL_LIFES: tuple[tuple[str, str, str], ...] = (
     (
-        "a bowl of {fruit+};a basket of {vegetable+};a vase of {flower+};"
-        "a cup of coffee;a bottle of wine;{pastry};a plate of {pastry+};a candle;"
+        "a bowl of {fruit*};a basket of {vegetable*};a vase of {flower*};"
+        "a cup of coffee;a bottle of wine;{pastry};a plate of {pastry*};a candle;"
         "a jar of honey;a glass of milk;{flower+};a loaf of bread;a birthday cake",
         "stand;be",
         "on the wooden table;on the kitchen counter;on a white tablecloth;"
@@ -320,7 +321,7 @@ VIEWS: tuple[tuple[str, str], ...] = (
     (
         "{building};{building};{building};{building+}",
         "stand on a hill;stand beside the lake;stand near {tree};overlook the sea;"
-        "stand in a field of {flower+};stand at the end of the road;"
+        "stand in a field of {flower*};stand at the end of the road;"
         "stand between two hills;overlook the harbor",
     ),
     (

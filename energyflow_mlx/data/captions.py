@@ -296,14 +296,16 @@ class _Grammar:
         return with_article(noun)
 
     def _several(self, kind: _Kind) -> str:
+        if self._chance(0.5):
+            return f"{self._pick(_split(words.NUMBERS))} {self._pick(kind.plurals)}"
+        return self._bare_plural(kind)
+
+    def _bare_plural(self, kind: _Kind) -> str:
         noun = self._pick(kind.plurals)
-        draw = self._random()
-        if draw < 0.5:
-            return f"{self._pick(_split(words.NUMBERS))} {noun}"
-        return f"{self._pick(kind.adjectives)} {noun}" if draw < 0.8 else noun
+        return f"{self._pick(kind.adjectives)} {noun}" if self._chance(0.6) else noun
 
     def _fill(self, template: str) -> str:
-        """Replace each ``{kind}`` and ``{kind+}`` by a noun phrase."""
+        """Replace each ``{kind}``, ``{kind+}`` and ``{kind*}`` by a noun phrase."""
         parts = _SLOT.split(template)
         for place in range(1, len(parts), 2):
             slot = parts[place]
@@ -313,6 +315,8 @@ class _Grammar:
                 parts[place] = with_article(noun) if is_one else pluralize(noun)
             elif slot.endswith("+"):
                 parts[place] = self._several(_kinds()[slot[:-1]])
+            elif slot.endswith("*"):
+                parts[place] = self._bare_plural(_kinds()[slot[:-1]])
             else:
                 parts[place] = self._one(_kinds()[slot])
         return "".join(parts)
