@@ -4,6 +4,10 @@ Every custom operation has a plain-MLX reference and, for each GPU backend, kern
 source files under ``kernels/<folder>/``. This module decides which of the three runs,
 reads the sources, builds the kernels on first use and launches them. Building is lazy
 because ``mx.fast.cuda_kernel`` raises at construction on a build without CUDA.
+
+Kernels work inside ``mx.grad``, ``mx.compile`` and ``mx.checkpoint``. Inside
+``mx.vmap``, in both orders with ``mx.grad``, MLX raises ``ValueError``: its kernel
+primitive cannot be mapped. ``backend="reference"`` can, and gives right gradients.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.ops._backend import KernelSpec, launch
-from energyflow_mlx.ops._vmap import fold_mapped_axis
 
 SCATTER_FORWARD = KernelSpec(
     name="lattice_scatter_forward",
@@ -116,7 +115,7 @@ def scatter(surface: Surface) -> Callable[..., mx.array]:
     ) -> tuple[mx.array, ...]:
         return _gather(surface, SCATTER_BACKWARD)(cotangent, *primals)
 
-    return fold_mapped_axis(forward)
+    return forward
 
 
 @cache
@@ -156,7 +155,7 @@ def readout(surface: Surface) -> Callable[..., tuple[mx.array, mx.array]]:
         # The statistics leave the operation only for this use: no cotangent.
         return _gather(surface, READOUT_BACKWARD)(cotangents[0], outputs[1], *primals)
 
-    return fold_mapped_axis(forward)
+    return forward
 
 
 @cache
@@ -184,7 +183,7 @@ def _gather(surface: Surface, spec: KernelSpec) -> Callable[..., Any]:
         )
         return tuple(gradients)
 
-    return fold_mapped_axis(backward)
+    return backward
 
 
 def _slices(groups: int, flows: int) -> int:

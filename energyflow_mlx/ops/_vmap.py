@@ -2,7 +2,9 @@
 
 Without a rule of its own, MLX maps the body of a custom function and forgets its
 gradient, so that ``grad(vmap(f))`` is silently wrong. The rule here calls the operation
-again, gradient and all, with the mapped axis folded into the batch axis.
+again, gradient and all, with the mapped axis folded into the batch axis. It serves the
+plain forms: a kernel inside ``mx.vmap`` raises, since MLX maps the body as well and its
+kernels have no rule.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from energyflow_mlx.ops._backend import (
     launch,
     resolve,
 )
-from energyflow_mlx.ops._vmap import fold_mapped_axis
 
 FORWARD = KernelSpec(
     name="masked_mean_forward",
@@ -104,7 +103,7 @@ def _pool(backend: str) -> Callable[..., tuple[mx.array, mx.array]]:
         gx = _spread(backend)(cotangents[0].astype(x.dtype), mask, outputs[1])
         return gx, mx.zeros_like(mask)
 
-    return fold_mapped_axis(pool)
+    return pool
 
 
 @cache
@@ -139,7 +138,7 @@ def _spread(backend: str) -> Callable[..., mx.array]:
         pooled = _pool(backend)(cotangent.astype(gpooled.dtype), mask)[0]
         return pooled, mx.zeros_like(mask), mx.zeros_like(scale)
 
-    return fold_mapped_axis(spread)
+    return spread
 
 
 def _check(x: mx.array, mask: mx.array) -> None:
