@@ -110,6 +110,17 @@ def test_installed_wheel_runs_from_another_folder(installed, tmp_path):
     assert Path(where.strip()).is_relative_to(installed)
 
 
+@pytest.mark.parametrize("experiment", ["ab", "smoke"])
+def test_installed_wheel_finds_its_configuration(installed, tmp_path, experiment):
+    out = run(
+        *("-m", "energyflow_mlx.train", f"+experiment={experiment}", "--cfg", "job"),
+        cwd=tmp_path,
+        PYTHONPATH=str(installed),
+    )
+    assert "encoder:\n" in out
+    assert not list(tmp_path.iterdir()), "showing the configuration writes nothing"
+
+
 def test_cpu_and_cuda_builds_of_mlx_share_their_bounds(checkout):
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     (front,) = (d for d in project["dependencies"] if d.startswith("mlx"))

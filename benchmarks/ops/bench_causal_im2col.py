@@ -16,6 +16,7 @@ import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BL
 import mlx.core as mx
 import numpy as np
 import timing
+
 from energyflow_mlx.ops import causal_conv1d, causal_im2col, resolve
 from energyflow_mlx.ops.causal_im2col import (
     causal_col2im_reference,
