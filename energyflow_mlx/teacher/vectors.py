@@ -124,7 +124,7 @@ class Teacher:
         vocab_size = self._encoder.word_embeddings.weight.shape[0]
         for start in range(0, len(texts), _TOKENIZE_ROWS):
             block = list(texts[start : start + _TOKENIZE_ROWS])
-            encodings = self._tokenizer.encode_batch_fast(block)
+            encodings = self._tokenizer.encode_batch(block)
             rows += [np.array(encoding.ids, np.int32) for encoding in encodings]
         highest = max((int(row.max()) for row in rows), default=0)
         if highest >= vocab_size:
