@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 
-def fold_mapped_axis(op: Callable[..., Any]) -> Callable[..., Any]:
+def fold_mapped_axis(op: Any) -> Callable[..., Any]:
     """Give a custom function the rule: fold the mapped axis into the batch axis.
 
     Args:
