@@ -15,7 +15,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.nn.activations import GeluForm, activation
+from energyflow_mlx.nn.activations import activation
 from energyflow_mlx.nn.dropout import active_key, check_rate, dropout
 from energyflow_mlx.ops import causal_conv1d
 
@@ -104,7 +104,7 @@ class TCNBlock(nn.Module):
         *,
         causal: bool = True,
         dropout: float = 0.0,
-        gelu: GeluForm = "exact",
+        gelu: str = "exact",
     ) -> None:
         """Create a block.
 

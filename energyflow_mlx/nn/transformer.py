@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from energyflow_mlx.nn.activations import GeluForm, activation
+from energyflow_mlx.nn.activations import activation
 from energyflow_mlx.nn.dropout import active_key, check_rate, dropout, key_stream
 
 # Added to the score of a masked key. Its exponential is 0 in every dtype, and unlike
@@ -105,7 +105,7 @@ class TransformerLayer(nn.Module):
         hidden: int,
         *,
         dropout: float = 0.0,
-        gelu: GeluForm = "exact",
+        gelu: str = "exact",
     ) -> None:
         """Create a layer of width ``dim`` with ``hidden`` feed-forward channels."""
         super().__init__()

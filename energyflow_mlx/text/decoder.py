@@ -1,19 +1,16 @@
 """Decoder: token ids so far and a sentence vector to the logits of the next token."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.nn.activations import GeluForm
 from energyflow_mlx.nn.conditioning import AdditiveConditioning, FiLMConditioning
 from energyflow_mlx.nn.dropout import active_key, check_rate
 from energyflow_mlx.nn.tcn import Film, TCNBlock
 from energyflow_mlx.text.encoder import check_tokens, new_embedding
 from energyflow_mlx.text.stack import check_shared, own_blocks, run_blocks
-
-Conditioning = Literal["additive", "film"]
 
 
 class DecoderState(NamedTuple):
@@ -50,10 +47,10 @@ class TCNDecoder(nn.Module):
         hidden: int = 512,
         kernel_size: int = 3,
         dilations: Sequence[int] = (1, 2),
-        conditioning: Conditioning = "additive",
+        conditioning: str = "additive",
         tied: bool = False,
         dropout: float = 0.0,
-        gelu: GeluForm = "exact",
+        gelu: str = "exact",
         shared_blocks: int = 0,
     ) -> None:
         """Create a decoder.

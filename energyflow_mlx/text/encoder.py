@@ -5,12 +5,11 @@ are not normalised: the loss and the caller decide.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.nn.activations import GeluForm, activation
+from energyflow_mlx.nn.activations import activation
 from energyflow_mlx.nn.dropout import active_key, check_rate, key_stream
 from energyflow_mlx.nn.dropout import dropout as drop_elements
 from energyflow_mlx.nn.tcn import TCNBlock
@@ -21,8 +20,6 @@ from energyflow_mlx.nn.transformer import (
 )
 from energyflow_mlx.ops import masked_mean
 from energyflow_mlx.text.stack import check_shared, own_blocks, run_blocks
-
-Pooling = Literal["mean", "gated"]
 
 _EMBEDDING_STD = 0.02
 
@@ -85,12 +82,12 @@ class TCNEncoder(nn.Module):
         kernel_size: int = 3,
         dilations: Sequence[int] = (1, 2),
         causal: bool = True,
-        pooling: Pooling = "mean",
+        pooling: str = "mean",
         embedding_rank: int = 0,
         token_dropout: float = 0.0,
         dropout: float = 0.0,
         output_tanh: bool = False,
-        gelu: GeluForm = "exact",
+        gelu: str = "exact",
         shared_blocks: int = 0,
     ) -> None:
         """Create an encoder.
@@ -210,7 +207,7 @@ class TransformerEncoder(nn.Module):
         max_length: int = 512,
         dropout: float = 0.1,
         output_tanh: bool = False,
-        gelu: GeluForm = "exact",
+        gelu: str = "exact",
     ) -> None:
         """Create an encoder.
 

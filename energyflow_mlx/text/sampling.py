@@ -58,7 +58,8 @@ def uniform_numbers(seed: int, rows: np.ndarray, steps: int) -> np.ndarray:
     step = np.arange(steps, dtype=np.uint64)[:, None]
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
-        stream = _mix(_mix(np.uint64(seed) + golden) + rows.astype(np.uint64) * golden)
+        start = _mix(np.array([seed], dtype=np.uint64) + golden)
+        stream = _mix(start + rows.astype(np.uint64) * golden)
         bits = _mix(stream[None, :] + (step + np.uint64(1)) * golden)
     top = bits >> np.uint64(64 - _UNIFORM_BITS)
     return (top.astype(np.float64) / 2**_UNIFORM_BITS).astype(np.float32)

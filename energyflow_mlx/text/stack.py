@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from energyflow_mlx.nn.activations import GeluForm
 from energyflow_mlx.nn.dropout import key_stream
 from energyflow_mlx.nn.tcn import Film, TCNBlock
 
@@ -23,7 +22,7 @@ def own_blocks(
     shared_blocks: int,
     causal: bool,
     dropout: float,
-    gelu: GeluForm,
+    gelu: str,
 ) -> list[TCNBlock]:
     """Create the blocks a model owns: one per dilation but the last ``shared_blocks``.
 
