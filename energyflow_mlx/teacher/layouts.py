@@ -19,9 +19,8 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.nn.activations import GeluForm
 
-_GELU_FORMS: dict[str, GeluForm] = {
+_GELU_FORMS: dict[str, str] = {
     "gelu": "exact",
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
@@ -100,7 +99,7 @@ class BertConfig:
     max_positions: int
     segments: int
     norm_eps: float
-    gelu: GeluForm
+    gelu: str
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any], source: str) -> BertConfig:
@@ -159,7 +158,7 @@ def _positive(
     return value
 
 
-def _gelu_form(name: object, source: str) -> GeluForm:
+def _gelu_form(name: object, source: str) -> str:
     if not isinstance(name, str) or name not in _GELU_FORMS:
         raise InputError(
             f"[teacher] {source}: the activation must be one of "
