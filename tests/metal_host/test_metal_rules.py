@@ -146,6 +146,20 @@ def test_threadgroup_declaration_must_be_understood(host: KernelHost) -> None:
         launch(host, source)
 
 
+def test_load_then_store_loses_updates(host: KernelHost) -> None:
+    """Integer sums have no order: only a stop between load and store shows it."""
+    source = """
+    atomic_store_explicit(&out[0], 1 + atomic_load_explicit(&out[0],
+        memory_order_relaxed), memory_order_relaxed);
+    """
+    call = {"output_shapes": [(1,)], "output_dtypes": [mx.int32], "init_value": 0}
+    source += "data; thread_position_in_grid;"
+    with pytest.raises(KernelFault, match="depends on the order"):
+        launch(host, source, atomic_outputs=True, **call)
+    added = "atomic_fetch_add_explicit(&out[0], 1, memory_order_relaxed);"
+    assert launch(host, added, atomic_outputs=True, **call)[0].item() == 16
+
+
 @pytest.mark.parametrize("memory", ["device", "threadgroup"])
 def test_barrier_orders_only_the_memory_it_names(host: KernelHost, memory) -> None:
     source = """
