@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
@@ -13,6 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.text.vocabulary import CONTINUES, SPECIALS
+
+Item = TypeVar("Item")
 
 _BLOCK_TEXTS = 8192
 _BYTE_ALPHABET = 256
@@ -127,18 +130,42 @@ def encode_blocks(
     Yields:
         Source ids of up to 8,192 texts, one int32 row each.
     """
-    remaining = iter(texts)
-    while block := list(itertools.islice(remaining, _BLOCK_TEXTS)):
+    for block in _blocks(texts):
         encodings = source.encode_batch(block, add_special_tokens=False)
         yield [np.array(encoding.ids, np.int32) for encoding in encodings]
 
 
-def count_pieces(source: tokenizers.Tokenizer, corpus: Iterable[str]) -> np.ndarray:
-    """Count how often a corpus uses each piece, ``[S]`` int64."""
+def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while block := list(itertools.islice(remaining, _BLOCK_TEXTS)):
+        yield block
+
+
+def count_pieces(
+    source: tokenizers.Tokenizer, corpus: Iterable[str] | Iterable[np.ndarray]
+) -> np.ndarray:
+    """Count how often a corpus, of texts or of rows of ids, uses each piece.
+
+    Returns:
+        ``[S]`` int64.
+
+    Raises:
+        InputError: A row holds an id outside the vocabulary.
+    """
     size = source.get_vocab_size(with_added_tokens=True)
     counts = np.zeros(size, np.int64)
-    for rows in encode_blocks(source, corpus):
-        counts += np.bincount(np.concatenate(rows), minlength=size)
+    remaining = iter(corpus)
+    first = next(remaining, "")
+    whole = itertools.chain([first], remaining)
+    blocks = encode_blocks(source, whole) if isinstance(first, str) else _blocks(whole)
+    for rows in blocks:
+        ids = np.concatenate(rows).astype(np.int64)
+        if len(ids) and not (0 <= ids.min() and ids.max() < size):
+            raise InputError(
+                f"[tokenizer] token ids must be in [0, {size}), "
+                f"got {ids.min()} to {ids.max()}."
+            )
+        counts += np.bincount(ids, minlength=size)
     return counts
 
 

@@ -87,7 +87,7 @@ class Tokenizer:
     def from_source(
         cls,
         tokenizer_json: Path,
-        corpus: Iterable[str] | None,
+        corpus: Iterable[str] | Iterable[np.ndarray] | None,
         *,
         min_count: int = 1,
     ) -> Tokenizer:
@@ -95,7 +95,8 @@ class Tokenizer:
 
         Args:
             tokenizer_json: The teacher's tokenizer file.
-            corpus: Sentences that decide which pieces stay; None keeps all.
+            corpus: Sentences, or their rows of source ids, that decide which pieces
+                stay; None keeps all.
             min_count: Keep a piece that the corpus uses this often.
 
         Raises:

@@ -280,6 +280,19 @@ def test_token_mode_equals_text_mode(cut):
     assert [row.tolist() for row in ours] == [row.tolist() for row in rows]
 
 
+def test_token_mode_cuts_the_same_vocabulary_as_text_mode(source_path, cut):
+    rows = [np.array(row) for row in reference_ids(CORPUS)]
+    from_ids = Tokenizer.from_source(source_path, iter(rows))
+    assert from_ids.fingerprint == cut.fingerprint
+    with pytest.raises(InputError, match="token ids must be in .* got 2 to 9999"):
+        Tokenizer.from_source(source_path, [np.array([2, 9999])])
+
+
+def test_empty_corpus_keeps_english_characters(source_path):
+    kept = Tokenizer.from_source(source_path, []).tokens
+    assert "a" in kept and "the" not in kept
+
+
 @pytest.mark.parametrize("bad", [len(PIECES), -1, 2**31])
 def test_id_outside_the_source_vocabulary_is_named(cut, bad):
     """T5, T21: the specific error at the edge, not a wrong row or an internal error."""
