@@ -7,6 +7,7 @@ held-out sentences, and leaves everything in the run folder. ``-m`` sweeps.
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,21 @@ def to_config(composed: DictConfig) -> Config:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name="config")
-def _job(composed: DictConfig) -> float | None:
+def _job(composed: DictConfig) -> float:  # type: ignore[return]
     """One Hydra job; returns the metric that chose the best checkpoint."""
     from energyflow_mlx.training.run import run
 
+    job = HydraConfig.get()
     with cli.clean_exit():
-        overrides = list(HydraConfig.get().overrides.task)
-        summary = run(to_config(composed), overrides)
+        try:
+            summary = run(to_config(composed), list(job.overrides.task))
+        except InputError:
+            # Hydra has made the folder; a refused run leaves nothing behind.
+            with suppress(OSError):
+                Path(job.runtime.output_dir).rmdir()
+            raise
         best: dict[str, Any] = summary["best"]
         return float(next(iter(best.values())))
-    return None
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from energyflow_mlx import checkpoint
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import BucketBatcher
 from energyflow_mlx.display import RunDisplay
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.metrics import MetricsLog
 from energyflow_mlx.readback import ReadbackEngine
@@ -91,6 +92,12 @@ class Trainer:
     def _resume(self) -> None:
         found = checkpoint.load_latest(self.folder.checkpoints)
         if found is None:
+            damaged = checkpoint.steps(self.folder.checkpoints)
+            if damaged:
+                raise InputError(
+                    f"[run] {self.folder.checkpoints} must hold a whole checkpoint to "
+                    f"resume from, got {len(damaged)} damaged; remove them to restart."
+                )
             return
         checkpoint.require_match(
             self.stepper.state.arrays(), found.arrays, str(found.path)
@@ -156,7 +163,10 @@ class Trainer:
                 read = self.engine.defer(f"{objective} report", report)
         values: dict[str, float] = read.value()
         self._check_finite(step, objective, values)
-        return values | {"lr" if objective == DISTILLATION else "decoder_lr": lr}
+        prefix = "" if objective == DISTILLATION else "decoder_"
+        named = {f"{objective}_loss": values.pop("loss"), f"{prefix}lr": lr}
+        named[f"{prefix}grad_norm"] = values.pop("grad_norm")
+        return values | named
 
     def _check_finite(
         self, step: int, objective: str, values: dict[str, float]
@@ -178,6 +188,8 @@ class Trainer:
         means = RunningMeans()
         started = time.perf_counter() - progress.seconds
         status = "finished"
+        self.codec.model.train()
+        self.display.progress(progress.step, self.total, {})
         with MetricsLog(self.folder.metrics) as log, closing(self._feed()) as feed:
             log.truncate_after(progress.step)
             try:
@@ -198,8 +210,12 @@ class Trainer:
                         break
                     started = time.perf_counter() - progress.seconds
             except KeyboardInterrupt:
-                self.save()
-                self.display.message(f"interrupted; saved update {progress.step}")
+                # The state may be between two updates: only checkpoints are exact.
+                saved = max(checkpoint.steps(self.folder.checkpoints), default=0)
+                self.display.message(
+                    f"interrupted at update {progress.step}; the same command "
+                    f"continues from update {saved}"
+                )
                 raise
         return self._summary(status)
 

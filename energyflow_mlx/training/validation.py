@@ -37,8 +37,6 @@ class ValidationSet:
 def vector_metrics(vectors: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Mean cosine and MSE, and P@1, P@5, P@10 of finding one's own target.
 
-    The MSE is taken after scaling both to unit length.
-
     Args:
         vectors: The student's, ``[N, E]``.
         targets: The teacher's, ``[N, E]``.
@@ -123,7 +121,7 @@ def validate(
     """
     metrics: dict[str, float] = {}
     if with_encoder:
-        vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=True)
+        vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=False)
         metrics |= vector_metrics(vectors, held_out.targets)
     if with_decoder:
         metrics["ce"] = mean_cross_entropy(codec, held_out, engine)
