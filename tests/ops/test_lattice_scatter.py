@@ -11,7 +11,6 @@ from energyflow_mlx.ops.lattice_scatter import (
 )
 from tests.ops.comparison import (
     DTYPES,
-    as_numpy,
     assert_close,
     assert_same_bits,
     finite_difference,
@@ -249,7 +248,7 @@ def test_kernels_match_reference(gpu_backend, op, mode, dtype):
 @every_mode
 @pytest.mark.parametrize(
     ("count", "height", "width", "boundary"),
-    [(1, 1, 1, "clamp"), (40, 1, 9, "fold"), (33, 33, 31, "fold"), (5, 4, 1, "clamp")],
+    [(1, 1, 1, "clamp"), (40, 1, 9, "fold"), (300, 33, 31, "fold"), (5, 4, 1, "clamp")],
     ids=str,
 )
 def test_kernels_match_reference_on_odd_surfaces(
@@ -297,8 +296,10 @@ def test_kernels_agree_on_ties_nan_and_huge_coordinates(gpu_backend, op, mode):
     arrays = (position, energy, weight)
     surface = function(*arrays, 5, 5, mode, backend=gpu_backend)
     assert_close(surface, reference(*arrays, 5, 5, mode))
-    for g in gradients(function, arrays, 5, 5, mode, backend=gpu_backend):
-        assert np.isfinite(as_numpy(g)).all()
+    actual = gradients(function, arrays, 5, 5, mode, backend=gpu_backend)
+    expected = gradients(reference, arrays, 5, 5, mode)
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b)
 
 
 @every_op
