@@ -1,4 +1,4 @@
-"""Record what PyTorch's BertModel and DistilBertModel give, for the MLX teacher's tests.
+"""Record what PyTorch's BertModel and DistilBertModel give to the teacher's tests.
 
     python tests/golden/make_teacher.py
 
