@@ -16,7 +16,7 @@ __all__ = ["load"]
 
 
 def load(path: "str | Path") -> "SentenceCodec":
-    """Load a trained run: ``ef = load(PATH)``, ``ef.encode``, ``ef.decode``.
+    """Open a trained run, to encode texts and decode vectors.
 
     Args:
         path: The run's folder.

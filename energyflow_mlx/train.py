@@ -42,7 +42,7 @@ def to_config(composed: DictConfig) -> Config:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name="config")
-def _job(composed: DictConfig) -> float:  # type: ignore[return]
+def _job(composed: DictConfig) -> float:
     """One Hydra job; returns the metric that chose the best checkpoint."""
     from energyflow_mlx.training.run import run
 

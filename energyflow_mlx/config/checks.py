@@ -37,10 +37,8 @@ def as_paths(value: object, key: str) -> list[str]:
         return []
     if isinstance(value, str):
         return [value]
-    require(
-        isinstance(value, list | tuple) and all(isinstance(v, str) for v in value),
-        key,
-        "a path or a list of paths",
-        value,
+    if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        return [str(path) for path in value]
+    raise InputError(
+        f"[config] {key} must be a path or a list of paths, got {value!r}."
     )
-    return list(value)  # type: ignore[call-overload, no-any-return]

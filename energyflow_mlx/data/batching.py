@@ -6,7 +6,7 @@ sizes, the seed and the epoch's number; a run that restarts at batch g therefore
 exactly the batches it would have got.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -142,7 +142,9 @@ class BucketBatcher:
         target = np.asarray(self._targets[indices], np.float32)
         return Batch(ids, mask, target, *_rows(ids, self._vocab_size))
 
-    def iterate(self, start: int = 0, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:
+    def iterate(
+        self, start: int = 0, *, depth: int = 2
+    ) -> Generator[tuple[int, Batch]]:
         """Endless batches with their global numbers, prepared ahead on a thread.
 
         Args:

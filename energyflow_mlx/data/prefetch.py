@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -17,7 +17,7 @@ class _End:
         self.error = error
 
 
-def prefetch(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
+def prefetch(items: Iterable[_T], depth: int = 2) -> Generator[_T]:
     """Yield ``items`` while a thread computes up to ``depth`` of them ahead.
 
     An error of ``items`` is raised here, after the items before it. Closing this
@@ -32,7 +32,7 @@ def prefetch(items: Iterable[_T], depth: int = 2) -> Iterator[_T]:
     return _consume(items, depth)
 
 
-def _consume(items: Iterable[_T], depth: int) -> Iterator[_T]:
+def _consume(items: Iterable[_T], depth: int) -> Generator[_T]:
     ready: queue.Queue[_T | _End] = queue.Queue(depth)
     stop = threading.Event()
     thread = threading.Thread(

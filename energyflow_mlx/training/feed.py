@@ -1,6 +1,6 @@
 """From prepared batches to updates on the device: micro-batches and token rows."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 
 import mlx.core as mx
@@ -99,7 +99,7 @@ class Feed:
         self._encoder_rows = "encoder.embedding.weight" in lazy
         self._decoder_rows = "decoder.embedding.weight" in lazy
 
-    def updates(self, start: int) -> Iterator[Update]:
+    def updates(self, start: int) -> Generator[Update]:
         """Endless updates from number ``start``, the same after a restart."""
         with closing(self._batcher.iterate(start)) as batches:
             for number, batch in batches:

@@ -9,7 +9,7 @@ curve.
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -219,7 +219,7 @@ class Trainer:
                 raise
         return self._summary(status)
 
-    def _feed(self) -> Iterator[Update]:
+    def _feed(self) -> Generator[Update]:
         vocabulary = self.codec.tokenizer.vocab_size
         feed = Feed(
             self.batcher,

@@ -89,7 +89,8 @@ class TrainState:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "TrainState":
         """Inverse of ``arrays``."""
-        parameters, moments = {}, {}
+        parameters: Arrays = {}
+        moments: dict[str, Moments] = {}
         for name, array in arrays.items():
             group, path = name.split(".", 1)
             if group == "model":
