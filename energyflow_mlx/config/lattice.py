@@ -33,6 +33,9 @@ class LatticeConfig:
         neuron_features: Features the neuron hands to the carrier.
         gru_float32: Run the GRU in float32 whatever the precision of the weights.
         z_drift: Carry every flow to a face within the steps, without parameters.
+        face_tie: A flow takes the face its first z output points to if that output
+            is longer than this share of the bound, else the face of its cell's
+            colour on a chessboard.
         displacement_bound: Longest learned move per axis and step.
         displacement_scale: Factor on the head's output at the start of training.
         displacement_scale_min: The factor it decays to; evaluation uses it.
@@ -80,6 +83,7 @@ class LatticeConfig:
     neuron_features: int = 64
     gru_float32: bool = True
     z_drift: bool = True
+    face_tie: float = 0.1
     displacement_bound: float = 0.3
     displacement_scale: float = 2.0
     displacement_scale_min: float = 1.0
@@ -128,7 +132,7 @@ class LatticeConfig:
             f"<= lattice.displacement_scale = {self.displacement_scale}",
             self.displacement_scale_min,
         )
-        for name in ("displacement_decay", "convergence_threshold"):
+        for name in ("face_tie", "displacement_decay", "convergence_threshold"):
             value = getattr(self, name)
             require(value <= 1, f"lattice.{name}", "<= 1", value)
         require(
@@ -184,6 +188,7 @@ _LEAST = {
         (
             "steps",
             "spawn_slots",
+            "face_tie",
             "displacement_scale_min",
             "displacement_warmup",
             "proximity_weight",

@@ -1,0 +1,126 @@
+"""The carrier: one recurrent cell that moves every flow and changes its energy.
+
+Ported from ``EnergyCarrier`` of the reference system: a multi-layer GRU advanced by
+one step, a memory of the five newest positions, a head for the energy and one for
+the move. One set of weights serves all flows.
+"""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from energyflow_mlx.nn.activations import gelu
+from energyflow_mlx.nn.gru import GRUCell
+
+MEMORY_SLOTS = 5
+_MOVE_HIDDEN = 64
+# Inputs of the recurrent cell are kept inside this range.
+_LIMIT = 10.0
+
+Hidden = tuple[mx.array, ...]
+
+
+class Carried(NamedTuple):
+    """What one step of the carrier says about N flows.
+
+    Attributes:
+        energy: Output of the energy head before its tanh, ``[N]``.
+        move: Output of the displacement head, unbounded, ``[N, 3]``.
+        hidden: New state of every layer, ``[N, Hc]`` each.
+    """
+
+    energy: mx.array
+    move: mx.array
+    hidden: Hidden
+
+
+def sanitise(x: mx.array) -> mx.array:
+    """Replace NaN by 0 and clip to [-10, 10], infinities included."""
+    return mx.clip(mx.where(mx.isnan(x), 0.0, x), -_LIMIT, _LIMIT)
+
+
+def _head(dim_in: int, dim_out: int) -> nn.Linear:
+    """Linear layer, Xavier-normal, bias 0."""
+    layer = nn.Linear(dim_in, dim_out)
+    layer.weight = nn.init.glorot_normal()(layer.weight)
+    layer.bias = mx.zeros((dim_out,))
+    return layer
+
+
+class EnergyCarrier(nn.Module):
+    """GRU cell with position memory, energy head and displacement head.
+
+    The displacement head's last layer starts at zero: a fresh carrier leaves flows
+    on straight paths.
+    """
+
+    def __init__(
+        self, features: int, hidden: int, layers: int, *, gru_float32: bool = True
+    ) -> None:
+        """Create the carrier for neurons with ``features`` outputs.
+
+        Args:
+            features: Channels of the neuron's output; the energy is one more input.
+            hidden: GRU channels Hc, at least 4.
+            layers: GRU layers.
+            gru_float32: Run the recurrent cell in float32 whatever the weights are.
+        """
+        super().__init__()
+        widths = [features + 1] + [hidden] * (layers - 1)
+        self.cells = [GRUCell(width, hidden) for width in widths]
+        self.memory = nn.Linear(3 * MEMORY_SLOTS, hidden // 4)
+        self.fuse_in = nn.Linear(hidden + hidden // 4, hidden)
+        self.fuse_out = nn.Linear(hidden, hidden)
+        self.energy_in = _head(hidden, hidden // 2)
+        self.energy_out = _head(hidden // 2, 1)
+        self.move_in = _head(hidden, _MOVE_HIDDEN)
+        self.move_out = _head(_MOVE_HIDDEN, 3)
+        self.move_out.weight = mx.zeros_like(self.move_out.weight)
+        self._gru_float32 = gru_float32
+
+    def __call__(
+        self, features: mx.array, energy: mx.array, memory: mx.array, hidden: Hidden
+    ) -> Carried:
+        """Advance N flows by one step.
+
+        Args:
+            features: Of the neuron, ``[N, features]``.
+            energy: ``[N, 1]``.
+            memory: Newest positions, flattened, ``[N, 15]``; zeros where none yet.
+            hidden: State of every layer, ``[N, Hc]`` each; ``()`` stands for zeros.
+        """
+        x = sanitise(mx.concatenate([features, energy], axis=-1))
+        state = self._recur(x, hidden)
+        energy_out, move = self._heads(state[-1], memory)
+        return Carried(energy_out, move, state)
+
+    def _recur(self, x: mx.array, hidden: Hidden) -> Hidden:
+        dtype = mx.float32 if self._gru_float32 else self.cells[0].Wx.dtype
+        x, state = x.astype(dtype), []
+        for index, cell in enumerate(self.cells):
+            x = cell(x, hidden[index] if hidden else None)
+            state.append(x)
+        return tuple(state)
+
+    def _heads(self, top: mx.array, memory: mx.array) -> tuple[mx.array, mx.array]:
+        """Both heads on the fused features; ``[N]`` and ``[N, 3]``.
+
+        Where two linear layers follow each other with nothing between them (memory
+        and fusion, fusion and heads) their weights are multiplied first: the same
+        function for a fifth less work, since N is large.
+        """
+        dtype, channels = self.fuse_in.weight.dtype, top.shape[-1]
+        top, memory = top.astype(dtype), memory.astype(dtype)
+        w_top, w_memory = mx.split(self.fuse_in.weight, [channels], axis=1)
+        bias = self.fuse_in.bias + self.memory.bias @ w_memory.T
+        past = mx.addmm(bias, memory, (w_memory @ self.memory.weight).T)
+        fused = gelu(mx.addmm(past, top, w_top.T))  # [N, Hc]
+        w_in = mx.concatenate([self.energy_in.weight, self.move_in.weight])
+        b_in = mx.concatenate([self.energy_in.bias, self.move_in.bias])
+        bias = b_in + self.fuse_out.bias @ w_in.T
+        inner = gelu(mx.addmm(bias, fused, (w_in @ self.fuse_out.weight).T))
+        split = self.energy_in.weight.shape[0]
+        energy = self.energy_out(inner[:, :split])[:, 0]
+        move = self.move_out(inner[:, split:])
+        return sanitise(energy.astype(mx.float32)), sanitise(move.astype(mx.float32))

@@ -1,0 +1,197 @@
+"""The energy lattice as one layer: vector -> surface -> flows -> surface -> vector."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from energyflow_mlx.config.lattice import LatticeConfig
+from energyflow_mlx.lattice.mapper import EmbeddingMapper, OutputCollector
+from energyflow_mlx.lattice.readout import describe_flows, read_surface
+from energyflow_mlx.lattice.simulate import (
+    FlowOptions,
+    FlowState,
+    FlowStep,
+    check_flow_count,
+    launch,
+    propagate,
+)
+
+
+class LatticeOutput(NamedTuple):
+    """What a forward pass gives; lazy throughout.
+
+    Attributes:
+        vector: Read off the output surface, ``[B, E]``, not normalised.
+        surface_in: Energies the flows started with, ``[B, H, W]``.
+        surface_out: Energies that arrived, ``[B, H, W]``.
+        statistics: See ``readout.describe_flows``.
+        flows: Every flow after landing.
+    """
+
+    vector: mx.array
+    surface_in: mx.array
+    surface_out: mx.array
+    statistics: dict[str, mx.array]
+    flows: FlowState
+
+
+class FlowPaths(NamedTuple):
+    """The way of every flow, for pictures; time 0 is the launch.
+
+    Attributes:
+        position: ``[steps + 1, B, F, 3]``; the last entry is before projection.
+        energy: ``[steps + 1, B, F]``.
+        alive: ``[steps + 1, B, F]`` bool.
+        output: The forward pass itself.
+    """
+
+    position: mx.array
+    energy: mx.array
+    alive: mx.array
+    output: LatticeOutput
+
+
+class EnergyLattice(nn.Module):
+    """Mapper, flows and collector. Nothing is kept between calls but the weights."""
+
+    def __init__(self, config: LatticeConfig, embedding_dim: int) -> None:
+        """Create a lattice for vectors of ``embedding_dim`` numbers."""
+        super().__init__()
+        ends = (embedding_dim, config.width, config.height)
+        cap, rate = config.mapper_width_cap, config.dropout
+        self.mapper = EmbeddingMapper(*ends, width_cap=cap, rate=rate)
+        # Not ``step``: MLX optimisers keep their counter under that name.
+        self.flow = FlowStep(config)
+        self.collector = OutputCollector(*ends, width_cap=cap, rate=rate)
+        self.config = config
+
+    def __call__(
+        self,
+        vector: mx.array,
+        *,
+        key: mx.array | None = None,
+        displacement_scale: float | mx.array | None = None,
+        noise_sigma: float | mx.array = 0.0,
+        read: Callable[[mx.array], bool] | None = None,
+    ) -> LatticeOutput:
+        """Send vectors through the cube.
+
+        Args:
+            vector: ``[B, E]``.
+            key: Random key of noise and dropout; wanted in training when either is
+                on, ignored in evaluation.
+            displacement_scale: See ``schedule.displacement_scale``; None is its final
+                value.
+            noise_sigma: See ``schedule.exploration_sigma``; ignored in evaluation.
+            read: Evaluates a boolean array; allows the early stop in evaluation.
+
+        Raises:
+            ValueError: The batch needs too many flow slots, the shape of ``vector``
+                does not fit, or a key is missing.
+        """
+        self._check_vector(vector)
+        keys = self._keys(key, noise_sigma)
+        surface = self.mapper(vector, key=keys[0])
+        options = self._options(displacement_scale, noise_sigma, keys[1], read)
+        return self._finish(surface, self._travel(surface, options)[-1], keys[2])
+
+    def from_surface(
+        self,
+        surface: mx.array,
+        *,
+        key: mx.array | None = None,
+        displacement_scale: float | mx.array | None = None,
+        noise_sigma: float | mx.array = 0.0,
+        read: Callable[[mx.array], bool] | None = None,
+    ) -> LatticeOutput:
+        """Send ready surfaces, ``[B, S]`` or ``[B, H, W]``, through the cube.
+
+        The other arguments are those of a call. The mapper is not used.
+        """
+        surface = self._as_surface(surface)
+        keys = self._keys(key, noise_sigma)
+        options = self._options(displacement_scale, noise_sigma, keys[1], read)
+        return self._finish(surface, self._travel(surface, options)[-1], keys[2])
+
+    def trace(
+        self, vector: mx.array, *, displacement_scale: float | mx.array | None = None
+    ) -> FlowPaths:
+        """Send vectors ``[B, E]`` through the cube and keep the way of every flow.
+
+        Meant for evaluation: no noise, no dropout, no early stop.
+
+        Raises:
+            ValueError: As in a call.
+        """
+        self._check_vector(vector)
+        surface = self.mapper(vector)
+        options = self._options(displacement_scale, 0.0, None, None)
+        *states, landed = self._travel(surface, options)
+        states.insert(0, launch(self.config, surface))
+        return FlowPaths(
+            position=mx.stack([state.position for state in states]),
+            energy=mx.stack([state.energy for state in states]),
+            alive=mx.stack([state.alive for state in states]),
+            output=self._finish(surface, landed, None),
+        )
+
+    def _check_vector(self, vector: mx.array) -> None:
+        """Refuse a wrong shape, or too many flows, before any work."""
+        dim = self.mapper.stack.layers[0].weight.shape[1]
+        if vector.ndim != 2 or vector.shape[1] != dim:
+            raise ValueError(
+                f"[EnergyLattice] vector must be [B, {dim}], got {list(vector.shape)}."
+            )
+        check_flow_count(self.config, vector.shape[0])
+
+    def _as_surface(self, surface: mx.array) -> mx.array:
+        config = self.config
+        if surface.ndim == 2 and surface.shape[1] == config.surface_size:
+            return surface.reshape(-1, config.height, config.width)
+        return surface
+
+    def _keys(
+        self, key: mx.array | None, sigma: float | mx.array
+    ) -> tuple[mx.array | None, mx.array | None, mx.array | None]:
+        """Keys of the mapper, the noise and the collector; None is no randomness."""
+        if not self.training:
+            return None, None, None
+        is_noisy = isinstance(sigma, mx.array) or sigma > 0.0
+        if key is None:
+            if is_noisy:
+                raise ValueError(
+                    "[EnergyLattice] key must be given in training with noise, got "
+                    "None; call .eval() for inference."
+                )
+            return None, None, None
+        mapper, noise, collector = mx.random.split(key, 3)
+        return mapper, noise if is_noisy else None, collector
+
+    def _options(
+        self,
+        scale: float | mx.array | None,
+        sigma: float | mx.array,
+        key: mx.array | None,
+        read: Callable[[mx.array], bool] | None,
+    ) -> FlowOptions:
+        if scale is None:
+            scale = self.config.displacement_scale_min
+        return FlowOptions(scale, sigma, key, None if self.training else read)
+
+    def _travel(self, surface: mx.array, options: FlowOptions) -> list[FlowState]:
+        state = launch(self.config, surface)
+        return list(propagate(self.flow, self.config, state, options))
+
+    def _finish(
+        self, surface: mx.array, flows: FlowState, key: mx.array | None
+    ) -> LatticeOutput:
+        arrived = read_surface(self.config, flows)
+        return LatticeOutput(
+            vector=self.collector(arrived, key=key),
+            surface_in=surface,
+            surface_out=arrived,
+            statistics=describe_flows(self.config, flows, arrived),
+            flows=flows,
+        )

@@ -1,0 +1,119 @@
+"""Vector to surface and surface to vector: the two ends of the lattice.
+
+Ported from ``EmbeddingMapper`` and ``OutputCollector`` of the reference system, with
+the hidden width capped: uncapped it is twice the cells of a face, which at 100 x 100
+would be six hundred million weights.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from energyflow_mlx.nn.activations import gelu
+from energyflow_mlx.nn.dropout import active_key, check_rate, dropout, key_stream
+
+_TABLE_STD = 0.02
+
+
+def hidden_widths(dim: int, cells: int, cap: int) -> tuple[int, int]:
+    """Widths of the layers next to the vector and next to the surface.
+
+    ``max(dim // 2, 2 * cells)`` and ``2 * cells``, neither above ``cap``.
+    """
+    return min(max(dim // 2, 2 * cells), cap), min(2 * cells, cap)
+
+
+class NormedStack(nn.Module):
+    """Linear layers with ``GELU -> LayerNorm -> dropout`` between them."""
+
+    def __init__(self, widths: Sequence[int], rates: Sequence[float]) -> None:
+        """Create ``len(widths) - 1`` layers; ``rates`` are those after all but one."""
+        super().__init__()
+        self.layers = [
+            nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
+        ]
+        self.norms = [nn.LayerNorm(width) for width in widths[1:-1]]
+        self._rates = [check_rate("NormedStack", rate) for rate in rates]
+
+    def __call__(self, x: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Map ``[B, widths[0]]`` to ``[B, widths[-1]]``.
+
+        Args:
+            x: Input rows.
+            key: Random key of the dropouts, wanted in training.
+
+        Raises:
+            ValueError: A key is missing in training with dropout.
+        """
+        key = active_key(
+            "NormedStack", training=self.training, rate=max(self._rates), key=key
+        )
+        stages = zip(
+            self.layers, self.norms, self._rates, key_stream(key), strict=False
+        )
+        for layer, norm, rate, stage_key in stages:
+            x = norm(gelu(layer(x)))
+            if stage_key is not None:
+                x = dropout(x, rate, stage_key)
+        return self.layers[-1](x)
+
+
+class EmbeddingMapper(nn.Module):
+    """Lay a vector out on the input surface.
+
+    surface = tanh(stack(vector)) * scale + offset + table
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        width: int,
+        height: int,
+        *,
+        width_cap: int,
+        rate: float,
+    ) -> None:
+        """Create the mapper; ``rate`` is the dropout next to the vector."""
+        super().__init__()
+        cells = width * height
+        near_vector, near_surface = hidden_widths(embedding_dim, cells, width_cap)
+        self.stack = NormedStack(
+            (embedding_dim, near_vector, near_surface, cells), (rate, rate / 2)
+        )
+        self.scale = mx.ones((1,))
+        self.offset = mx.zeros((1,))
+        self.table = mx.random.normal((height, width), scale=_TABLE_STD)
+
+    def __call__(self, vector: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Map vectors ``[B, E]`` to surfaces ``[B, H, W]``."""
+        pattern = mx.tanh(self.stack(vector, key=key))  # [B, S]
+        surface = (pattern * self.scale + self.offset).reshape(-1, *self.table.shape)
+        return surface + self.table
+
+
+class OutputCollector(nn.Module):
+    """Read a vector off the output surface, after weighing every cell."""
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        width: int,
+        height: int,
+        *,
+        width_cap: int,
+        rate: float,
+    ) -> None:
+        """Create the collector; ``rate`` is the dropout next to the vector."""
+        super().__init__()
+        cells = width * height
+        near_vector, near_surface = hidden_widths(embedding_dim, cells, width_cap)
+        self.stack = NormedStack(
+            (cells, near_surface, near_vector, embedding_dim), (rate / 2, rate)
+        )
+        self.cell_weight = mx.ones((height, width))
+
+    def __call__(self, surface: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Map surfaces ``[B, H, W]`` to vectors ``[B, E]``, not normalised."""
+        weighed = (surface * self.cell_weight).reshape(surface.shape[0], -1)
+        return self.stack(weighed, key=key)
