@@ -1,9 +1,11 @@
 """Distilled text encoders, vector-to-text decoders and an energy lattice, on MLX."""
 
 # Before anything imports mlx.core: the CPU backend takes its BLAS from the process.
+from energyflow_mlx import allocator as _allocator
 from energyflow_mlx import blas as _blas
 
 _blas.install()
+_allocator.install()
 
 from typing import TYPE_CHECKING  # noqa: E402
 

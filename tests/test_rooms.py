@@ -30,6 +30,7 @@ LADDER = (
 LEAVES = {
     "errors": set(),
     "blas": set(),
+    "allocator": set(),
     "device": set(),
     "hidden_reads": set(),
     "config": {"errors"},
