@@ -52,6 +52,22 @@ def by_taps(x: mx.array, weight: mx.array, bias: mx.array, dilation: int) -> mx.
     return y
 
 
+def by_flat_taps(
+    x: mx.array, weight: mx.array, bias: mx.array, dilation: int
+) -> mx.array:
+    """Add one product per tap over slices of one padded, flattened copy."""
+    batch, length, channels = x.shape
+    out, taps, _ = weight.shape
+    reach = (taps - 1) * dilation
+    padded = mx.pad(x, [(0, 0), (reach, 0), (0, 0)]).reshape(-1, channels)
+    rows = padded.shape[0] - reach
+    y = bias
+    for k in range(taps):
+        y = mx.addmm(y, padded[k * dilation : k * dilation + rows], weight[:, k].T)
+    y = mx.pad(y, [(0, reach), (0, 0)])
+    return y.reshape(batch, length + reach, out)[:, :length]
+
+
 def by_reference(
     x: mx.array, weight: mx.array, bias: mx.array, dilation: int
 ) -> mx.array:
@@ -167,7 +183,7 @@ def columns_case(
         result = timing.Result("causal_im2col", mode, case, dtype)
         timing.measure(result, calls, rounds=rounds)
         timing.set_bandwidth(result, (1 + taps) * x.nbytes, copy)
-        results.append(result)
+        results.append(timing.show(result))
     return results
 
 
@@ -191,6 +207,7 @@ def convolution_case(
         f"causal_conv1d ({resolve('auto', 'causal_im2col')})": causal_conv1d,
         "mx.conv1d": by_conv1d,
         "sum over taps": by_taps,
+        "sum over flat taps": by_flat_taps,
         "plain MLX": by_reference,
     }
     functions = {
@@ -236,8 +253,8 @@ def main() -> None:
         for size in sizes if large else [(32, 128, 256, 256, 3)]:
             for dilation in (1, 2, 4, 8) if gpu else (2, 4):
                 rate = rates[dtype]
-                results.append(convolution_case(size, dilation, dtype, rate, rounds))
-    timing.show(results)
+                case = convolution_case(size, dilation, dtype, rate, rounds)
+                results.append(timing.show(case))
     timing.finish(
         "causal_im2col", results, args.output, copy_gb_s=round(copy), matmul=rates
     )

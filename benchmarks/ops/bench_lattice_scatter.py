@@ -110,12 +110,11 @@ def main() -> None:
     else:
         sizes = [(32, 400, 20), (16, 3000, 28)]
     results = [
-        case(op, size, mode, "float32", args.rounds or 9)
+        timing.show(case(op, size, mode, "float32", args.rounds or 9))
         for op in FORMS
         for size in sizes
         for mode in ("nearest", "bilinear")
     ]
-    timing.show(results)
     timing.finish("lattice_scatter", results, args.output)
 
 

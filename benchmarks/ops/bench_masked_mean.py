@@ -109,12 +109,11 @@ def main() -> None:
     copy = timing.copy_bandwidth(2**31 if large else 2**26)
     print(f"copy {copy:.0f} GB/s")
     results = [
-        case(shape, dtype, gradient, copy, args.rounds or 9)
+        timing.show(case(shape, dtype, gradient, copy, args.rounds or 9))
         for shape in shapes
         for dtype in dtypes
         for gradient in (False, True)
     ]
-    timing.show(results)
     timing.finish("masked_mean", results, args.output, copy_gb_s=round(copy))
 
 

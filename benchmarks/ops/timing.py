@@ -148,17 +148,17 @@ def require_close(name: str, actual: Any, expected: Any, tolerance: float) -> No
             raise SystemExit(f"{name}: wrong by {error:.1e}, allowed {tolerance:.1e}")
 
 
-def show(results: list[Result]) -> None:
-    """Print the table for people."""
-    for result in results:
-        achieved = ", ".join(f"{k} {v:g}" for k, v in result.achieved.items())
-        print(f"{result.op}  {result.mode}  {result.shape}  {result.dtype}  {achieved}")
-        for name, (low, middle, high) in result.milliseconds.items():
-            line = f"    {name:<22} {middle:9.4g} ms  [{low:.4g}, {high:.4g}]"
-            if name in result.ratios:
-                low, middle, high = result.ratios[name]
-                line += f"   candidate is {middle:.3g} x  [{low:.3g}, {high:.3g}]"
-            print(line, flush=True)
+def show(result: Result) -> Result:
+    """Print one case for people, and pass it on."""
+    achieved = ", ".join(f"{k} {v:g}" for k, v in result.achieved.items())
+    print(f"{result.op}  {result.mode}  {result.shape}  {result.dtype}  {achieved}")
+    for name, (low, middle, high) in result.milliseconds.items():
+        line = f"    {name:<22} {middle:9.4g} ms  [{low:.4g}, {high:.4g}]"
+        if name in result.ratios:
+            low, middle, high = result.ratios[name]
+            line += f"   candidate is {middle:.3g} x  [{low:.3g}, {high:.3g}]"
+        print(line, flush=True)
+    return result
 
 
 def finish(op: str, results: list[Result], output: Path | None, **extra: Any) -> None:

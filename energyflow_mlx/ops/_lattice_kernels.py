@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -44,11 +44,26 @@ READOUT_BACKWARD = KernelSpec(
     part="readout_backward",
 )
 
-_WARPS = 8  # simdgroups or warps a group
-_SCATTER_TILE = 800  # cells of one group's copies: 8 * 800 floats, below 32 KB
-_READOUT_TILE = 256  # cells of one group: (3 * 8 + 1) * 256 floats, below 32 KB
 _GROUPS = 256  # groups wanted on a GPU before flows stop being sliced
 _SLICE_FLOWS = 1024  # flows of a sample that are worth a group of their own
+
+
+class Tiling(NamedTuple):
+    """How a surface is shared out: simdgroups (warps) a group, most cells a group."""
+
+    warps: int
+    cells: int
+
+
+# Each simdgroup has its own copy of the tile: a scatter copy is one float a cell, a
+# readout copy up to three, beside 20 bytes for each thread. Metal gives a group 32 KB,
+# CUDA 48 KB.
+TILINGS = {
+    ("scatter", "metal"): Tiling(8, 800),
+    ("readout", "metal"): Tiling(8, 256),
+    ("scatter", "cuda"): Tiling(16, 448),
+    ("readout", "cuda"): Tiling(8, 400),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,12 @@ class Surface:
             ("FOLD", self.boundary == "fold"),
         ]
 
+    def tiling(self, op: str) -> tuple[int, int, int]:
+        """Simdgroups a group, cells a tile and number of tiles, tiles about equal."""
+        warps, most = TILINGS[op, self.backend]
+        tiles = -(-self.cells // most)
+        return warps, -(-self.cells // tiles), tiles
+
 
 @cache
 def scatter(surface: Surface) -> Callable[..., mx.array]:
@@ -84,8 +105,7 @@ def scatter(surface: Surface) -> Callable[..., mx.array]:
     @mx.custom_function
     def forward(position: mx.array, energy: mx.array, weight: mx.array) -> mx.array:
         batch, flows = energy.shape
-        tile = min(surface.cells, _SCATTER_TILE)
-        tiles = -(-surface.cells // tile)
+        warps, tile, tiles = surface.tiling("scatter")
         slices = _slices(batch * tiles, flows)
         groups = batch * slices * tiles
         dtype = energy.dtype if slices == 1 else mx.float32
@@ -94,12 +114,12 @@ def scatter(surface: Surface) -> Callable[..., mx.array]:
             [position, energy, weight],
             output_shapes=[(batch, slices, surface.cells)],
             output_dtypes=[dtype],
-            grid=(groups * _WARPS * 32, 1, 1),
-            threadgroup=(_WARPS * 32, 1, 1),
+            grid=(groups * warps * 32, 1, 1),
+            threadgroup=(warps * 32, 1, 1),
             template=[
                 ("T", dtype),
                 *surface.template,
-                ("SG", _WARPS),
+                ("SG", warps),
                 ("TILE", tile),
                 ("SLICES", slices),
             ],
@@ -127,19 +147,18 @@ def readout(surface: Surface) -> Callable[..., tuple[mx.array, mx.array]]:
         position: mx.array, energy: mx.array, score: mx.array
     ) -> tuple[mx.array, mx.array]:
         batch = energy.shape[0]
-        tile = min(surface.cells, _READOUT_TILE)
-        groups = batch * -(-surface.cells // tile)
+        warps, tile, tiles = surface.tiling("readout")
         values, stats = launch(
             READOUT_FORWARD,
             [position, energy, score],
             output_shapes=[(batch, surface.cells), (batch, surface.cells, 4)],
             output_dtypes=[energy.dtype, mx.float32],
-            grid=(groups * _WARPS * 32, 1, 1),
-            threadgroup=(_WARPS * 32, 1, 1),
+            grid=(batch * tiles * warps * 32, 1, 1),
+            threadgroup=(warps * 32, 1, 1),
             template=[
                 ("T", energy.dtype),
                 *surface.template,
-                ("SG", _WARPS),
+                ("SG", warps),
                 ("TILE", tile),
             ],
             backend=surface.backend,

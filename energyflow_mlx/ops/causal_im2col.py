@@ -39,7 +39,7 @@ BACKWARD = KernelSpec(
 )
 
 _WARPS = 8  # simdgroups or warps a group
-_ROWS = 16  # times a group
+_ROWS = 32  # times a group, a multiple of the above
 
 
 def causal_im2col(

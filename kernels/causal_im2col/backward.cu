@@ -7,8 +7,8 @@
 // grid x: groups * SG * 32 threads; one group of SG * 32 threads per
 //      (sequence, ROWS times, tile of 32 * V channels), tile fastest.
 //      Lane = V neighbouring channels, warp = every SG-th of the ROWS times.
-// template T; V channels a lane (16 bytes); SG warps a group; ROWS times a group;
-//      K taps; DILATION
+// template T; V channels a lane (16 bytes); SG warps a group; ROWS times a group, a
+//      multiple of SG; K taps; DILATION
 
 constexpr int TILE = 32 * V;
 const int L = gcolumns_shape[1];
@@ -29,30 +29,48 @@ if (c >= C) {
 const bool whole_out = C % V == 0;
 const bool whole_in =
     whole_out && reinterpret_cast<size_t>(gcolumns) % (V * sizeof(T)) == 0;
-const int last = min(L, (block + 1) * ROWS);
-for (int t = block * ROWS + warp; t < last; t += SG) {
-  const size_t row = static_cast<size_t>(b) * L + t;
-  float acc[V];
+constexpr int UNROLL = ROWS / SG;
+const int start = block * ROWS + warp;
+float acc[UNROLL][V];
+#pragma unroll
+for (int u = 0; u < UNROLL; ++u) {
 #pragma unroll
   for (int j = 0; j < V; ++j) {
-    acc[j] = 0.0f;
+    acc[u][j] = 0.0f;
+  }
+}
+#pragma unroll
+for (int k = 0; k < K; ++k) {
+  // One tap of all rows is asked for before the first is used.
+  ChannelPack<T, V> pack[UNROLL];
+#pragma unroll
+  for (int u = 0; u < UNROLL; ++u) {
+    const int source = start + u * SG + (K - 1 - k) * DILATION;
+    if (source < L) {
+      const T* at = gcolumns + ((static_cast<size_t>(b) * L + source) * K + k) * C + c;
+      pack[u] = load_channels<T, V>(at, whole_in, C - c);
+    }
   }
 #pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const int shift = (K - 1 - k) * DILATION;
-    if (t + shift < L) {
-      const T* at = gcolumns + ((row + shift) * K + k) * C + c;
-      const ChannelPack<T, V> pack = load_channels<T, V>(at, whole_in, C - c);
+  for (int u = 0; u < UNROLL; ++u) {
+    if (start + u * SG + (K - 1 - k) * DILATION < L) {
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        acc[j] += static_cast<float>(pack.item[j]);
+        acc[u][j] += static_cast<float>(pack[u].item[j]);
       }
     }
   }
-  ChannelPack<T, V> sum;
+}
 #pragma unroll
-  for (int j = 0; j < V; ++j) {
-    sum.item[j] = static_cast<T>(acc[j]);
+for (int u = 0; u < UNROLL; ++u) {
+  const int t = start + u * SG;
+  if (t < L) {
+    ChannelPack<T, V> sum;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      sum.item[j] = static_cast<T>(acc[u][j]);
+    }
+    T* at = gsamples + (static_cast<size_t>(b) * L + t) * C + c;
+    store_channels<T, V>(at, sum, whole_out, C - c);
   }
-  store_channels<T, V>(gsamples + row * C + c, sum, whole_out, C - c);
 }

@@ -8,8 +8,8 @@
 //      Lane = V neighbouring channels, warp = every SG-th of the ROWS times.
 // A thread reads its sample once and writes it to the K columns that hold it; the
 // zeros of column k at time t < shift are written by the thread of time t.
-// template T; V channels a lane (16 bytes); SG warps a group; ROWS times a group;
-//      K taps; DILATION
+// template T; V channels a lane (16 bytes); SG warps a group; ROWS times a group, a
+//      multiple of SG; K taps; DILATION
 
 constexpr int TILE = 32 * V;
 const int L = samples_shape[1];
@@ -35,20 +35,34 @@ ChannelPack<T, V> zeros;
 for (int j = 0; j < V; ++j) {
   zeros.item[j] = static_cast<T>(0.0f);
 }
-const int last = min(L, (block + 1) * ROWS);
-for (int t = block * ROWS + warp; t < last; t += SG) {
-  const size_t row = static_cast<size_t>(b) * L + t;
-  const ChannelPack<T, V> pack =
-      load_channels<T, V>(samples + row * C + c, whole_in, C - c);
+// All samples are asked for before the first is used.
+constexpr int UNROLL = ROWS / SG;
+const int start = block * ROWS + warp;
+ChannelPack<T, V> pack[UNROLL];
 #pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const int shift = (K - 1 - k) * DILATION;
-    if (t + shift < L) {
-      T* at = columns + ((row + shift) * K + k) * C + c;
-      store_channels<T, V>(at, pack, whole_out, C - c);
-    }
-    if (t < shift) {
-      store_channels<T, V>(columns + (row * K + k) * C + c, zeros, whole_out, C - c);
+for (int u = 0; u < UNROLL; ++u) {
+  const int t = start + u * SG;
+  if (t < L) {
+    const T* at = samples + (static_cast<size_t>(b) * L + t) * C + c;
+    pack[u] = load_channels<T, V>(at, whole_in, C - c);
+  }
+}
+#pragma unroll
+for (int u = 0; u < UNROLL; ++u) {
+  const int t = start + u * SG;
+  if (t < L) {
+    const size_t row = static_cast<size_t>(b) * L + t;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int shift = (K - 1 - k) * DILATION;
+      if (t + shift < L) {
+        T* at = columns + ((row + shift) * K + k) * C + c;
+        store_channels<T, V>(at, pack[u], whole_out, C - c);
+      }
+      if (t < shift) {
+        T* at = columns + (row * K + k) * C + c;
+        store_channels<T, V>(at, zeros, whole_out, C - c);
+      }
     }
   }
 }

@@ -29,10 +29,10 @@ const int b = static_cast<int>(blockIdx.x) / TILES / SLICES;
 const int tid = static_cast<int>(threadIdx.x);
 const int own = tid / 32 * 32;  // first staged flow of this warp
 const int first = tile * TILE;
-const int last = min(first + TILE, CELLS);
+const int last = first + TILE < CELLS ? first + TILE : CELLS;
 const int per_slice = (F + SLICES - 1) / SLICES;
 const int begin = slice * per_slice;
-const int end = min(begin + per_slice, F);
+const int end = begin + per_slice < F ? begin + per_slice : F;
 const int copy = tid / 32 * TILE - first;  // this warp's copy of the tile
 
 for (int i = tid; i < SG * TILE; i += SG * 32) {
@@ -40,15 +40,19 @@ for (int i = tid; i < SG * TILE; i += SG * 32) {
 }
 __syncthreads();
 
+// The next round's flow is asked for while this round's is being added.
+int f = begin + tid;
+float x = 0.0f, y = 0.0f, value = 0.0f;
+if (f < end) {
+  const size_t at = static_cast<size_t>(b) * F + f;
+  x = static_cast<float>(position[at * P]);
+  y = static_cast<float>(position[at * P + 1]);
+  value = static_cast<float>(energy[at]) * static_cast<float>(weight[at]);
+}
 for (int start = begin; start < end; start += SG * 32) {
   Placement place = {-1, 0.0f, 0.0f, 0.0f, 0.0f};
-  float value = 0.0f;
-  if (start + tid < end) {
-    const size_t f = static_cast<size_t>(b) * F + start + tid;
-    const float x = static_cast<float>(position[f * P]);
-    const float y = static_cast<float>(position[f * P + 1]);
+  if (f < end) {
     place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
-    value = static_cast<float>(energy[f]) * static_cast<float>(weight[f]);
     const int furthest = corner_cell(CORNERS - 1, place.cell, HEIGHT, WIDTH);
     if (place.cell >= last || furthest < first) {
       place.cell = -1;
@@ -58,6 +62,13 @@ for (int start = begin; start < end; start += SG * 32) {
   staged_value[tid] = value;
   staged_fx[tid] = place.fx;
   staged_fy[tid] = place.fy;
+  f += SG * 32;
+  if (f < end) {
+    const size_t at = static_cast<size_t>(b) * F + f;
+    x = static_cast<float>(position[at * P]);
+    y = static_cast<float>(position[at * P + 1]);
+    value = static_cast<float>(energy[at]) * static_cast<float>(weight[at]);
+  }
   __syncwarp();
 
   unsigned int peers = 0;

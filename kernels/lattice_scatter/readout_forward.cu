@@ -25,7 +25,7 @@ constexpr int COPY = SG * TILE;
 __shared__ unsigned int top[TILE];
 __shared__ float weighted[COPY];
 __shared__ float total[COPY];
-__shared__ float mass[COPY];
+__shared__ float mass[BILINEAR ? COPY : 1];  // a nearest flow always fills its cell
 __shared__ int staged_cell[SG * 32];
 __shared__ float staged_score[SG * 32];
 __shared__ float staged_energy[SG * 32];
@@ -39,7 +39,7 @@ const int b = static_cast<int>(blockIdx.x) / TILES;
 const int tid = static_cast<int>(threadIdx.x);
 const int own = tid / 32 * 32;  // first staged flow of this warp
 const int first = tile * TILE;
-const int last = min(first + TILE, CELLS);
+const int last = first + TILE < CELLS ? first + TILE : CELLS;
 const int copy = tid / 32 * TILE - first;  // this warp's copy of the tile
 
 for (int i = tid; i < TILE; i += SG * 32) {
@@ -48,15 +48,17 @@ for (int i = tid; i < TILE; i += SG * 32) {
 for (int i = tid; i < COPY; i += SG * 32) {
   weighted[i] = 0.0f;
   total[i] = 0.0f;
-  mass[i] = 0.0f;
+  if (BILINEAR) {
+    mass[i] = 0.0f;
+  }
 }
 __syncthreads();
 
 for (int i = tid; i < F; i += SG * 32) {
-  const size_t f = static_cast<size_t>(b) * F + i;
-  const float x = static_cast<float>(position[f * P]);
-  const float y = static_cast<float>(position[f * P + 1]);
-  const float q = static_cast<float>(score[f]);
+  const size_t at = static_cast<size_t>(b) * F + i;
+  const float x = static_cast<float>(position[at * P]);
+  const float y = static_cast<float>(position[at * P + 1]);
+  const float q = static_cast<float>(score[at]);
   const Placement place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
   if (place.cell < 0 || q == minus_infinity()) {
     continue;
@@ -72,17 +74,20 @@ for (int i = tid; i < F; i += SG * 32) {
 }
 __syncthreads();
 
+// The next round's flow is asked for while this round's is being added.
+int f = tid;
+float x = 0.0f, y = 0.0f, q = 0.0f, e = 0.0f;
+if (f < F) {
+  const size_t at = static_cast<size_t>(b) * F + f;
+  x = static_cast<float>(position[at * P]);
+  y = static_cast<float>(position[at * P + 1]);
+  q = static_cast<float>(score[at]);
+  e = static_cast<float>(energy[at]);
+}
 for (int start = 0; start < F; start += SG * 32) {
   Placement place = {-1, 0.0f, 0.0f, 0.0f, 0.0f};
-  float q = 0.0f;
-  float e = 0.0f;
-  if (start + tid < F) {
-    const size_t f = static_cast<size_t>(b) * F + start + tid;
-    const float x = static_cast<float>(position[f * P]);
-    const float y = static_cast<float>(position[f * P + 1]);
+  if (f < F) {
     place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
-    q = static_cast<float>(score[f]);
-    e = static_cast<float>(energy[f]);
     const int furthest = corner_cell(CORNERS - 1, place.cell, HEIGHT, WIDTH);
     if (place.cell >= last || furthest < first || q == minus_infinity()) {
       place.cell = -1;
@@ -93,6 +98,14 @@ for (int start = 0; start < F; start += SG * 32) {
   staged_energy[tid] = e;
   staged_fx[tid] = place.fx;
   staged_fy[tid] = place.fy;
+  f += SG * 32;
+  if (f < F) {
+    const size_t at = static_cast<size_t>(b) * F + f;
+    x = static_cast<float>(position[at * P]);
+    y = static_cast<float>(position[at * P + 1]);
+    q = static_cast<float>(score[at]);
+    e = static_cast<float>(energy[at]);
+  }
   __syncwarp();
 
   unsigned int peers = 0;
@@ -122,7 +135,9 @@ for (int start = 0; start < F; start += SG * 32) {
       }
       weighted[copy + cell] += sum_weighted;
       total[copy + cell] += sum_total;
-      mass[copy + cell] += sum_mass;
+      if (BILINEAR) {
+        mass[copy + cell] += sum_mass;
+      }
     }
     __syncwarp();
   }
@@ -134,7 +149,7 @@ for (int i = tid; i < last - first; i += SG * 32) {
   for (int s = 0; s < SG; ++s) {
     sum_weighted += weighted[s * TILE + i];
     sum_total += total[s * TILE + i];
-    sum_mass += mass[s * TILE + i];
+    sum_mass += BILINEAR ? mass[s * TILE + i] : 1.0f;
   }
   const bool partly = sum_mass < 1.0f;
   const float cover = partly ? sum_mass * (2.0f - sum_mass) + 2.0f * EPSILON : 1.0f;

@@ -28,7 +28,7 @@ float g[V];
 for (int j = 0; j < V; ++j) {
   g[j] = d + j < D ? static_cast<float>(source[j]) * scale[b] : 0.0f;
 }
-const int last = min(L, (block + 1) * ROWS);
+const int last = (block + 1) * ROWS < L ? (block + 1) * ROWS : L;
 for (int t = block * ROWS + warp; t < last; t += SG) {
   const float m = mask[static_cast<size_t>(b) * L + t];
   FeaturePack<T, V> pack;
