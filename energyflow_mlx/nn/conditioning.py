@@ -1,8 +1,9 @@
 """How a vector reaches a token network: added at its input, or modulating its blocks.
 
-Both take the vector as it comes and multiply it by ``sqrt(E)``: sentence vectors have
-unit length, so their elements are near ``1/sqrt(E)``, and a layer fed with them would
-learn ``sqrt(E)`` times slower than one fed with elements near 1.
+Sentence vectors have unit length, so their elements are near ``1/sqrt(E)``. Added
+conditions multiply them by ``sqrt(E)``: under Adam a layer fed with the bare vector
+learns ``sqrt(E)`` times slower, and never catches up. Modulation takes the vector as
+it is: there the slow start is an advantage (it over-fits otherwise).
 
 FiLM: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer",
 AAAI 2018, section 3.
@@ -14,18 +15,18 @@ import mlx.core as mx
 import mlx.nn as nn
 
 
-def _scaled(name: str, z: mx.array, projection: nn.Linear) -> mx.array:
-    """Check the width of ``z`` and return ``sqrt(E) z`` in the weights' dtype."""
+def _checked(name: str, z: mx.array, projection: nn.Linear) -> mx.array:
+    """Check the width of ``z`` and return it in the weights' dtype."""
     latent_dim = projection.weight.shape[1]
     if z.ndim != 2 or z.shape[-1] != latent_dim:
         raise ValueError(
             f"[{name}] z must be [B, E] with E = {latent_dim}, got {list(z.shape)}."
         )
-    return (z * math.sqrt(latent_dim)).astype(projection.weight.dtype)
+    return z.astype(projection.weight.dtype)
 
 
 class AdditiveConditioning(nn.Module):
-    """``Linear(sqrt(E) z)``, to be added to every position of the input."""
+    """``Linear(sqrt(E) z)``, to be added to every position of a sequence."""
 
     def __init__(self, latent_dim: int, dim: int) -> None:
         super().__init__()
@@ -37,7 +38,8 @@ class AdditiveConditioning(nn.Module):
         Raises:
             ValueError: ``z`` has another width.
         """
-        return self.projection(_scaled("AdditiveConditioning", z, self.projection))
+        z = _checked("AdditiveConditioning", z, self.projection)
+        return self.projection(z * math.sqrt(z.shape[-1]))
 
 
 class FiLMConditioning(nn.Module):
@@ -58,6 +60,6 @@ class FiLMConditioning(nn.Module):
         Raises:
             ValueError: ``z`` has another width.
         """
-        both = self.projection(_scaled("FiLMConditioning", z, self.projection))
+        both = self.projection(_checked("FiLMConditioning", z, self.projection))
         scale, shift = mx.split(both[:, None, :], 2, axis=-1)
         return scale, shift

@@ -23,6 +23,16 @@ def test_unit_vectors_give_features_of_order_one():
     assert 0.3 < float(mx.std(layer(unit_rows(8, 384)))) < 1.5
 
 
+def test_film_takes_the_vector_as_it_is():
+    layer = FiLMConditioning(16, 5)
+    layer.projection.weight = mx.random.normal((10, 16))
+    z = unit_rows(3, 16)
+    expected = np.array(z) @ np.array(layer.projection.weight).T
+    scale, shift = layer(z)
+    np.testing.assert_allclose(np.array(scale)[:, 0], expected[:, :5], atol=1e-5)
+    np.testing.assert_allclose(np.array(shift)[:, 0], expected[:, 5:], atol=1e-5)
+
+
 def test_film_starts_without_effect_and_splits_scale_from_shift():
     layer = FiLMConditioning(16, 5)
     z = unit_rows(3, 16)

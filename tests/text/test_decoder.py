@@ -11,6 +11,7 @@ KINDS = [
     pytest.param({}, id="additive"),
     pytest.param({"conditioning": "film"}, id="film"),
     pytest.param({"tied": True}, id="tied"),
+    pytest.param({"coverage": False, "output_condition": False}, id="plain"),
     pytest.param({"shared_blocks": 1}, id="shared"),
     pytest.param({"conditioning": "film", "shared_blocks": 2}, id="film-all-shared"),
 ]
@@ -129,6 +130,44 @@ def test_the_vector_conditions_every_position_also_the_first(options):
     moved = z + mx.array([1.0] + [0.0] * 11)
     change = mx.abs(decoder(ids, mask, z, shared) - decoder(ids, mask, moved, shared))
     assert np.array(change.max(-1)).min() > 1e-4
+
+
+def plain_features(decoder, ids, mask, z, *, coverage=0.0, output_condition=0.0):
+    """The decoder's formula, spelt out with its own layers."""
+    tokens = decoder.embedding(ids)
+    x = tokens + decoder.condition(z)[:, None]
+    if coverage:
+        said = [tokens[:, : t + 1].sum(1) / (t + 1) ** 0.5 for t in range(ids.shape[1])]
+        x = x + decoder.coverage(mx.stack(said, axis=1))
+    for block in decoder.blocks:
+        x = block(x, mask)
+    if output_condition:
+        x = x + decoder.output_condition(z)[:, None]
+    return decoder.norm(x)
+
+
+@pytest.mark.parametrize("coverage", [False, True])
+@pytest.mark.parametrize("output_condition", [False, True])
+def test_features_follow_the_formula(coverage, output_condition):
+    terms = {"coverage": coverage, "output_condition": output_condition}
+    decoder, _ = decoder_and_shared(**terms)
+    ids, mask, z = inputs()
+    np.testing.assert_allclose(
+        np.array(decoder.features(ids, mask, z)),
+        np.array(plain_features(decoder, ids, mask, z, **terms)),
+        atol=1e-5,
+    )
+    names = {name.split(".")[0] for name, _ in tree_flatten(decoder.parameters())}
+    assert {name for name, there in terms.items() if there} == names & set(terms)
+
+
+def test_coverage_lets_the_first_token_reach_beyond_the_receptive_field():
+    ids, mask, z = inputs(batch=1, length=30)
+    other = ids.at[0, 0].add(1) % 50
+    for coverage in (False, True):
+        decoder, _ = decoder_and_shared(coverage=coverage)
+        change = mx.abs(decoder(ids, mask, z) - decoder(other, mask, z))[0, -1].max()
+        assert (float(change) > 1e-4) == coverage
 
 
 def test_film_starts_as_additive_conditioning_and_then_differs():
