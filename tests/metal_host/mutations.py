@@ -27,7 +27,7 @@ _RULES = (
     ("condition", r" && ", " || "),
     ("condition", r" \|\| ", " && "),
     ("accumulate", r" \+= ", " = "),
-    ("zero", r"\b0\.0f", "1.0f"),
+    ("zero", r" = 0\.0f;", " = 1.0f;"),
     ("offset", r" \+ 1\b", ""),
     ("width", r"\b32\b", "16"),
     ("rounding", r"\brint(f?)\(", r"round\1("),

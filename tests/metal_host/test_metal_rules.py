@@ -3,7 +3,13 @@
 import mlx.core as mx
 import pytest
 
-from tests.metal_host.harness import CompileFault, KernelFault, KernelHost, LintFault
+from tests.metal_host.harness import (
+    CompileFault,
+    HostOptions,
+    KernelFault,
+    KernelHost,
+    LintFault,
+)
 
 
 def launch(
@@ -154,10 +160,38 @@ def test_load_then_store_loses_updates(host: KernelHost) -> None:
     """
     call = {"output_shapes": [(1,)], "output_dtypes": [mx.int32], "init_value": 0}
     source += "data; thread_position_in_grid;"
+    with pytest.raises(KernelFault, match="unordered write by thread"):
+        launch(host, source, atomic_outputs=True, **call)
+    host.options = HostOptions(allow_unordered_atomics=True)
     with pytest.raises(KernelFault, match="depends on the order"):
         launch(host, source, atomic_outputs=True, **call)
     added = "atomic_fetch_add_explicit(&out[0], 1, memory_order_relaxed);"
     assert launch(host, added, atomic_outputs=True, **call)[0].item() == 16
+
+
+MAXIMUM = """
+threadgroup atomic_int top[1];
+const uint me = thread_position_in_grid.x;
+if (me == 0) atomic_store_explicit(&top[0], 0, memory_order_relaxed);
+threadgroup_barrier(mem_flags::mem_threadgroup);
+atomic_fetch_max_explicit(&top[0], int(data[me]), memory_order_relaxed);
+threadgroup_barrier(mem_flags::mem_threadgroup);
+out[me] = float(atomic_load_explicit(&top[0], memory_order_relaxed));
+"""
+
+
+def test_atomics_are_ordered_by_barriers(host: KernelHost) -> None:
+    assert launch(host, MAXIMUM)[0].tolist() == [15.0] * 16
+    before, barrier, after = MAXIMUM.partition(
+        "threadgroup_barrier(mem_flags::mem_threadgroup);"
+    )
+    with pytest.raises(KernelFault, match="write of element 0 of 'top'"):
+        launch(host, before + barrier.replace("mem_threadgroup", "mem_none") + after)
+    before, barrier, after = MAXIMUM.rpartition(
+        "threadgroup_barrier(mem_flags::mem_threadgroup);"
+    )
+    with pytest.raises(KernelFault, match="unordered read by thread 0"):
+        launch(host, before + after)
 
 
 @pytest.mark.parametrize("memory", ["device", "threadgroup"])

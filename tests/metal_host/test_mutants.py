@@ -36,7 +36,7 @@ _KERNELS = [
 ]
 
 
-def _flows(batch: int, count: int) -> list[mx.array]:
+def _flows(batch: int, count: int, least_weight: float) -> list[mx.array]:
     """Flows with ties between cells, NaN and far coordinates, and a crowded cell."""
     position = mx.random.uniform(-1.3, 1.3, (batch, count, 3))
     position[:, : count // 3, :2] = mx.round(position[:, : count // 3, :2] * 4) / 4
@@ -44,7 +44,9 @@ def _flows(batch: int, count: int) -> list[mx.array]:
     position[:, -1, 0] = float("nan")
     position[:, -2, 1] = 1e30
     energy = mx.random.normal((batch, count))
-    return [position, energy, mx.random.uniform(shape=(batch, count))]
+    weight = mx.random.uniform(shape=(batch, count))
+    weight[:, 3] = least_weight
+    return [position, energy, weight]
 
 
 def _mask(batch: int, length: int) -> mx.array:
@@ -72,17 +74,19 @@ def _cases(folder: str, part: str) -> list[tuple[Callable[..., mx.array], list]]
             )
             for batch, length, channels, taps, dilation in sizes
         ]
-    function = lattice_readout if part.startswith("readout") else lattice_scatter
+    is_readout = part.startswith("readout")
+    function = lattice_readout if is_readout else lattice_scatter
+    least_weight = float("-inf") if is_readout else 0.0
     surfaces = [
         (9, 7, "bilinear", "fold", 300),
         (9, 7, "nearest", "clamp", 300),
-        (33, 31, "bilinear", "clamp", 90),
+        (33, 31, "bilinear", "clamp", 300),
         (3, 4, "nearest", "fold", 2100),
     ]
     return [
         (
             partial(function, height=h, width=w, mode=mode, boundary=boundary),
-            _flows(2, count),
+            _flows(2, count, least_weight),
         )
         for h, w, mode, boundary, count in surfaces
     ]

@@ -147,8 +147,8 @@ FAULTS = [
         "atomic_fetch_add_explicit(&bins[cell[i]], weight[i], memory_order_relaxed);",
         "atomic_store_explicit(&bins[cell[i]], weight[i] + atomic_load_explicit("
         "&bins[cell[i]], memory_order_relaxed), memory_order_relaxed);",
-        "schedule-dependent",
-        (),
+        "data-race",
+        ("element 0 of 'bins' conflicts with an unordered write",),
     ),
     Planted(
         "cuda_scatter",

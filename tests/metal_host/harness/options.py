@@ -45,6 +45,8 @@ class HostOptions:
         allow_unwritten: Accept outputs that are only partly written.
         lanes_may_return: Accept simdgroup operations after some lanes returned; they
             count as inactive.
+        allow_unordered_atomics: Accept atomic loads and stores that no barrier orders
+            against other threads' atomics. Updates never need an order.
         step_budget: Accesses and basic blocks per run, against endless loops.
     """
 
@@ -52,4 +54,5 @@ class HostOptions:
     require_same_bits: bool = True
     allow_unwritten: bool = False
     lanes_may_return: bool = False
+    allow_unordered_atomics: bool = False
     step_budget: int = 400_000_000

@@ -52,7 +52,7 @@ struct HostLaunch {
   uint32_t lanes_may_return;    // before a simdgroup operation
   uint32_t group_memory_limit;  // bytes
   uint32_t dynamic_bytes;       // CUDA: extern __shared__
-  uint32_t unused;
+  uint32_t allow_unordered_atomics;  // loads and stores beside atomic updates
   uint64_t seed;
   uint64_t step_budget;         // accesses + basic blocks, against endless loops
   HostBuffer* buffers;

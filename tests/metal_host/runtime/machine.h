@@ -12,11 +12,14 @@ constexpr uint32_t kNobody = 0xffffffffu;
 constexpr int kBufferRegions = 44;  // launch buffers; the rest hold group variables
 constexpr int kRegions = 64;
 
+enum class AccessKind { kRead, kWrite, kUpdate };
+
 // One past access to one element, and how far synchronisation had come by then.
 struct PastAccess {
   uint32_t thread = kNobody;  // global thread number
   uint32_t group_epoch = 0;   // group barriers passed that order this memory
   uint32_t simd_epoch = 0;    // simdgroup barriers passed that order this memory
+  AccessKind kind = AccessKind::kRead;
   bool atomic = false;
 };
 
@@ -84,7 +87,6 @@ bool reserve_arena();
 void map_buffers(std::vector<void*>& bases);
 void finish_buffers();
 void forget_group_variables();
-enum class AccessKind { kRead, kWrite, kUpdate };
 void check_access(uintptr_t address, size_t bytes, AccessKind kind, bool atomic, Place at);
 
 // executor.cpp

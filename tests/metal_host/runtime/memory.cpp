@@ -73,6 +73,15 @@ bool happened_before(const PastAccess& past, const Epochs& epochs) {
   return same_simdgroup && past.simd_epoch < epochs.simd[me.index.simdgroup];
 }
 
+// Atomic updates (read-modify-write) may come in any order. An atomic load or store has
+// no such licence: a kernel that reads a maximum before all have contributed, or clears
+// it after some have, is wrong however atomic it is.
+bool may_interleave(const PastAccess& past, AccessKind kind, bool atomic) {
+  if (!atomic || !past.atomic) return false;
+  bool updates = past.kind == AccessKind::kUpdate && kind == AccessKind::kUpdate;
+  return updates || machine.launch->allow_unordered_atomics;
+}
+
 void report_race(const char* mine, const char* theirs, size_t element,
                  const Region& region, const PastAccess& past, Place at) {
   uint32_t capacity = machine.group_capacity;
@@ -95,12 +104,12 @@ void check_element(Region& region, size_t element, AccessKind kind, bool atomic,
     abandon_thread();
   }
   auto conflicts = [&](const PastAccess& past) {
-    return !(atomic && past.atomic) && !happened_before(past, epochs);
+    return !happened_before(past, epochs) && !may_interleave(past, kind, atomic);
   };
   if (conflicts(state.write))
     report_race(mine, "write", element, region, state.write, at);
   PastAccess now{machine.current->number, epochs.group,
-                 epochs.simd[machine.current->index.simdgroup], atomic};
+                 epochs.simd[machine.current->index.simdgroup], kind, atomic};
   if (writes) {
     for (const PastAccess& past : state.read)
       if (conflicts(past)) report_race(mine, "read", element, region, past, at);
