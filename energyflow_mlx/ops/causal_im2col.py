@@ -72,12 +72,11 @@ def causal_im2col(
 def causal_im2col_reference(x: mx.array, kernel_size: int, dilation: int) -> mx.array:
     """Plain MLX form of ``causal_im2col``; the specification of its kernel."""
     batch, length, channels = x.shape
-    taps = []
+    columns = mx.zeros((batch, length, kernel_size * channels), x.dtype)
     for k in range(kernel_size):
         shift = min((kernel_size - 1 - k) * dilation, length)
-        start = mx.zeros((batch, shift, channels), x.dtype)
-        taps.append(mx.concatenate([start, x[:, : length - shift]], axis=1))
-    return mx.concatenate(taps, axis=-1)
+        columns[:, shift:, k * channels : (k + 1) * channels] = x[:, : length - shift]
+    return columns
 
 
 def causal_col2im_reference(
@@ -86,12 +85,13 @@ def causal_col2im_reference(
     """Adjoint of ``causal_im2col``: ``[B, L, K * C]`` summed back to ``[B, L, C]``."""
     batch, length, width = columns.shape
     channels = width // kernel_size
+    after = mx.zeros((batch, (kernel_size - 1) * dilation, width))
+    padded = mx.concatenate([columns.astype(mx.float32), after], axis=1)
     x = mx.zeros((batch, length, channels))
     for k in range(kernel_size):
-        shift = min((kernel_size - 1 - k) * dilation, length)
-        tap = columns[:, shift:, k * channels : (k + 1) * channels].astype(mx.float32)
-        end = mx.zeros((batch, shift, channels))
-        x = x + mx.concatenate([tap, end], axis=1)
+        shift = (kernel_size - 1 - k) * dilation
+        tap = slice(k * channels, (k + 1) * channels)
+        x = x + padded[:, shift : shift + length, tap]
     return x.astype(columns.dtype)
 
 
