@@ -8,6 +8,7 @@ from energyflow_mlx.config import (
     TcnEncoderConfig,
     TransformerEncoderConfig,
 )
+from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.text.decoder import TCNDecoder
@@ -21,8 +22,14 @@ _TABLE_RMS = 0.5
 def build_encoder(
     config: Config, vocab_size: int, dimension: int
 ) -> TCNEncoder | TransformerEncoder:
-    """Encoder of the configured family with outputs ``[B, dimension]``."""
+    """Encoder of the configured family with outputs ``[B, dimension]``.
+
+    In front of a lattice its outputs are surfaces ``[B, S]`` bounded by tanh.
+    """
     encoder = config.encoder
+    output_tanh = encoder.output_tanh or config.lattice is not None
+    if config.lattice is not None:
+        dimension = config.lattice.surface_size
     if isinstance(encoder, TcnEncoderConfig):
         return TCNEncoder(
             vocab_size,
@@ -36,7 +43,7 @@ def build_encoder(
             embedding_rank=encoder.embedding_rank,
             token_dropout=encoder.token_dropout,
             dropout=encoder.dropout,
-            output_tanh=encoder.output_tanh,
+            output_tanh=output_tanh,
             gelu=encoder.gelu,
             shared_blocks=config.shared_blocks,
         )
@@ -50,7 +57,7 @@ def build_encoder(
         hidden=encoder.hidden,
         max_length=encoder.max_positions,
         dropout=encoder.dropout,
-        output_tanh=encoder.output_tanh,
+        output_tanh=output_tanh,
         gelu=encoder.gelu,
     )
 
@@ -82,6 +89,11 @@ def build_model(config: Config, vocab_size: int, dimension: int) -> EnergyFlow:
         dimension: Size E of the teacher's vectors.
     """
     mx.random.seed(config.seed)
+    lattice = None
+    if config.lattice is not None:
+        lattice = EnergyLattice(config.lattice, dimension)
+    if config.task == "flow":
+        return EnergyFlow(None, None, lattice=lattice)
     decoder = config.decoder
     shared = [
         TCNBlock(
@@ -101,6 +113,7 @@ def build_model(config: Config, vocab_size: int, dimension: int) -> EnergyFlow:
         build_encoder(config, vocab_size, dimension),
         build_decoder(config, vocab_size, dimension),
         shared,
+        lattice,
     )
 
 
@@ -119,7 +132,7 @@ def start_tables(
         word_embeddings: The teacher's rows for the student's tokens, ``[V, W]``, or
             none where there is no such table.
     """
-    if word_embeddings is None:
+    if word_embeddings is None or config.task == "flow":
         return
     encoder = config.encoder
     if encoder.embedding_init == "teacher":

@@ -99,8 +99,6 @@ def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
         codec,
         held_out,
         ReadbackEngine(),
-        with_encoder=ratio > 0,
-        with_decoder=ratio < 1,
     )
     result["sentences"] = len(held_out.ids)
     if ratio < 1 and held_out.texts:
@@ -108,6 +106,9 @@ def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
         truth = list(held_out.texts[:stop])
         texts = codec.decode(held_out.targets[:stop])
         result |= decoding_metrics(texts, truth)
+        if config.lattice is not None:
+            through = decoding_metrics(codec.decode(codec.encode(truth)), truth)
+            result |= {f"{k}_through_lattice": v for k, v in through.items()}
         teacher = load_teacher(config.teacher.name, config.teacher.max_length)
         again = teacher.encode(texts, batch_size=args.batch_size)
         result["semantic_cosine"] = float(

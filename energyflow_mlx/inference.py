@@ -85,6 +85,8 @@ class SentenceCodec:
         Raises:
             TypeError: ``texts`` is a single string.
         """
+        if self.config.task == "flow":
+            raise InputError("[encode] a flow run has no text encoder; use transform.")
         if isinstance(texts, str):
             raise TypeError("[encode] texts must be a list of strings, got one string.")
         rows = self.tokenizer.encode(texts, self.config.data.max_length)
@@ -103,6 +105,22 @@ class SentenceCodec:
             norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors /= np.maximum(norms, 1e-12)
         return vectors
+
+    def transform(self, vectors: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+        """Send vectors through the run's lattice, ``[N, E]`` to ``[N, E]`` float32.
+
+        Raises:
+            InputError: The run has no lattice.
+            ValueError: ``vectors`` is not ``[N, E]``.
+        """
+        if self.config.lattice is None:
+            raise InputError("[transform] the run must have a lattice, got none.")
+        vectors = np.asarray(vectors, np.float32)
+        parts = [
+            np.array(self.model.lattice(mx.array(vectors[i : i + batch_size])).vector)
+            for i in range(0, len(vectors), batch_size)
+        ]
+        return np.concatenate(parts) if parts else np.zeros_like(vectors)
 
     def decode(
         self,
@@ -131,6 +149,8 @@ class SentenceCodec:
         Raises:
             ValueError: ``vectors`` is not ``[N, E]`` or not finite.
         """
+        if self.config.task == "flow":
+            raise InputError("[decode] a flow run has no text decoder.")
         vectors = np.asarray(vectors, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
             raise ValueError(

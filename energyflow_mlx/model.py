@@ -11,29 +11,37 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from energyflow_mlx.lattice import EnergyLattice, LatticeOutput
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 
 
 class EnergyFlow(nn.Module):
-    """Text encoder and vector-to-text decoder with shared blocks.
+    """Text encoder, energy lattice and vector-to-text decoder, as the task needs them.
 
     Args:
-        encoder: Maps ids to vectors ``[B, E]``.
+        encoder: Maps ids to vectors ``[B, E]``, or to surfaces ``[B, S]`` when there
+            is a lattice behind it; none for vectors alone.
         decoder: Maps vectors ``[B, E]`` and earlier ids to next-token logits.
         shared: Blocks that run last in both; may be empty.
+        lattice: Sends vectors or surfaces through the cube.
     """
 
     def __init__(
         self,
-        encoder: TCNEncoder | TransformerEncoder,
-        decoder: TCNDecoder,
+        encoder: TCNEncoder | TransformerEncoder | None,
+        decoder: TCNDecoder | None,
         shared: Iterable[TCNBlock] = (),
+        lattice: EnergyLattice | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+        if encoder is not None:
+            self.encoder = encoder
+        if decoder is not None:
+            self.decoder = decoder
+        if lattice is not None:
+            self.lattice = lattice
         self.shared = list(shared)
 
     def encode(
@@ -46,7 +54,35 @@ class EnergyFlow(nn.Module):
             mask: 1 for real tokens, 0 for padding, ``[B, L]``.
             key: Random key of the dropouts, in training.
         """
-        return self.encoder(ids, mask, shared=self.shared, key=key)
+        y = self.encoder(ids, mask, shared=self.shared, key=key)
+        return self.lattice.from_surface(y).vector if "lattice" in self else y
+
+    def flow_from_text(
+        self,
+        ids: mx.array,
+        mask: mx.array,
+        *,
+        key: mx.array,
+        displacement_scale: mx.array,
+        noise_sigma: float | mx.array,
+    ) -> LatticeOutput:
+        """Text to surface to flows, in training: the schedules come with the call.
+
+        Args:
+            ids: Token ids, ``[B, L]`` int32.
+            mask: 1 for real tokens, ``[B, L]``.
+            key: Random key of dropout and noise.
+            displacement_scale: Factor on the learned moves.
+            noise_sigma: Standard deviation of the exploration noise.
+        """
+        encoder_key, lattice_key = mx.random.split(key)
+        surface = self.encoder(ids, mask, shared=self.shared, key=encoder_key)
+        return self.lattice.from_surface(
+            surface,
+            key=lattice_key,
+            displacement_scale=displacement_scale,
+            noise_sigma=noise_sigma,
+        )
 
     def decode_features(
         self,

@@ -4,6 +4,7 @@ A leaf of the package: it imports nothing but the error types.
 """
 
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
+from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.config.root import (
     Config,
     RunConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "DataConfig",
     "DecoderConfig",
     "EncoderConfig",
+    "LatticeConfig",
     "LossConfig",
     "OptimizerConfig",
     "PrecisionConfig",

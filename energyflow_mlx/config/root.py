@@ -9,6 +9,7 @@ from typing import Any
 
 from energyflow_mlx.config.checks import require, require_choice
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
+from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.config.text import (
     DecoderConfig,
     EncoderConfig,
@@ -44,6 +45,10 @@ class Config:
         name: Of the run, shown in tables.
         seed: Of everything random.
         share: Blocks that encoder and decoder share: ``none``, ``last``, ``all``.
+        task: ``ab``: distil the encoder and train the decoder in alternation.
+            ``flow``: send the teacher's vectors through the lattice and back.
+            ``flow_text``: text -> encoder -> lattice -> vector -> decoder -> text.
+        lattice: The energy lattice; none for ``ab``.
     """
 
     encoder: EncoderConfig = field(default_factory=TcnEncoderConfig)
@@ -56,9 +61,11 @@ class Config:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    lattice: LatticeConfig | None = None
     name: str = "ab"
     seed: int = 42
     share: str = "last"
+    task: str = "ab"
 
     def __post_init__(self) -> None:
         """Check the rules that span groups."""
@@ -70,6 +77,7 @@ class Config:
             raise InputError(
                 "[config] data.train must be set when teacher=precomputed, got none."
             )
+        self._check_task()
         used = {"cosine": self.trainer.ratio > 0, "ce": self.trainer.ratio < 1}
         require(
             used.get(self.trainer.best_metric, self.trainer.ratio > 0),
@@ -77,6 +85,17 @@ class Config:
             f"a metric that trainer.ratio = {self.trainer.ratio} trains",
             self.trainer.best_metric,
         )
+
+    def _check_task(self) -> None:
+        require_choice(self.task, "task", ("ab", "flow", "flow_text"))
+        if self.task == "ab":
+            require(self.lattice is None, "lattice", "none when task=ab", "a lattice")
+            return
+        require(self.lattice is not None, "lattice", f"set when task={self.task}", None)
+        if self.task == "flow":
+            ratio = self.trainer.ratio
+            require(ratio == 1.0, "trainer.ratio", "1 when task=flow", ratio)
+            require(self.share == "none", "share", "none when task=flow", self.share)
 
     def _check_shared_blocks(self) -> None:
         encoder, decoder = self.encoder, self.decoder
@@ -132,6 +151,8 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     built = {}
     for key, value in values.items():
         kind = hints[key]
+        if kind == LatticeConfig | None:
+            kind = LatticeConfig
         if isinstance(kind, type) and issubclass(kind, EncoderConfig):
             kind = ENCODERS.get(value.get("family", ""), EncoderConfig)
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):

@@ -21,6 +21,11 @@ class LossConfig:
         label_smoothing: In reconstruction, [0, 1).
         student_ce: Weight of the cross entropy decoded from the student's own
             vector, in reconstruction.
+        text: Weight of the cross entropy decoded from the lattice's vector, in
+            ``task=flow_text``.
+        surface: Weight of the mean squared error between the surface the lattice
+            gives out and the mapper's image of the target, in the flow tasks; the
+            image has no gradient.
         candidates: Train the decoder's softmax over this many tokens an update,
             those that occur and drawn negatives, instead of the whole vocabulary;
             0 = the whole. Validation always uses the whole.
@@ -34,6 +39,8 @@ class LossConfig:
     temperature: float = 0.05
     label_smoothing: float = 0.0
     student_ce: float = 0.0
+    text: float = 0.2
+    surface: float = 0.0
     candidates: int = 0
     latent_noise: float = 0.0
 
@@ -45,6 +52,8 @@ class LossConfig:
             "contrastive",
             "student_ce",
             "latent_noise",
+            "text",
+            "surface",
         ):
             value = getattr(self, name)
             require(value >= 0, f"loss.{name}", ">= 0", value)

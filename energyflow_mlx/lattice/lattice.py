@@ -137,9 +137,15 @@ class EnergyLattice(nn.Module):
             output=self._finish(surface, landed, None),
         )
 
+    @property
+    def embedding_dim(self) -> int:
+        """Width E of the vectors."""
+        width: int = self.mapper.stack.layers[0].weight.shape[1]
+        return width
+
     def _check_vector(self, vector: mx.array) -> None:
         """Refuse a wrong shape, or too many flows, before any work."""
-        dim = self.mapper.stack.layers[0].weight.shape[1]
+        dim = self.embedding_dim
         if vector.ndim != 2 or vector.shape[1] != dim:
             raise ValueError(
                 f"[EnergyLattice] vector must be [B, {dim}], got {list(vector.shape)}."

@@ -22,15 +22,17 @@ from energyflow_mlx.data.batching import BucketBatcher
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
+from energyflow_mlx.lattice import displacement_scale, exploration_sigma
 from energyflow_mlx.metrics import MetricsLog
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.training.alternation import (
-    DISTILLATION,
+    RECONSTRUCTION,
     objective_counts,
     objective_of,
 )
 from energyflow_mlx.training.data import RunData
 from energyflow_mlx.training.feed import Feed, token_shares
+from energyflow_mlx.training.objectives import Controls
 from energyflow_mlx.training.progress import Progress, RunningMeans
 from energyflow_mlx.training.run_folder import RunFolder
 from energyflow_mlx.training.schedule import learning_rate
@@ -83,8 +85,7 @@ class Trainer:
         )
         self.steps_per_epoch = self.batcher.batches_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
-        counts = objective_counts(self.total, settings.ratio, self.config.seed)
-        self._updates_of = counts
+        self._updates_of = self._counts(self.total)
         self._resume()
 
     # -- resuming and saving -------------------------------------------------
@@ -118,17 +119,19 @@ class Trainer:
             protect={self.progress.best_step},
         )
 
+    def _counts(self, steps: int) -> dict[str, int]:
+        config = self.config
+        return objective_counts(steps, config.trainer.ratio, config.seed, config.task)
+
     # -- one update ----------------------------------------------------------
 
     def learning_rate(self, step: int, objective: str) -> float:
         """Learning rate of update ``step``, on its own objective's schedule."""
-        optimizer, seed = self.config.optimizer, self.config.seed
-        done = objective_counts(step, self.config.trainer.ratio, seed)[objective]
-        own = self._updates_of[objective]
-        is_distillation = objective == DISTILLATION
+        optimizer = self.config.optimizer
+        done, own = self._counts(step)[objective], self._updates_of[objective]
         return learning_rate(
             done,
-            base=optimizer.lr if is_distillation else optimizer.decoder_lr,
+            base=optimizer.decoder_lr if objective == RECONSTRUCTION else optimizer.lr,
             floor=optimizer.min_lr,
             warmup=min(optimizer.warmup_steps, own // 4),
             decay=optimizer.decay_steps or own - min(optimizer.warmup_steps, own // 4),
@@ -141,18 +144,21 @@ class Trainer:
             FloatingPointError: Loss or gradient is not finite (float16 skips such an
                 update and lowers its loss scale instead).
         """
-        objective = objective_of(step, self.config.trainer.ratio, self.config.seed)
+        config = self.config
+        objective = objective_of(step, config.trainer.ratio, config.seed, config.task)
         lr = self.learning_rate(step, objective)
-        keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), 64)
+        keys = mx.random.split(mx.random.key(_mix(config.seed, step)), 64)
         total: Gradients | None = None
         for number, batch in enumerate(update.batches):
-            key = keys[number % 64]
+            controls = self._controls(step, keys[number % 64])
             with self.engine.batch(f"{objective} {step}.{number}"):
                 if len(update.batches) == 1:
-                    report = self.stepper.update(objective, batch, update.rows, lr, key)
+                    report = self.stepper.update(
+                        objective, batch, update.rows, lr, controls
+                    )
                 else:
                     new = self.stepper.micro_gradients(
-                        objective, batch, update.rows, key
+                        objective, batch, update.rows, controls
                     )
                     total = add_gradients(total, new)
                     self.engine.fence(total)
@@ -163,10 +169,16 @@ class Trainer:
                 read = self.engine.defer(f"{objective} report", report)
         values: dict[str, float] = read.value()
         self._check_finite(step, objective, values)
-        prefix = "" if objective == DISTILLATION else "decoder_"
+        prefix = "decoder_" if objective == RECONSTRUCTION else ""
         named = {f"{objective}_loss": values.pop("loss"), f"{prefix}lr": lr}
         named[f"{prefix}grad_norm"] = values.pop("grad_norm")
         return values | named
+
+    def _controls(self, step: int, key: mx.array) -> Controls:
+        lattice = self.config.lattice
+        scale = displacement_scale(lattice, step) if lattice else 0.0
+        sigma = exploration_sigma(lattice, step) if lattice else 0.0
+        return Controls(key, mx.array(scale), mx.array(sigma))
 
     def _check_finite(
         self, step: int, objective: str, values: dict[str, float]
@@ -192,6 +204,8 @@ class Trainer:
         self.display.progress(progress.step, self.total, {})
         with MetricsLog(self.folder.metrics) as log, closing(self._feed()) as feed:
             log.truncate_after(progress.step)
+            if self.config.lattice is not None and progress.step == 0:
+                self._validate(log)  # the flows before any training
             try:
                 while progress.step < self.total:
                     values = self.run_update(progress.step, next(feed))
@@ -259,19 +273,13 @@ class Trainer:
 
     def measure(self, limit: int) -> dict[str, float]:
         """Validation metrics on the first ``limit`` held-out sentences (0 = all)."""
-        held_out, ratio = self.data.held_out, self.config.trainer.ratio
+        held_out = self.data.held_out
         stop = limit or len(held_out.ids)
         part = ValidationSet(
             held_out.texts[:stop], held_out.ids[:stop], held_out.targets[:stop]
         )
         self.codec.model.eval()
-        metrics = validate(
-            self.codec,
-            part,
-            self.engine,
-            with_encoder=ratio > 0,
-            with_decoder=ratio < 1,
-        )
+        metrics = validate(self.codec, part, self.engine)
         self.codec.model.train()
         return metrics
 

@@ -1,4 +1,4 @@
-"""The two objectives with one signature: distillation and reconstruction.
+"""The objectives, with one signature: distillation, reconstruction, and the flows.
 
 Each returns the *sum* of its loss over what it averages over (sentences or real
 target tokens) and that count, so that gradients of N micro-batches add up to the
@@ -11,9 +11,15 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from energyflow_mlx.config import LossConfig
+from energyflow_mlx.lattice import LatticeOutput
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import cosine, sequence_cross_entropy
-from energyflow_mlx.training.alternation import DISTILLATION, RECONSTRUCTION
+from energyflow_mlx.training.alternation import (
+    DISTILLATION,
+    FLOW,
+    FLOW_TEXT,
+    RECONSTRUCTION,
+)
 from energyflow_mlx.training.optimizer import Rows
 
 
@@ -51,7 +57,21 @@ class Outcome(NamedTuple):
     metrics: dict[str, mx.array]
 
 
-Objective = Callable[[EnergyFlow, StepBatch, Rows, LossConfig, mx.array], Outcome]
+class Controls(NamedTuple):
+    """What changes from update to update beside the batch.
+
+    Attributes:
+        key: Random key of the update.
+        displacement_scale: Factor on the lattice's learned moves, scalar.
+        noise_sigma: Standard deviation of the lattice's exploration noise, scalar.
+    """
+
+    key: mx.array
+    displacement_scale: mx.array
+    noise_sigma: mx.array
+
+
+Objective = Callable[[EnergyFlow, StepBatch, Rows, LossConfig, Controls], Outcome]
 
 
 def distillation(
@@ -59,7 +79,7 @@ def distillation(
     batch: StepBatch,
     rows: Rows,
     loss: LossConfig,
-    key: mx.array,
+    controls: Controls,
 ) -> Outcome:
     """Mode A: the student's vector against the teacher's.
 
@@ -68,14 +88,18 @@ def distillation(
     X_b is the in-batch contrastive term, the cross entropy of picking t_b among the
     batch's targets by cosine over the temperature (van den Oord et al., 2018).
     """
-    y = model.encode(batch.encoder_ids, batch.mask, key=key).astype(
-        mx.float32
-    )  # [B, E]
-    cos = cosine(y, batch.target)  # [B]
-    mse = mx.mean(mx.square(y - batch.target), axis=-1)  # [B]
+    y = model.encode(batch.encoder_ids, batch.mask, key=controls.key)
+    y = y.astype(mx.float32)  # [B, E]
+    return _distance(y, batch.target, loss)
+
+
+def _distance(y: mx.array, target: mx.array, loss: LossConfig) -> Outcome:
+    """Distillation's loss of vectors ``y`` against ``target``, both ``[B, E]``."""
+    cos = cosine(y, target)  # [B]
+    mse = mx.mean(mx.square(y - target), axis=-1)  # [B]
     total = mx.sum(loss.cosine * (1 - cos) + loss.mse * mse)
     if loss.contrastive > 0:
-        total = total + loss.contrastive * _contrastive(y, batch.target, loss)
+        total = total + loss.contrastive * _contrastive(y, target, loss)
     count = mx.array(float(y.shape[0]))
     return Outcome(total, count, {"cosine": mx.sum(cos), "mse": mx.sum(mse)})
 
@@ -96,7 +120,7 @@ def reconstruction(
     batch: StepBatch,
     rows: Rows,
     loss: LossConfig,
-    key: mx.array,
+    controls: Controls,
 ) -> Outcome:
     """Mode B: the sentence from the teacher's vector, under teacher forcing.
 
@@ -106,7 +130,7 @@ def reconstruction(
     dropped, and padding is never a target. Optional terms decode from the student's
     own vector and pull it towards the teacher's through the decoder.
     """
-    noise_key, decoder_key, encoder_key, own_key = mx.random.split(key, 4)
+    noise_key, decoder_key, encoder_key, own_key = mx.random.split(controls.key, 4)
     z = batch.target
     if loss.latent_noise > 0:
         noise = mx.random.normal(z.shape, key=noise_key)
@@ -152,14 +176,94 @@ def _sentence_loss(
     )
 
 
+def _noise(model: EnergyFlow, controls: Controls) -> float | mx.array:
+    """Exploration noise of the update, or a plain 0 when the lattice has none."""
+    return controls.noise_sigma if model.lattice.config.exploration_noise > 0 else 0.0
+
+
+def _flow_outcome(
+    model: EnergyFlow, output: LatticeOutput, target: mx.array, loss: LossConfig
+) -> Outcome:
+    """Distance of the lattice's vector to the target, with the flows' statistics."""
+    found = _distance(output.vector.astype(mx.float32), target, loss)
+    total, rows = found.loss, found.count
+    if loss.surface > 0:
+        image = mx.stop_gradient(model.lattice.mapper(target))
+        square = mx.square(output.surface_out - image.reshape(output.surface_out.shape))
+        total = total + loss.surface * rows * mx.mean(square)
+    reported = ("reached", "covered", "path", "sideways")
+    statistics = {f"flow_{k}": output.statistics[k] * rows for k in reported}
+    return Outcome(total, rows, found.metrics | statistics)
+
+
+def flow(
+    model: EnergyFlow,
+    batch: StepBatch,
+    rows: Rows,
+    loss: LossConfig,
+    controls: Controls,
+) -> Outcome:
+    """The teacher's vector through the lattice, against the target vector.
+
+    Autoencoding: both are one vector. With pairs the first half of ``batch.target``
+    is the target and the second half the input, ``[B, 2E]``.
+    """
+    width = model.lattice.embedding_dim
+    target = batch.target[:, :width]
+    output = model.lattice(
+        batch.target[:, -width:],
+        key=controls.key,
+        displacement_scale=controls.displacement_scale,
+        noise_sigma=_noise(model, controls),
+    )
+    return _flow_outcome(model, output, target, loss)
+
+
+def flow_text(
+    model: EnergyFlow,
+    batch: StepBatch,
+    rows: Rows,
+    loss: LossConfig,
+    controls: Controls,
+) -> Outcome:
+    """The whole pipeline: text to surface to flows to vector, and the text from it.
+
+    L = distance(vector, teacher's vector) + text * CE(text | unit vector)
+
+    The cross entropy is scaled to the mean over tokens times the sentences, so that
+    its weight does not depend on the length of the sentences.
+    """
+    flow_key, decoder_key = mx.random.split(controls.key)
+    output = model.flow_from_text(
+        batch.encoder_ids,
+        batch.mask,
+        key=flow_key,
+        displacement_scale=controls.displacement_scale,
+        noise_sigma=_noise(model, controls),
+    )
+    found = _flow_outcome(model, output, batch.target, loss)
+    vector = _unit(output.vector.astype(mx.float32))
+    ce, tokens = _sentence_loss(model, batch, rows, vector, loss, decoder_key)
+    mean = ce / mx.maximum(tokens, 1.0) * found.count
+    total = found.loss + loss.text * mean
+    return Outcome(total, found.count, found.metrics | {"own_ce": mean})
+
+
 OBJECTIVES: dict[str, Objective] = {
     DISTILLATION: distillation,
     RECONSTRUCTION: reconstruction,
+    FLOW: flow,
+    FLOW_TEXT: flow_text,
 }
 
 
 def touched_parts(objective: str, loss: LossConfig) -> tuple[str, ...]:
     """Top-level parts of the model that an objective's gradient reaches."""
+    if objective == FLOW:
+        return ("lattice",)
+    if objective == FLOW_TEXT:
+        parts = ("encoder", "lattice", "shared")
+        return (*parts, "decoder") if loss.text > 0 else parts
     if objective == DISTILLATION:
         return ("encoder", "shared")
     if loss.student_ce > 0:

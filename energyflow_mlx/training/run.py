@@ -74,9 +74,13 @@ def _final_metrics(
     if config.trainer.ratio < 1 and count:
         codec.model.eval()
         chosen = np.linspace(0, len(data.held_out.texts) - 1, count).astype(int)
-        texts = codec.decode(data.held_out.targets[chosen])
         truth = [data.held_out.texts[i] for i in chosen]
+        texts = codec.decode(data.held_out.targets[chosen])
         metrics |= decoding_metrics(texts, truth)
+        if config.lattice is not None:
+            own = codec.decode(codec.encode(truth))
+            through = decoding_metrics(own, truth)
+            metrics |= {f"{k}_through_lattice": v for k, v in through.items()}
     return metrics
 
 

@@ -16,6 +16,7 @@ from energyflow_mlx.config import Config
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
 from energyflow_mlx.training.objectives import (
     OBJECTIVES,
+    Controls,
     Outcome,
     StepBatch,
     touched_parts,
@@ -157,7 +158,7 @@ class Stepper:
         batch: StepBatch,
         rows: Rows,
         scale: mx.array,
-        key: mx.array,
+        controls: Controls,
     ) -> Gradients:
         """Gradients of one micro-batch's loss sum with respect to what it steps."""
         config = self.config
@@ -169,7 +170,9 @@ class Stepper:
         def loss(stepped: Arrays) -> tuple[mx.array, Outcome]:
             full = cast_parameters({**gathered, **stepped}, config.precision)
             install_parameters(self.model, full)
-            outcome = OBJECTIVES[objective](self.model, cast, rows, config.loss, key)
+            outcome = OBJECTIVES[objective](
+                self.model, cast, rows, config.loss, controls
+            )
             return outcome.loss * scale, outcome
 
         (_, outcome), gradients = mx.value_and_grad(loss)(stepped)
@@ -229,7 +232,7 @@ class Stepper:
         return self._compiled[name]
 
     def micro_gradients(
-        self, objective: str, batch: StepBatch, rows: Rows, key: mx.array
+        self, objective: str, batch: StepBatch, rows: Rows, controls: Controls
     ) -> Gradients:
         """Lazy gradients of one micro-batch."""
 
@@ -238,13 +241,13 @@ class Stepper:
             batch: StepBatch,
             rows: Rows,
             scale: mx.array,
-            key: mx.array,
+            controls: Controls,
         ) -> Gradients:
-            return self._gradients(objective, parameters, batch, rows, scale, key)
+            return self._gradients(objective, parameters, batch, rows, scale, controls)
 
         compiled = self._compile(f"{objective} gradients", function)
         scale = self.state.loss_scale.scale
-        result = compiled(self.state.parameters, batch, rows, scale, key)
+        result = compiled(self.state.parameters, batch, rows, scale, controls)
         install_parameters(self.model, self.state.parameters)
         return result
 
@@ -257,7 +260,12 @@ class Stepper:
         return report
 
     def update(
-        self, objective: str, batch: StepBatch, rows: Rows, lr: float, key: mx.array
+        self,
+        objective: str,
+        batch: StepBatch,
+        rows: Rows,
+        lr: float,
+        controls: Controls,
     ) -> Arrays:
         """One update from one micro-batch, forward to AdamW in one compiled graph."""
 
@@ -266,16 +274,16 @@ class Stepper:
             batch: StepBatch,
             rows: Rows,
             lr: mx.array,
-            key: mx.array,
+            controls: Controls,
         ) -> tuple[tuple[Arrays, dict[str, Moments], LossScale], Arrays]:
             total = self._gradients(
-                objective, state[0], batch, rows, state[2].scale, key
+                objective, state[0], batch, rows, state[2].scale, controls
             )
             return self._apply(state, total, rows, lr)
 
         state = (self.state.parameters, self.state.moments, self.state.loss_scale)
         compiled = self._compile(f"{objective} update", function)
-        new, report = compiled(state, batch, rows, mx.array(lr), key)
+        new, report = compiled(state, batch, rows, mx.array(lr), controls)
         self._take(new)
         return report
 

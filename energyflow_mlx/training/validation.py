@@ -103,26 +103,55 @@ def mean_cross_entropy(
 
 
 def validate(
-    codec: SentenceCodec,
-    held_out: ValidationSet,
-    engine: ReadbackEngine,
-    *,
-    with_encoder: bool,
-    with_decoder: bool,
+    codec: SentenceCodec, held_out: ValidationSet, engine: ReadbackEngine
 ) -> dict[str, float]:
-    """Validation metrics of the parts that train.
+    """Metrics of the parts that the run trains.
+
+    Cosine, MSE and retrieval where vectors are made; cross entropy where text is;
+    the flows' statistics where there is a lattice.
 
     Args:
         codec: The model in evaluation mode.
         held_out: Held-out sentences.
         engine: The run's readback engine.
-        with_encoder: Report cosine, MSE and retrieval.
-        with_decoder: Report cross entropy.
     """
+    config = codec.config
     metrics: dict[str, float] = {}
-    if with_encoder:
+    goal = held_out.targets[:, : codec.dimension]
+    if config.task == "flow":
+        sources = held_out.targets[:, -codec.dimension :]
+        vectors, statistics = flow_vectors(codec.model, sources, engine)
+        metrics = vector_metrics(vectors, goal) | statistics
+    elif config.trainer.ratio > 0:
         vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=False)
-        metrics |= vector_metrics(vectors, held_out.targets)
-    if with_decoder:
+        metrics = vector_metrics(vectors, goal)
+    if config.trainer.ratio < 1:
         metrics["ce"] = mean_cross_entropy(codec, held_out, engine)
     return metrics
+
+
+def flow_vectors(
+    model: EnergyFlow, sources: np.ndarray, engine: ReadbackEngine, size: int = 16
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Vectors that come out of the lattice, and the flows' mean statistics.
+
+    Args:
+        model: Model with a lattice, in evaluation mode.
+        sources: Vectors that go in, ``[N, E]``.
+        engine: Evaluates one batch at a time.
+        size: Vectors of a batch.
+    """
+    forward = mx.compile(
+        lambda x: (lambda out: (out.vector, out.statistics))(model.lattice(x)),
+        inputs=[model.state],
+    )
+    vectors = np.zeros_like(sources, dtype=np.float32)
+    sums: dict[str, float] = {}
+    for start in range(0, len(sources), size):
+        part = np.asarray(sources[start : start + size], np.float32)
+        with engine.batch("flows"):
+            read = engine.defer("flows", forward(mx.array(part)))
+        vectors[start : start + size], statistics = read.value()
+        for name, value in statistics.items():
+            sums[f"flow_{name}"] = sums.get(f"flow_{name}", 0.0) + value * len(part)
+    return vectors, {name: total / len(sources) for name, total in sums.items()}
