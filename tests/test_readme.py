@@ -1,5 +1,6 @@
 """The README says what is: keys, defaults, commands, fields and links all exist."""
 
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -10,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from energyflow_mlx.conf_store import CONF_FOLDER, register
-from energyflow_mlx.config import Config, TransformerEncoderConfig
+from energyflow_mlx.config import Config, TransformerEncoderConfig, config_from_json
 from energyflow_mlx.data.dataset import read_sentences
 from energyflow_mlx.decode import DecodeArgs
 from energyflow_mlx.encode import EncodeArgs
@@ -69,6 +70,13 @@ def names_in(cell):
 def default_config(*overrides):
     with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
         return OmegaConf.to_object(compose("config", list(overrides)))
+
+
+def value_of(word):
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
 
 
 def flatten(values, prefix=""):
@@ -184,10 +192,7 @@ def test_every_key_of_the_table_exists_and_has_the_default_it_says(readme):
             assert key in flat, key
             if key in WITHOUT_FIXED_DEFAULT:
                 continue
-            try:
-                said = json.loads(default)
-            except ValueError:
-                said = None if default == "none" else default
+            said = None if default == "none" else value_of(default)
             actual = None if flat[key] == [] else flat[key]
             assert said == actual, f"{key} is {actual!r}, README says {default}"
             checked += 1
@@ -209,8 +214,14 @@ def test_choices_it_names_are_accepted(readme):
         words = [word for word in names_in(meaning) if re.fullmatch(r"\w+", word)]
         chosen += [f"{names_in(keys)[0]}={word}" for word in words]
     assert {"encoder.pooling=gated", "trainer.train=projection"} <= set(chosen)
+    plain = default_config("run.dir=x").to_json()
     for override in chosen:
-        default_config("run.dir=x", override)
+        changed = copy.deepcopy(plain)
+        key, _, value = override.partition("=")
+        *groups, name = key.split(".")
+        section_of = changed[groups[0]] if groups else changed
+        section_of[name] = value_of(value)
+        config_from_json(changed)  # refuses a value out of range
 
 
 # Migration ---------------------------------------------------------------------------
