@@ -88,7 +88,8 @@ def main() -> None:
         [(96, 64, 701)] if arguments.quick else [(900, 384, 5394), (900, 384, 11215)]
     )
     results = [r for n, d, v in sizes for r in case(n, d, v, rounds)]
-    timing.show(results)
+    for result in results:
+        timing.show(result)
     timing.finish("cross_entropy", results, arguments.output)
 
 

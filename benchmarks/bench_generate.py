@@ -89,7 +89,7 @@ def main() -> None:
         "sentences/s": round(batch / timing.candidate_ms(result) * 1e3),
         "late_step_ratio": round(late_step_ratio(decoder, z, 128), 2),
     }
-    timing.show([result])
+    timing.show(result)
     timing.finish("generate", [result], arguments.output)
 
 

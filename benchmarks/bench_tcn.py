@@ -115,7 +115,8 @@ def main() -> None:
             block_case(64, 16, 384, 512, rounds),
             block_case(64, 64, 384, 512, rounds),
         ]
-    timing.show(results)
+    for result in results:
+        timing.show(result)
     timing.finish("tcn", results, arguments.output)
 
 
