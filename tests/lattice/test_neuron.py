@@ -1,0 +1,37 @@
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from energyflow_mlx.lattice.neuron import SimpleNeuron
+
+
+def test_neuron_has_the_size_of_the_reference_plus_its_nine_lost_features():
+    neuron = SimpleNeuron(32, 64)
+    count = sum(a.size for _, a in tree_flatten(neuron.parameters()))
+    assert count == 3_504 + 9 * 32
+    assert neuron(mx.zeros((5, 3)), mx.zeros((5, 1))).shape == (5, 64)
+
+
+def test_positions_go_in_as_they_are_and_every_coordinate_feature_counts():
+    """F14: the reference normalises twice and drops 9 of 12 coordinate features."""
+    neuron = SimpleNeuron(8, 4)
+    position, energy = mx.random.uniform(-1, 1, (6, 3)), mx.random.normal((6, 1))
+    seen = []
+    inner = neuron.coordinates
+    neuron.coordinates = lambda x: seen.append(x) or inner(x)
+    neuron(position, energy)
+    assert mx.array_equal(seen[0], position)
+    neuron.coordinates = inner
+
+    def loss(weight):
+        inner.weight = weight
+        return (neuron(position, energy) ** 2).sum()
+
+    slope = mx.grad(loss)(inner.weight)
+    assert (mx.abs(slope).max(axis=1) > 0).all().item()
+
+
+def test_energy_and_position_both_change_the_features():
+    neuron = SimpleNeuron(8, 4)
+    base = neuron(mx.zeros((1, 3)), mx.zeros((1, 1)))
+    assert not mx.allclose(base, neuron(mx.zeros((1, 3)), mx.ones((1, 1))))
+    assert not mx.allclose(base, neuron(mx.ones((1, 3)), mx.zeros((1, 1))))

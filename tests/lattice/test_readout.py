@@ -1,0 +1,142 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from energyflow_mlx.lattice.geometry import cell_index
+from energyflow_mlx.lattice.readout import (
+    count_arrivals,
+    describe_flows,
+    read_surface,
+    score_flows,
+)
+from energyflow_mlx.lattice.simulate import land, launch
+
+
+def scattered(config, batch=2, seed=0):
+    """Landed flows at random places with random energies, ages and gaps."""
+    rng = np.random.default_rng(seed)
+    state = launch(config, mx.zeros((batch, config.height, config.width)))
+    shape = (batch, config.slots)
+    position = rng.uniform(-1, 1, (*shape, 3))
+    position[..., 2] = np.sign(position[..., 2])
+    return state._replace(
+        position=mx.array(position.astype(np.float32)),
+        energy=mx.array(rng.normal(size=shape).astype(np.float32)),
+        age=mx.array(rng.integers(0, 5, shape).astype(np.float32)),
+        gap=mx.array(rng.uniform(0, 1, shape).astype(np.float32)),
+        alive=mx.zeros(shape, dtype=mx.bool_),
+    )
+
+
+def slow_softmax_surface(config, state):
+    """Section by section what the reference means to compute, in a dictionary."""
+    e, gap, age = (np.array(a) for a in (state.energy, state.gap, state.age))
+    cell = np.array(cell_index(state.position, config.width, config.height))
+    groups = {}
+    for b, f in zip(*np.nonzero(np.array(state.exists)), strict=True):
+        q = abs(e[b, f]) / (1 + gap[b, f]) * (1 + 0.1 * age[b, f])
+        groups.setdefault((b, cell[b, f]), []).append((q, e[b, f]))
+    surface = np.zeros((len(e), config.surface_size))
+    for key, members in groups.items():
+        q, energy = np.array(members).T
+        w = np.exp(q - q.max())
+        surface[key] = (w * energy).sum() / (w.sum() + 1e-12)
+    return surface.reshape(-1, config.height, config.width)
+
+
+@pytest.mark.parametrize("spare", [0, 3], ids=["no spare slots", "spare slots"])
+def test_nearest_surface_equals_the_slow_dictionary(small_config, spare):
+    config = small_config(scatter="nearest", spawn_slots=spare)
+    state = scattered(config)
+    expected = slow_softmax_surface(config, state)
+    np.testing.assert_allclose(read_surface(config, state), expected, atol=1e-6)
+
+
+def test_importance_is_one_normalised_formula(small_config):
+    """F24: the reference mixes units, squares a weight and never calls it."""
+    config = small_config(weighting="importance", spawn_slots=0)
+    state = scattered(config)
+    age, gap = np.array(state.age), np.array(state.gap)
+    weight = 0.7 * 0.5 / np.maximum(gap, 0.5) + 0.3 * age / config.total_steps
+    np.testing.assert_allclose(np.exp(score_flows(config, state)), weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"proximity_weight": 0.1}, {"path_length_weight": 3.0}]
+)
+def test_importance_weights_have_an_effect(small_config, changes):
+    base = small_config(weighting="importance")
+    state = scattered(base)
+    other = small_config(weighting="importance", **changes)
+    assert not mx.allclose(read_surface(base, state), read_surface(other, state))
+
+
+@pytest.mark.parametrize("scatter", ["nearest", "bilinear"])
+def test_flows_on_cell_centres_hand_over_their_energy(small_config, scatter):
+    config = small_config(scatter=scatter)
+    surface = mx.random.normal((2, 4, 5))
+    state = land(config, launch(config, surface))
+    assert mx.allclose(read_surface(config, state), surface, atol=1e-5)
+
+
+def test_slots_never_used_leave_no_trace(small_config):
+    config = small_config(spawn_slots=4)
+    state = scattered(config)
+    moved = state.energy * state.exists + 99.0 * mx.logical_not(state.exists)
+    other = state._replace(energy=moved)
+    assert mx.array_equal(read_surface(config, state), read_surface(config, other))
+
+
+def test_bilinear_surface_has_a_gradient_in_the_positions_and_nearest_has_none(
+    small_config,
+):
+    def slope(scatter):
+        config = small_config(scatter=scatter)
+        state = scattered(config)
+
+        def total(position):
+            surface = read_surface(config, state._replace(position=position))
+            return (surface**2).sum()
+
+        return mx.abs(mx.grad(total)(state.position)[..., :2]).max().item()
+
+    assert slope("bilinear") > 0
+    assert slope("nearest") == 0.0
+
+
+def test_arrivals_count_every_flow_on_the_face_it_is_on(small_config):
+    config = small_config(spawn_slots=2)
+    state = scattered(config)
+    near, far = (count_arrivals(config, state, face) for face in (-1.0, 1.0))
+    assert near.shape == (2, 4, 5)
+    assert (near + far).sum(axis=(1, 2)).tolist() == [20.0, 20.0]
+    on_far = mx.logical_and(state.exists, state.position[..., 2] > 0)
+    assert far.sum().item() == on_far.sum().item()
+
+
+def test_statistics_are_those_of_the_flows(small_config):
+    """F28: the reference reports a count that always equals the batch size."""
+    config = small_config(spawn_slots=2)
+    state = launch(config, mx.ones((1, 4, 5)))
+    reached = mx.array([[-1.0] * 4 + [1.0] * 6 + [0.0] * 12])
+    state = land(config, state._replace(reached=reached, age=state.age + 3))
+    surface = mx.concatenate([mx.zeros((1, 1, 5)), mx.ones((1, 3, 5))], axis=1)
+    found = {
+        name: value.item()
+        for name, value in describe_flows(config, state, surface).items()
+    }
+    assert found == pytest.approx(
+        {
+            "reached_near": 0.2,
+            "reached_far": 0.3,
+            "reached": 0.5,
+            "projected": 0.5,
+            "completed": 1.0,
+            "created": 20.0,
+            "spawned": 0.0,
+            "covered": 0.75,
+            "steps": 3.0,
+            "path": 0.0,
+            "sideways": 0.0,
+        }
+    )
