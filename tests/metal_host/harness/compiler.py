@@ -67,6 +67,13 @@ def cache_folder() -> Path:
     return folder
 
 
+def kernel_folder() -> Path:
+    """Where compiled kernels go; the tools they share stay in the folder above."""
+    folder = cache_folder() / "kernels"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
@@ -109,7 +116,7 @@ def kernel_library(text: KernelText) -> Path:
     """
     unit = translation_unit(text)
     digest = _digest(_tool_digest(), unit, *text.compile_flags)
-    target = cache_folder() / f"kernel_{digest}.so"
+    target = kernel_folder() / f"{digest}.so"
     if not target.exists():
         _compile_kernel(text, unit, target)
     return target
