@@ -73,6 +73,8 @@ def build_decoder(config: Config, vocab_size: int, dimension: int) -> TCNDecoder
         kernel_size=decoder.kernel_size,
         dilations=decoder.dilations,
         conditioning=decoder.conditioning,
+        coverage=decoder.coverage,
+        output_condition=decoder.output_condition,
         tied=decoder.tied,
         dropout=decoder.dropout,
         gelu=decoder.gelu,

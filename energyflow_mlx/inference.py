@@ -17,6 +17,7 @@ from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
+from energyflow_mlx.nn.losses import sequence_cross_entropy
 from energyflow_mlx.text.generate import generate
 from energyflow_mlx.text.tokenizer import Tokenizer
 
@@ -59,12 +60,26 @@ class SentenceCodec:
     config: Config
     dimension: int
     _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
+    _losses: Callable[..., tuple[mx.array, mx.array]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compile the forward pass, once for every batch shape."""
+        """Compile the forward passes, once for every batch shape."""
         self.model.eval()
-        forward = functools.partial(mx.compile, inputs=[self.model.state])
-        self._forward = forward(self.model.encode)
+        compiled = functools.partial(mx.compile, inputs=[self.model.state])
+        self._forward = compiled(self.model.encode)
+        self._losses = compiled(functools.partial(_sentence_losses, self.model))
+
+    def cross_entropy(
+        self, ids: mx.array, mask: mx.array, z: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Summed cross entropy and number of targets of padded sentences, lazy.
+
+        Args:
+            ids: Token ids, ``[B, L]`` int32.
+            mask: 1 for real tokens, ``[B, L]``.
+            z: Vectors the sentences are decoded from, ``[B, E]``.
+        """
+        return self._losses(ids, mask, z)
 
     def encode(
         self,
@@ -172,11 +187,20 @@ class SentenceCodec:
                 top_k=top_k,
                 top_p=top_p,
                 beams=beams,
-                seed=seed + start,
+                seed=seed,
+                first_row=start,
                 shared=self.model.shared,
             )
             texts += self.tokenizer.decode(ids)
         return texts
+
+
+def _sentence_losses(
+    model: EnergyFlow, ids: mx.array, mask: mx.array, z: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Teacher-forced cross entropy over the whole vocabulary."""
+    logits = model.decoder.logits(model.decode_features(ids[:, :-1], mask[:, :-1], z))
+    return sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
 
 
 def load(path: str | Path) -> SentenceCodec:

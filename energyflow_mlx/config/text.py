@@ -148,6 +148,8 @@ class DecoderConfig:
         kernel_size: Taps K of each block's first convolution.
         dilations: One dilation per block; the number of blocks follows.
         conditioning: ``additive`` (once, at the input) or ``film`` (per block too).
+        coverage: Add a running sum of the tokens so far at the input.
+        output_condition: Add the vector before the output projection too.
         tied: Output weights = token table.
         dropout: Dropout probability inside the blocks.
         embedding_init: As for the encoder.
@@ -159,6 +161,8 @@ class DecoderConfig:
     kernel_size: int = 3
     dilations: list[int] = field(default_factory=lambda: [1, 2])
     conditioning: str = "additive"
+    coverage: bool = True
+    output_condition: bool = True
     tied: bool = False
     dropout: float = 0.0
     embedding_init: str = "teacher"

@@ -168,8 +168,7 @@ class TrainerConfig:
         best_metric: Validation metric that chooses the best checkpoint.
         patience: Validations without improvement before stopping; 0 = never.
         min_delta: Smallest change that counts as improvement.
-        decode_samples: Held-out sentences decoded greedily at the end, and as a
-            sample at each validation; 0 = none.
+        decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
         backend: ``auto``, ``cpu``, ``metal`` or ``cuda``.
         compile: Compile each step (off for debugging only).
         debug_timing: Evaluate and time every deferred label.

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
@@ -154,10 +154,12 @@ def count_pieces(
     """
     size = source.get_vocab_size(with_added_tokens=True)
     counts = np.zeros(size, np.int64)
-    remaining = iter(corpus)
+    remaining: Iterator[Any] = iter(corpus)
     first = next(remaining, "")
-    whole = itertools.chain([first], remaining)
-    blocks = encode_blocks(source, whole) if isinstance(first, str) else _blocks(whole)
+    whole: Iterator[Any] = itertools.chain([first], remaining)
+    blocks: Iterable[Any] = (
+        encode_blocks(source, whole) if isinstance(first, str) else _blocks(whole)
+    )
     for rows in blocks:
         ids = np.concatenate(rows).astype(np.int64)
         if len(ids) and not (0 <= ids.min() and ids.max() < size):

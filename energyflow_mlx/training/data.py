@@ -89,7 +89,9 @@ def _build_tokenizer(config: Config, train: SentenceSet, teacher: Teacher) -> To
         if train.texts is None:
             raise InputError("[data] tokenizer.kind=bpe needs text, got token ids.")
         return Tokenizer.train_bpe(train.texts, settings.bpe_size)
-    corpus = None if settings.full_vocabulary else train.texts
+    corpus = train.texts if train.texts is not None else train.ids
+    if settings.full_vocabulary:
+        corpus = None
     return Tokenizer.from_source(
         teacher.tokenizer_path, corpus, min_count=settings.min_count
     )

@@ -24,6 +24,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import displacement_scale, exploration_sigma
 from energyflow_mlx.metrics import MetricsLog
+from energyflow_mlx.model import install_parameters
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.training.alternation import (
     RECONSTRUCTION,
@@ -122,6 +123,16 @@ class Trainer:
     def _counts(self, steps: int) -> dict[str, int]:
         config = self.config
         return objective_counts(steps, config.trainer.ratio, config.seed, config.task)
+
+    def restore_best(self) -> None:
+        """Install the weights that ``load`` will take: those of the best checkpoint."""
+        best = self.progress.best_step
+        if best == self.progress.step:
+            return
+        path = self.folder.checkpoints / f"step_{best:08d}"
+        arrays, _ = checkpoint.load(path, groups=("model",))
+        weights = {name.split(".", 1)[1]: array for name, array in arrays.items()}
+        install_parameters(self.codec.model, weights)
 
     # -- one update ----------------------------------------------------------
 

@@ -68,10 +68,19 @@ def adamw(
     t = moments["t"] + 1
     m = b1 * moments["m"] + (1 - b1) * gradient
     v = b2 * moments["v"] + (1 - b2) * gradient * gradient
-    step = m * (1.0 / (1 - mx.power(b1, t)))
-    scale = mx.sqrt(v * (1.0 / (1 - mx.power(b2, t)))) + config.eps
+    step = m * _bias_correction(b1, t)
+    scale = mx.sqrt(v * _bias_correction(b2, t)) + config.eps
     new = parameter - lr * (step / scale + decay * parameter)
     return new, {"m": m, "v": v, "t": t}
+
+
+def _bias_correction(beta: float, t: mx.array) -> mx.array:
+    """1 / (1 - beta^t), scalar.
+
+    The sum over one element keeps compilation from fusing the power into the update
+    of every element, where it would be the dearest operation by far.
+    """
+    return mx.sum(1.0 / (1.0 - mx.power(beta, t.reshape(1))))
 
 
 def adamw_rows(
@@ -133,4 +142,5 @@ def clip_scale(norm: mx.array, bound: float) -> mx.array:
 
 def decays(path: str, parameter: mx.array) -> bool:
     """Whether weight decay applies: matrices yes; biases, norms and tables no."""
-    return parameter.ndim >= 2 and "embedding" not in path and "norm" not in path
+    undecayed = ("embedding", "positions", "norm")
+    return parameter.ndim >= 2 and not any(word in path for word in undecayed)

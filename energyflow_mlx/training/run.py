@@ -69,6 +69,7 @@ def _final_metrics(
     config: Config, codec: SentenceCodec, data: RunData, trainer: Trainer
 ) -> dict[str, float]:
     """Metrics on all held-out sentences, and greedy decoding of a sample."""
+    trainer.restore_best()
     metrics = trainer.measure(0)
     count = min(config.trainer.decode_samples, len(data.held_out.texts))
     if config.trainer.ratio < 1 and count:
@@ -92,7 +93,7 @@ def _header(config: Config, data: RunData, trainer: Trainer) -> dict[str, str]:
     changed.pop("run.dir", None)
     parts = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in counts.items())
     return {
-        "device": f"{info.name}, backend {info.backend}, MLX {info.mlx_version}",
+        "device": str(info),
         "BLAS": str(library),
         "precision": config.precision.dtype,
         "parameters": parts,

@@ -3,7 +3,7 @@
 Metrics on the held-out sentences, computed through the readback engine in batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,7 +15,6 @@ from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
 from energyflow_mlx.inference import SentenceCodec, cover
 from energyflow_mlx.model import EnergyFlow
-from energyflow_mlx.nn.losses import sequence_cross_entropy
 from energyflow_mlx.readback import ReadbackEngine
 
 
@@ -59,21 +58,6 @@ def decoding_metrics(texts: Sequence[str], truth: Sequence[str]) -> dict[str, fl
     }
 
 
-def cross_entropy_function(
-    model: EnergyFlow,
-) -> Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]:
-    """Compiled summed cross entropy and target count of a padded batch."""
-
-    def function(
-        ids: mx.array, mask: mx.array, z: mx.array
-    ) -> tuple[mx.array, mx.array]:
-        features = model.decode_features(ids[:, :-1], mask[:, :-1], z)
-        logits = model.decoder.logits(features)
-        return sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
-
-    return mx.compile(function, inputs=[model.state])
-
-
 def mean_cross_entropy(
     codec: SentenceCodec,
     held_out: ValidationSet,
@@ -88,14 +72,13 @@ def mean_cross_entropy(
         engine: Evaluates one batch at a time.
         batch_size: Sentences per forward pass.
     """
-    function = cross_entropy_function(codec.model)
     total, count = 0.0, 0.0
     buckets = codec.config.data.buckets
     for bucket, members in cover(held_out.ids, buckets, batch_size):
         ids, mask = pad_rows([held_out.ids[i] for i in members], bucket)
         z = np.asarray(held_out.targets[members], np.float32)
         with engine.batch("validation"):
-            sums = function(mx.array(ids), mx.array(mask), mx.array(z))
+            sums = codec.cross_entropy(mx.array(ids), mx.array(mask), mx.array(z))
             read = engine.defer("cross entropy", sums)
         loss, targets = read.value()
         total, count = total + loss, count + targets
