@@ -43,7 +43,8 @@ def surface(piece: str) -> str:
     """Return the text a piece stands for; a byte becomes an escaped byte."""
     text = body(piece)
     if len(text) == len("<0x00>") and text.startswith("<0x") and text.endswith(">"):
-        return chr(_BYTE_CARRIER + int(text[3:5], 16))
+        byte = int(text[3:5], 16)
+        return chr(byte) if byte < 0x80 else chr(_BYTE_CARRIER + byte)
     return text
 
 

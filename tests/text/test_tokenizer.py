@@ -502,3 +502,13 @@ def test_built_in_captions_come_back(minilm_path):
     tokenizer = Tokenizer.from_source(minilm_path, captions)
     decoded = tokenizer.decode(tokenizer.encode(captions, 64))
     assert decoded == tokenizer.normalize(captions)
+
+
+@pytest.mark.parametrize("which", ["cut", "full", "byte_pairs"])
+def test_any_row_of_ids_decodes_to_text_that_can_be_written(which, request):
+    """An untrained decoder strings bytes and pieces together in any order."""
+    tokenizer = request.getfixturevalue(which)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(4, tokenizer.vocab_size, (300, 12)).astype(np.int32)
+    for text in tokenizer.decode(rows):
+        text.encode("utf-8")
