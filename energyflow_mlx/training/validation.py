@@ -124,16 +124,13 @@ def flow_vectors(
         engine: Evaluates one batch at a time.
         size: Vectors of a batch.
     """
-    forward = mx.compile(
-        lambda x: (lambda out: (out.vector, out.statistics))(model.lattice(x)),
-        inputs=[model.state],
-    )
     vectors = np.zeros_like(sources, dtype=np.float32)
     sums: dict[str, float] = {}
     for start in range(0, len(sources), size):
         part = np.asarray(sources[start : start + size], np.float32)
         with engine.batch("flows"):
-            read = engine.defer("flows", forward(mx.array(part)))
+            output = model.lattice(mx.array(part))
+            read = engine.defer("flows", (output.vector, output.statistics))
         vectors[start : start + size], statistics = read.value()
         for name, value in statistics.items():
             sums[f"flow_{name}"] = sums.get(f"flow_{name}", 0.0) + value * len(part)
