@@ -277,8 +277,10 @@ def test_rooms_of_its_map_are_rooms(checkout, readme):
         assert (checkout / name).is_dir(), name
 
 
-def test_results_have_their_place(readme):
-    assert "<!-- results -->" in section(readme, "Results")
+def test_results_name_machine_command_and_figure(readme):
+    results = section(readme, "Results")
+    assert "MLX 0.32" in results
+    assert "| what | command | figure |" in results
 
 
 def test_it_is_the_readme_of_the_package(checkout):
