@@ -77,7 +77,7 @@ class LatticeConfig:
     spawn_slots: int = 8
     max_spawn_per_step: int = 1
     spawn_threshold: float = 0.3
-    carrier_hidden: int = 256
+    carrier_hidden: int = 128
     carrier_layers: int = 2
     neuron_hidden: int = 32
     neuron_features: int = 64

@@ -113,9 +113,10 @@ class EnergyCarrier(nn.Module):
         dtype, channels = self.fuse_in.weight.dtype, top.shape[-1]
         top, memory = top.astype(dtype), memory.astype(dtype)
         w_top, w_memory = mx.split(self.fuse_in.weight, [channels], axis=1)
+        past = memory @ (w_memory @ self.memory.weight).T
         bias = self.fuse_in.bias + self.memory.bias @ w_memory.T
-        past = mx.addmm(bias, memory, (w_memory @ self.memory.weight).T)
-        fused = gelu(mx.addmm(past, top, w_top.T))  # [N, Hc]
+        # Contiguous: fused with the bias' broadcast the GELU would not vectorise.
+        fused = gelu(mx.contiguous(top @ w_top.T + past + bias))  # [N, Hc]
         w_in = mx.concatenate([self.energy_in.weight, self.move_in.weight])
         b_in = mx.concatenate([self.energy_in.bias, self.move_in.bias])
         bias = b_in + self.fuse_out.bias @ w_in.T

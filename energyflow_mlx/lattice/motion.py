@@ -39,15 +39,15 @@ def move_flows(
     is_first: mx.array,
     output: mx.array,
     *,
-    steps_left: int,
+    pace: float | mx.array,
     scale: float | mx.array,
     noise: mx.array | None,
 ) -> Move:
     """Move every flow by one step.
 
     learned = bound * tanh(scale * output)
-    dz = face * (max(1 / T, way / steps_left) + max(0, face * learned_z))   with drift
-    dz = learned_z                                                       without drift
+    dz = face * (max(1 / T, pace * way) + max(0, face * learned_z))   with drift
+    dz = learned_z                                                 without drift
 
     Args:
         config: Of the lattice.
@@ -55,7 +55,7 @@ def move_flows(
         face: Face each flow heads for so far, ``[B, F]``.
         is_first: Flows that make their first step, and so choose their face.
         output: Of the displacement head, ``[B, F, 3]``.
-        steps_left: Steps until the end, this one included.
+        pace: One over the steps until the end, this one included.
         scale: Factor on the head's output.
         noise: Random move in normalised units, ``[B, F, 3]``, or None.
     """
@@ -65,7 +65,7 @@ def move_flows(
     side, along = learned[..., :2], learned[..., 2]
     if config.z_drift:
         face = _choose_face(config, face, is_first, along)
-        dz = face * _forward(config, position[..., 2], face, along, steps_left)
+        dz = face * _forward(config, position[..., 2], face, along, pace)
     else:
         dz = along
     if noise is not None:
@@ -91,11 +91,11 @@ def _forward(
     z: mx.array,
     face: mx.array,
     along: mx.array,
-    steps_left: int,
+    pace: float | mx.array,
 ) -> mx.array:
     """Advance towards the face: what is needed to arrive, and what hurries it."""
-    way = mx.abs(face - z)
-    drift = mx.maximum(way / steps_left, 1.0 / config.total_steps)
+    way = mx.abs(face - mx.stop_gradient(z))
+    drift = mx.maximum(pace * way, 1.0 / config.total_steps)
     towards = face * along
     # ``>=``: at a zero-initialised head the gradient must still flow.
     return drift + mx.where(towards >= 0.0, towards, 0.0)

@@ -48,5 +48,6 @@ class SimpleNeuron(nn.Module):
         """
         x = mx.concatenate([self.coordinates(position), energy], axis=-1)
         for layer, norm in zip(self.layers, self.norms, strict=False):
-            x = gelu(norm(layer(x)))
+            # Contiguous: fused with the norm's broadcasts the GELU would not vectorise.
+            x = gelu(mx.contiguous(norm(layer(x))))
         return self.layers[-1](x)

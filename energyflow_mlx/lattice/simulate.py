@@ -88,19 +88,17 @@ def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
     shape = (batch, config.slots)
     energy = sanitise(surface.astype(mx.float32).reshape(batch, cells))
     start = launch_positions(config.width, config.height, config.depth)
-    start = mx.pad(start, ((0, spare), (0, 0)))
-    position = mx.broadcast_to(start, (*shape, 3))
-    lean = mx.pad(
-        cell_parity(config.width, config.height), (0, spare), constant_values=1.0
-    )
-    in_use = mx.broadcast_to(mx.arange(config.slots) < cells, shape)
-    zeros = mx.zeros(shape)
+    position = _every_sample(mx.pad(start, ((0, spare), (0, 0))), batch)
+    lean = cell_parity(config.width, config.height)
+    lean = mx.pad(lean, (0, spare), constant_values=1.0)
+    in_use = _every_sample(mx.arange(config.slots) < cells, batch)
+    zeros = mx.contiguous(mx.zeros(shape))
     return FlowState(
         position=position,
         energy=mx.pad(energy, ((0, 0), (0, spare))),
         hidden=(),
         memory=_remember(mx.zeros((*shape, 3 * MEMORY_SLOTS)), position),
-        face=mx.broadcast_to(lean, shape),
+        face=_every_sample(lean, batch),
         alive=in_use,
         exists=in_use,
         age=zeros,
@@ -109,6 +107,14 @@ def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
         path=zeros,
         origin=position[..., :2],
     )
+
+
+def _every_sample(a: mx.array, batch: int) -> mx.array:
+    """Repeat an array for every sample.
+
+    Laid out in full, so that the first step runs the fused loops of the others.
+    """
+    return mx.contiguous(mx.broadcast_to(a, (batch, *a.shape)))
 
 
 def check_flow_count(config: LatticeConfig, batch: int) -> None:
@@ -174,7 +180,7 @@ class FlowStep(nn.Module):
             state.face,
             state.age == 0.0,
             output,
-            steps_left=config.total_steps - index,
+            pace=_pace(config, index),
             scale=scale,
             noise=noise,
         )
@@ -268,6 +274,14 @@ def _advance(
 ) -> tuple:
     """Take one step with plain tuples, as gradient checkpointing wants them."""
     return tuple(step(FlowState(*state), index=index, scale=scale, noise=noise))
+
+
+def _pace(config: LatticeConfig, index: int) -> mx.array:
+    """One over the steps left before step ``index``, a scalar.
+
+    Cut from an array: a constant would make each step's fused loops unlike the others.
+    """
+    return 1.0 / mx.arange(config.total_steps, 0, -1, dtype=mx.float32)[index]
 
 
 def _remember(memory: mx.array, position: mx.array) -> mx.array:

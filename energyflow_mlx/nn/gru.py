@@ -14,6 +14,8 @@ sigmoid and allocates large results afresh: a rational tanh in short fused loops
 matrix product per gate and input, each with a contiguous result.
 """
 
+from typing import NamedTuple
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -66,66 +68,85 @@ def _gate(x: mx.array) -> mx.array:
     return 0.5 + 0.5 * _rational(_saturate(0.5 * x))
 
 
+class Sums(NamedTuple):
+    """What the matrix products of one step leave to be added up.
+
+    Attributes:
+        r_x: Reset gate's input part, ``[N, H]``.
+        z_x: Update gate's input part, ``[N, H]``.
+        n_x: Candidate's input part, ``[N, H]``.
+        r_h: Reset gate's hidden part, ``[N, H]``.
+        z_h: Update gate's hidden part, ``[N, H]``.
+        n_h: Candidate's hidden part, ``[N, H]``.
+        b: Biases of the three gates, ``[3H]``.
+        bhn: Bias of the candidate's hidden part, ``[H]``.
+    """
+
+    r_x: mx.array
+    z_x: mx.array
+    n_x: mx.array
+    r_h: mx.array
+    z_h: mx.array
+    n_h: mx.array
+    b: mx.array
+    bhn: mx.array
+
+
+def _gates(sums: Sums) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """Reset gate, update gate, candidate and the candidate's hidden part."""
+    b_r, b_z, b_n = mx.split(sums.b, 3)
+    r = _end_loop(_gate(sums.r_x + sums.r_h + b_r))
+    hidden_part = _end_loop(sums.n_h + sums.bhn)
+    n = _end_loop(_rational(_saturate(sums.n_x + b_n + r * hidden_part)))
+    z = _end_loop(_gate(sums.z_x + sums.z_h + b_z))
+    return r, z, n, hidden_part
+
+
 @mx.compile
-def _blend(
-    r_in: mx.array, z_in: mx.array, n_in: mx.array, n_h: mx.array, h: mx.array
-) -> mx.array:
-    """The cell after its matrix products; all ``[N, H]`` or broadcast to it."""
-    r = _end_loop(_gate(r_in))
-    n = _end_loop(_rational(_saturate(n_in + r * n_h)))
-    z = _end_loop(_gate(z_in))
+def _blend(h: mx.array, *sums: mx.array) -> mx.array:
+    _, z, n, _ = _gates(Sums(*sums))
     return n + z * (h - n)
 
 
 @mx.compile
-def _blend_vjp(
-    r_in: mx.array,
-    z_in: mx.array,
-    n_in: mx.array,
-    n_h: mx.array,
-    h: mx.array,
-    g: mx.array,
-) -> tuple[mx.array, ...]:
-    r = _end_loop(_gate(r_in))
-    n = _end_loop(_rational(_saturate(n_in + r * n_h)))
-    z = _end_loop(_gate(z_in))
+def _blend_vjp(g: mx.array, h: mx.array, *sums: mx.array) -> tuple[mx.array, ...]:
+    r, z, n, hidden_part = _gates(Sums(*sums))
     d_n = _end_loop(g * (1.0 - z) * (1.0 - n * n))  # before the tanh
-    d_r = _end_loop(d_n * n_h * (r * (1.0 - r)))
+    d_r = _end_loop(d_n * hidden_part * (r * (1.0 - r)))
     d_z = _end_loop(g * (h - n) * (z * (1.0 - z)))
-    return d_r, d_z, d_n, d_n * r, g * z
+    d_hidden = _end_loop(d_n * r)
+    d_b = mx.concatenate([d.sum(axis=0) for d in (d_r, d_z, d_n)])
+    d_sums = Sums(d_r, d_z, d_n, d_r, d_z, d_hidden, d_b, d_hidden.sum(axis=0))
+    return g * z, *d_sums
 
 
 @mx.custom_function
-def gru_blend(
-    r_in: mx.array, z_in: mx.array, n_in: mx.array, n_h: mx.array, h: mx.array
-) -> mx.array:
+def gru_blend(h: mx.array, *sums: mx.array) -> mx.array:
     """New hidden state from the gates' sums, with a gradient of its own.
 
-    ``n + z * (h - n)`` with ``r, z = sigmoid(r_in, z_in)`` and
-    ``n = tanh(n_in + r * n_h)``. Absolute error 1e-6 in float32. The backward pass
-    recomputes the gates instead of keeping them.
+    ``n + z * (h - n)`` with ``r = sigmoid(r_x + r_h + b_r)``, ``z`` likewise and
+    ``n = tanh(n_x + b_n + r * (n_h + bhn))``. Absolute error 1e-6 in float32. The
+    sums are taken inside the fused loops, where they cost less than in the matrix
+    products. The backward pass recomputes the gates instead of keeping them.
 
     Args:
-        r_in: Reset gate's sum, ``[N, H]``.
-        z_in: Update gate's sum, ``[N, H]``.
-        n_in: Candidate's input part, ``[N, H]``.
-        n_h: Candidate's hidden part, ``[N, H]``.
         h: Hidden state, ``[N, H]``.
+        *sums: The fields of ``Sums``.
 
     Returns:
         ``[N, H]``.
     """
-    return _blend(r_in, z_in, n_in, n_h, h)
+    return _blend(h, *sums)
 
 
 @gru_blend.vjp
 def _gru_blend_backward(
     primals: tuple[mx.array, ...], cotangent: mx.array, _output: mx.array
 ) -> tuple[mx.array, ...]:
-    return _blend_vjp(*primals, cotangent)
+    return _blend_vjp(cotangent, *primals)
 
 
-Gates = tuple[mx.array, mx.array, mx.array]
+Parts = tuple[mx.array, mx.array, mx.array]
 
 
 class GRUCell(nn.Module):
@@ -161,23 +182,22 @@ class GRUCell(nn.Module):
         self._check(x, hidden)
         return self.advance(self.project(x), hidden)
 
-    def project(self, x: mx.array) -> Gates:
-        """Input parts of the three gates, biases included, each ``[..., H]``."""
-        b_r, b_z, b_n = mx.split(self.b.astype(x.dtype), 3)
+    def project(self, x: mx.array) -> Parts:
+        """Input parts of the three gates, without biases, each ``[..., H]``."""
         w_r, w_z, w_n = mx.split(self.Wx.astype(x.dtype), 3)
-        return mx.addmm(b_r, x, w_r.T), mx.addmm(b_z, x, w_z.T), mx.addmm(b_n, x, w_n.T)
+        return x @ w_r.T, x @ w_z.T, x @ w_n.T
 
-    def advance(self, gates: Gates, hidden: mx.array | None) -> mx.array:
+    def advance(self, parts: Parts, hidden: mx.array | None) -> mx.array:
         """New state ``[N, H]`` from the input parts ``[N, H]`` and the old state."""
-        r_in, z_in, n_in = gates
-        bias = self.bhn.astype(n_in.dtype)
+        dtype = parts[0].dtype
+        b, bhn = self.b.astype(dtype), self.bhn.astype(dtype)
         if hidden is None:
-            # Contiguous, since a broadcast input would slow the fused loops.
-            n_h = mx.contiguous(mx.broadcast_to(bias, n_in.shape))
-            return gru_blend(r_in, z_in, n_in, n_h, mx.contiguous(mx.zeros_like(n_in)))
-        w_r, w_z, w_n = mx.split(self.Wh.astype(n_in.dtype), 3)
-        r_in, z_in = mx.addmm(r_in, hidden, w_r.T), mx.addmm(z_in, hidden, w_z.T)
-        return gru_blend(r_in, z_in, n_in, mx.addmm(bias, hidden, w_n.T), hidden)
+            # Laid out in full, since a broadcast input would slow the fused loops.
+            zeros = mx.contiguous(mx.zeros_like(parts[0]))
+            return gru_blend(zeros, *parts, zeros, zeros, zeros, b, bhn)
+        w_r, w_z, w_n = mx.split(self.Wh.astype(dtype), 3)
+        from_h = hidden @ w_r.T, hidden @ w_z.T, hidden @ w_n.T
+        return gru_blend(hidden, *parts, *from_h, b, bhn)
 
     def _check(self, x: mx.array, hidden: mx.array | None) -> None:
         rows, dim = self.Wx.shape

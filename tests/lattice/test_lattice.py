@@ -106,7 +106,7 @@ def make_update(lattice, optimizer):
     return update, loss, state
 
 
-# Each of these builds some hundred fused loops, half a second each the first time.
+# Each of these builds some 150 fused loops, half a second each the first time.
 COMPILED = [
     pytest.param({"steps": 2, "carrier_layers": 1}, id="plain"),
     pytest.param(

@@ -15,7 +15,7 @@ def move(config, position, output, *, face=1.0, first=True, left=3, **rest):
         mx.full(shape, face),
         mx.full(shape, first),
         output,
-        steps_left=left,
+        pace=1 / left,
         scale=rest.get("scale", 1.0),
         noise=rest.get("noise"),
     )
@@ -32,7 +32,7 @@ def test_drift_alone_arrives_exactly_with_the_last_step(small_config):
             face,
             mx.full((1, 2), left == 3),
             mx.zeros((1, 2, 3)),
-            steps_left=left,
+            pace=1 / left,
             scale=1.0,
             noise=None,
         )

@@ -319,3 +319,15 @@ def test_landing_twice_changes_nothing(small_config):
     state = land(config, launch(config, mx.zeros((1, 4, 5))))
     for a, b in zip(land(config, state), state, strict=True):
         assert a == () or mx.array_equal(a, b)
+
+
+def test_compiled_step_equals_the_eager_one(small_config):
+    config = small_config(spawn_slots=2, spawn_threshold=0.1)
+    step = awake_step(config, 0)
+    state = step(launch(config, mx.random.normal((2, 4, 5))), index=0)
+    eager = step(state, index=1)
+    compiled = mx.compile(lambda *s: tuple(step(FlowState(*s), index=1)))(*state)
+    for (name, a), (_, b) in zip(
+        tree_flatten(tuple(eager)), tree_flatten(compiled), strict=True
+    ):
+        assert mx.allclose(a, b, atol=1e-5), name

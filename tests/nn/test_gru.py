@@ -96,17 +96,18 @@ def test_sequence_equals_mlx_gru_in_value_and_gradient(length, fresh):
 
 def test_gradient_of_the_blend_equals_finite_differences():
     mx.random.seed(1)
-    args = [mx.random.normal((2, 3)) for _ in range(5)]
+    shapes = [(2, 3)] * 7 + [(9,), (3,)]
+    args = [mx.random.normal(shape) for shape in shapes]
 
-    def f64(r, z, n, nh, h):
-        r, z = sigmoid(r), sigmoid(z)
-        new = np.tanh(n + r * nh)
+    def f64(h, rx, zx, nx, rh, zh, nh, b, bhn):
+        r, z = sigmoid(rx + rh + b[:3]), sigmoid(zx + zh + b[3:6])
+        new = np.tanh(nx + b[6:] + r * (nh + bhn))
         return (new + z * (h - new)).sum()
 
-    grads = mx.grad(lambda *a: gru_blend(*a).sum(), argnums=tuple(range(5)))(*args)
+    grads = mx.grad(lambda *a: gru_blend(*a).sum(), argnums=tuple(range(9)))(*args)
     base = [np.array(a, np.float64) for a in args]
     for index, grad in enumerate(grads):
-        for at in np.ndindex(2, 3):
+        for at in np.ndindex(*shapes[index]):
             up, down = ([a.copy() for a in base] for _ in range(2))
             up[index][at] += 1e-5
             down[index][at] -= 1e-5
@@ -116,11 +117,15 @@ def test_gradient_of_the_blend_equals_finite_differences():
 
 @pytest.mark.parametrize("size", [1e3, 1e30], ids=["1e3", "1e30"])
 def test_huge_sums_saturate_exactly(size):
-    big, h = mx.full((1, 4), size), mx.full((1, 4), 0.25)
-    zero = mx.zeros((1, 4))
-    assert mx.allclose(gru_blend(zero, -big, big, zero, h), mx.ones((1, 4)), atol=1e-6)
-    assert mx.allclose(gru_blend(zero, -big, -big, zero, h), -mx.ones((1, 4)))
-    assert mx.allclose(gru_blend(zero, big, big, zero, h), h, atol=1e-6)
+    big, h, zero = mx.full((1, 4), size), mx.full((1, 4), 0.25), mx.zeros((1, 4))
+    biases = mx.zeros((12,)), mx.zeros((4,))
+
+    def blend(z, n):
+        return gru_blend(h, zero, z, n, zero, zero, zero, *biases)
+
+    assert mx.allclose(blend(-big, big), mx.ones((1, 4)), atol=1e-6)
+    assert mx.allclose(blend(-big, -big), -mx.ones((1, 4)))
+    assert mx.allclose(blend(big, big), h, atol=1e-6)
 
 
 def test_state_stays_inside_minus_one_to_one():
