@@ -8,7 +8,9 @@ in the same run, and the convolution forward+backward is at least as fast as the
 faster than ``mx.conv1d`` at dilation 2 and 4 and within twice the time of NumPy.
 """
 
-from collections.abc import Callable
+import argparse
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
@@ -23,6 +25,7 @@ from energyflow_mlx.ops.causal_im2col import (
     causal_im2col_reference,
 )
 
+TAPS = 3  # of the columns
 Convolve = Callable[[mx.array, mx.array, mx.array, int], mx.array]
 
 
@@ -68,11 +71,13 @@ def by_flat_taps(
     return y.reshape(batch, length + reach, out)[:, :length]
 
 
-def by_reference(
+def by_columns(
     x: mx.array, weight: mx.array, bias: mx.array, dilation: int
 ) -> mx.array:
     """Make the columns in plain MLX, then one product."""
-    return causal_conv1d(x, weight, bias, dilation, backend="reference")
+    out, taps, _ = weight.shape
+    columns = causal_im2col_reference(x, taps, dilation)
+    return mx.addmm(bias, columns, weight.reshape(out, -1).T)
 
 
 def with_gradient(convolve: Convolve, dilation: int) -> Callable[..., Any]:
@@ -91,14 +96,14 @@ def with_gradient(convolve: Convolve, dilation: int) -> Callable[..., Any]:
 
 def numpy_way(
     x: mx.array, weight: mx.array, bias: mx.array, g: mx.array, dilation: int
-) -> Callable[[], Any]:
+) -> Callable[[], None]:
     """Do columns, products and gather in NumPy, forward and backward."""
     xn, wn, bn, gn = (np.array(a) for a in (x, weight, bias, g))
     batch, length, channels = xn.shape
     out, taps, _ = wn.shape
     shifts = [(taps - 1 - k) * dilation for k in range(taps)]
 
-    def call() -> list[mx.array]:
+    def call() -> None:
         columns = np.zeros((batch, length, taps, channels), np.float32)
         for k, shift in enumerate(shifts):
             columns[:, shift:, k] = xn[:, : length - shift]
@@ -110,17 +115,16 @@ def numpy_way(
         gx = np.zeros_like(xn)
         for k, shift in enumerate(shifts):
             gx[:, : length - shift] += gcolumns[:, shift:, k]
-        return []
 
     return call
 
 
-def torch_way(x: mx.array, weight: mx.array, dilation: int) -> Callable[[], Any] | None:
+def torch_way(x: mx.array, weight: mx.array, dilation: int) -> timing.Eager | None:
     """Convolve in PyTorch, forward and backward, if it is installed."""
     torch = timing.torch_or_none()
     if torch is None:
         return None
-    where = "cuda" if timing.on_gpu() and torch.cuda.is_available() else "cpu"
+    where, wait = timing.torch_device(torch)
     kind = getattr(torch, str(x.dtype).removeprefix("mlx.core."))
     batch, length, channels = x.shape
     out, taps, _ = weight.shape
@@ -129,62 +133,72 @@ def torch_way(x: mx.array, weight: mx.array, dilation: int) -> Callable[[], Any]
     tw = torch.randn((out, channels, taps), **options)
     g = torch.randn((batch, out, length), device=where, dtype=kind)
 
-    def call() -> list[mx.array]:
+    def call() -> None:
         tx.grad = tw.grad = None
         padded = torch.nn.functional.pad(tx, ((taps - 1) * dilation, 0))
         torch.nn.functional.conv1d(padded, tw, dilation=dilation).backward(g)
-        if where == "cuda":
-            torch.cuda.synchronize()
-        return []
 
-    return call
+    return timing.Eager(call, wait)
+
+
+def column_ways(
+    mode: str, dilation: int
+) -> tuple[Callable[[mx.array], mx.array], Callable[[mx.array], mx.array]]:
+    """Give kernel and reference of the columns or of their adjoint."""
+    if mode == "im2col":
+        return (
+            lambda x: causal_im2col(x, TAPS, dilation),
+            lambda x: causal_im2col_reference(x, TAPS, dilation),
+        )
+    return (
+        lambda g: causal_col2im(g, TAPS, dilation),
+        lambda g: causal_col2im_reference(g, TAPS, dilation),
+    )
+
+
+def causal_col2im(columns: mx.array, taps: int, dilation: int) -> mx.array:
+    """Sum columns back to samples: the adjoint that the gradient of the columns is."""
+    shape = (*columns.shape[:2], columns.shape[2] // taps)
+    x = mx.zeros(shape, columns.dtype)
+    return mx.vjp(lambda x: causal_im2col(x, taps, dilation), [x], [columns])[1][0]
 
 
 def columns_case(
     shape: tuple[int, int, int],
     dilation: int,
     dtype: str,
+    mode: str,
     copy: float,
     rounds: int,
-) -> list[timing.Result]:
-    """Check, then time, the columns and their adjoint."""
-    taps = 3
-    x = mx.random.normal(shape).astype(timing.DTYPES[dtype])
-    mx.eval(x)
-    columns = causal_im2col_reference(x, taps, dilation)
-    mx.eval(columns)
-
-    def back(g: mx.array) -> mx.array:
-        return mx.vjp(lambda x: causal_im2col(x, taps, dilation), [x], [g])[1][0]
-
-    chosen = resolve("auto", "causal_im2col")
-    pairs = {
-        "im2col": (
-            x,
-            lambda x: causal_im2col(x, taps, dilation),
-            lambda x: causal_im2col_reference(x, taps, dilation),
-        ),
-        "col2im": (columns, back, lambda g: causal_col2im_reference(g, taps, dilation)),
+) -> timing.Result:
+    """Check, then time, the columns or their adjoint."""
+    name = "B{} L{} C{}".format(*shape) + f" K{TAPS} dilation {dilation}"
+    result = timing.Result("causal_im2col", mode, name, dtype)
+    batch, length, channels = shape
+    width = channels if mode == "im2col" else TAPS * channels
+    kind = timing.DTYPES[dtype]
+    sets = [mx.random.normal((batch, length, width)).astype(kind) for _ in range(2)]
+    mx.eval(sets)
+    candidate, reference = column_ways(mode, dilation)
+    functions = {
+        resolve("auto", "causal_im2col"): mx.compile(candidate),
+        "plain MLX compiled": mx.compile(reference),
+        "plain MLX": reference,
     }
-    results = []
-    for mode, (argument, candidate, reference) in pairs.items():
-        functions = {
-            chosen: mx.compile(candidate),
-            "plain MLX compiled": mx.compile(reference),
-            "plain MLX": reference,
-        }
-        expected = [reference(argument)]
-        for name, f in functions.items():
-            actual = [f(argument)]
-            timing.require_close(name, actual, expected, timing.TOLERANCE[dtype])
-        del expected, actual
-        calls = {n: lambda f=f, a=argument: f(a) for n, f in functions.items()}
-        case = "B{} L{} C{}".format(*shape) + f" K{taps} dilation {dilation}"
-        result = timing.Result("causal_im2col", mode, case, dtype)
-        timing.measure(result, calls, rounds=rounds)
-        timing.set_bandwidth(result, (1 + taps) * x.nbytes, copy)
-        results.append(timing.show(result))
-    return results
+    expected = [reference(sets[0])]
+    for name, function in functions.items():
+        actual = [function(sets[0])]
+        timing.require_close(name, actual, expected, timing.TOLERANCE[dtype])
+    del expected, actual
+    turn = itertools.cycle(sets)
+    calls = {n: lambda f=f: f(next(turn)) for n, f in functions.items()}
+    elements = batch * length * channels
+    moved = (1 + TAPS) * elements * kind.size
+    calls[timing.COPY] = timing.copy_of(moved)
+    held = moved if mode == "im2col" else 2 * elements * kind.size
+    timing.measure(result, calls, rounds=rounds, ahead=True, held=held)
+    timing.set_bandwidth(result, moved, copy)
+    return result
 
 
 def convolution_case(
@@ -196,6 +210,8 @@ def convolution_case(
 ) -> timing.Result:
     """Check, then time, the convolution forward and backward."""
     batch, length, channels, out, taps = sizes
+    case = f"B{batch} L{length} {channels}->{out} K{taps} dilation {dilation}"
+    result = timing.Result("causal_conv1d", "forward+backward", case, dtype)
     kind = timing.DTYPES[dtype]
     x = mx.random.normal((batch, length, channels)).astype(kind)
     weight = (mx.random.normal((out, taps, channels)) * channels**-0.5).astype(kind)
@@ -208,7 +224,7 @@ def convolution_case(
         "mx.conv1d": by_conv1d,
         "sum over taps": by_taps,
         "sum over flat taps": by_flat_taps,
-        "plain MLX": by_reference,
+        "plain MLX": by_columns,
     }
     functions = {
         name: mx.compile(with_gradient(form, dilation)) for name, form in forms.items()
@@ -216,48 +232,60 @@ def convolution_case(
     expected = functions["plain MLX"](*arrays)
     # GPUs multiply float32 in TF32, and every way rounds its partial sums elsewhere.
     tolerance = {"float32": 5e-3 if timing.on_gpu() else 1e-4}.get(dtype, 3e-2)
-    calls = {}
+    calls: dict[str, Any] = {}
     for name, f in functions.items():
         timing.require_close(name, f(*arrays), expected, tolerance)
         calls[name] = lambda f=f: f(*arrays)
     if not timing.on_gpu():
-        calls["NumPy"] = numpy_way(*arrays, dilation)
+        calls["NumPy"] = timing.Eager(numpy_way(*arrays, dilation))
     torch_call = torch_way(x, weight, dilation)
     if torch_call is not None:
         calls["PyTorch"] = torch_call
-    case = f"B{batch} L{length} {channels}->{out} K{taps} dilation {dilation}"
-    result = timing.Result("causal_conv1d", "forward+backward", case, dtype)
-    timing.measure(result, calls, rounds=rounds)
+    held = (x.size + g.size) * kind.size
+    timing.measure(result, calls, rounds=rounds, ahead=True, held=held)
     operations = 6 * batch * length * channels * out * taps
     timing.set_flops(result, operations, rate)
     return result
 
 
-def main() -> None:
-    """Measure every case and print table and JSON line."""
-    args = timing.arguments(__doc__)
+def every_case(
+    args: argparse.Namespace, copy: float, rates: dict[str, float]
+) -> Iterator[timing.Result]:
+    """Go through the parts, shapes and dilations."""
     gpu = timing.on_gpu()
     large = gpu and not args.quick
-    dtypes = ["float32", "bfloat16"] if gpu else ["float32"]
+    rounds = args.rounds or (9 if gpu else 5)
+    dilations = (1, 2, 4, 8) if gpu else (2, 4)
+    for dtype in rates:
+        if "columns" in args.only:
+            shape = (1024, 128, 768) if large else (32, 128, 256)
+            for dilation, mode in itertools.product(dilations, ("im2col", "col2im")):
+                yield columns_case(shape, dilation, dtype, mode, copy, rounds)
+        if "convolution" in args.only:
+            sizes = [(512, 64, 384, 512, 3), (256, 128, 768, 768, 3)]
+            small = [(32, 128, 256, 256, 3)]
+            for size, dilation in itertools.product(
+                sizes if large else small, dilations
+            ):
+                yield convolution_case(size, dilation, dtype, rates[dtype], rounds)
+
+
+def main() -> None:
+    """Measure every case and print table and JSON line."""
+    args = timing.arguments(__doc__, "columns", "convolution")
+    gpu = timing.on_gpu()
+    large = gpu and not args.quick
+    dtypes = args.dtype or (["float32", "bfloat16"] if gpu else ["float32"])
     copy = timing.copy_bandwidth(2**31 if large else 2**26)
-    rates = {d: timing.matmul_rate(timing.DTYPES[d], 8192 if large else 1024)
-             for d in dtypes}  # fmt: skip
-    print(f"copy {copy:.0f} GB/s, matmul {rates} GFLOP/s")
-    rounds = args.rounds or (9 if gpu else 3)
-    results = []
-    for dtype in dtypes:
-        shape = (1024, 128, 768) if large else (32, 128, 256)
-        for dilation in (1, 4) if large else (2,):
-            results += columns_case(shape, dilation, dtype, copy, rounds)
-        sizes = [(512, 64, 384, 512, 3), (256, 128, 768, 768, 3)]
-        for size in sizes if large else [(32, 128, 256, 256, 3)]:
-            for dilation in (1, 2, 4, 8) if gpu else (2, 4):
-                rate = rates[dtype]
-                case = convolution_case(size, dilation, dtype, rate, rounds)
-                results.append(timing.show(case))
-    timing.finish(
-        "causal_im2col", results, args.output, copy_gb_s=round(copy), matmul=rates
+    size = 8192 if large else 1024
+    rates = {d: timing.matmul_rate(timing.DTYPES[d], size) for d in dtypes}
+    print(f"copy {copy:.0f} GB/s, matmul {rates} GFLOP/s", flush=True)
+    report = timing.Report(
+        "causal_im2col", args.output, copy_gb_s=round(copy), matmul=rates
     )
+    for result in every_case(args, copy, rates):
+        report.add(result)
+    report.close()
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ class Tiling(NamedTuple):
 TILINGS = {
     ("scatter", "metal"): Tiling(8, 800),
     ("readout", "metal"): Tiling(8, 256),
-    ("scatter", "cuda"): Tiling(16, 448),
-    ("readout", "cuda"): Tiling(8, 400),
+    ("scatter", "cuda"): Tiling(8, 800),
+    ("readout", "cuda"): Tiling(16, 196),
 }
 
 

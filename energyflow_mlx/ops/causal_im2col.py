@@ -38,8 +38,8 @@ BACKWARD = KernelSpec(
     part="backward",
 )
 
-_WARPS = 8  # simdgroups or warps a group
-_ROWS = 32  # times a group, a multiple of the above
+_WARPS = 4  # simdgroups or warps a group
+_ROWS = 8  # times a group, a multiple of the above
 
 
 def causal_im2col(

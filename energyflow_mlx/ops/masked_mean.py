@@ -31,8 +31,8 @@ BACKWARD = KernelSpec(
     part="backward",
 )
 
-_WARPS = 8  # simdgroups or warps a group
-_ROWS = 64  # tokens a group of the backward kernel
+_WARPS = 4  # simdgroups or warps a group
+_ROWS = 16  # tokens a group of the backward kernel
 
 
 def masked_mean(x: mx.array, mask: mx.array, *, backend: Backend = "auto") -> mx.array:
