@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from energyflow_mlx.lattice import EnergyLattice, LatticeOutput
+from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
@@ -54,35 +54,20 @@ class EnergyFlow(nn.Module):
             mask: 1 for real tokens, 0 for padding, ``[B, L]``.
             key: Random key of the dropouts, in training.
         """
-        y = self.encoder(ids, mask, shared=self.shared, key=key)
-        return self.lattice.from_surface(y).vector if "lattice" in self else y
+        if "lattice" in self:
+            return self.lattice.from_surface(self.encode_surface(ids, mask)).vector
+        return self.encoder(ids, mask, shared=self.shared, key=key)
 
-    def flow_from_text(
-        self,
-        ids: mx.array,
-        mask: mx.array,
-        *,
-        key: mx.array,
-        displacement_scale: mx.array,
-        noise_sigma: float | mx.array,
-    ) -> LatticeOutput:
-        """Text to surface to flows, in training: the schedules come with the call.
+    def encode_surface(
+        self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
+    ) -> mx.array:
+        """Surfaces ``[B, H, W]`` that the sentences launch from, before any lattice.
 
-        Args:
-            ids: Token ids, ``[B, L]`` int32.
-            mask: 1 for real tokens, ``[B, L]``.
-            key: Random key of dropout and noise.
-            displacement_scale: Factor on the learned moves.
-            noise_sigma: Standard deviation of the exploration noise.
+        Arguments as in ``encode``.
         """
-        encoder_key, lattice_key = mx.random.split(key)
-        surface = self.encoder(ids, mask, shared=self.shared, key=encoder_key)
-        return self.lattice.from_surface(
-            surface,
-            key=lattice_key,
-            displacement_scale=displacement_scale,
-            noise_sigma=noise_sigma,
-        )
+        size = (self.lattice.config.height, self.lattice.config.width)
+        surface = self.encoder(ids, mask, shared=self.shared, key=key)
+        return surface.reshape(-1, *size)
 
     def decode_features(
         self,

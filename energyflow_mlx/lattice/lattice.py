@@ -8,14 +8,13 @@ import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.mapper import EmbeddingMapper, OutputCollector
+from energyflow_mlx.lattice.propagate import FlowOptions, StepRunner, propagate
 from energyflow_mlx.lattice.readout import describe_flows, read_surface
 from energyflow_mlx.lattice.simulate import (
-    FlowOptions,
     FlowState,
     FlowStep,
     check_flow_count,
     launch,
-    propagate,
 )
 
 
@@ -66,6 +65,7 @@ class EnergyLattice(nn.Module):
         self.flow = FlowStep(config)
         self.collector = OutputCollector(*ends, width_cap=cap, rate=rate)
         self.config = config
+        self._steps = StepRunner(self.flow, config)
 
     def __call__(
         self,
@@ -95,7 +95,7 @@ class EnergyLattice(nn.Module):
         keys = self._keys(key, noise_sigma)
         surface = self.mapper(vector, key=keys[0])
         options = self._options(displacement_scale, noise_sigma, keys[1], read)
-        return self._finish(surface, self._travel(surface, options)[-1], keys[2])
+        return self.finish(surface, self._travel(surface, options)[-1], keys[2])
 
     def from_surface(
         self,
@@ -113,7 +113,7 @@ class EnergyLattice(nn.Module):
         surface = self._as_surface(surface)
         keys = self._keys(key, noise_sigma)
         options = self._options(displacement_scale, noise_sigma, keys[1], read)
-        return self._finish(surface, self._travel(surface, options)[-1], keys[2])
+        return self.finish(surface, self._travel(surface, options)[-1], keys[2])
 
     def trace(
         self, vector: mx.array, *, displacement_scale: float | mx.array | None = None
@@ -134,7 +134,7 @@ class EnergyLattice(nn.Module):
             position=mx.stack([state.position for state in states]),
             energy=mx.stack([state.energy for state in states]),
             alive=mx.stack([state.alive for state in states]),
-            output=self._finish(surface, landed, None),
+            output=self.finish(surface, landed, None),
         )
 
     @property
@@ -188,11 +188,18 @@ class EnergyLattice(nn.Module):
 
     def _travel(self, surface: mx.array, options: FlowOptions) -> list[FlowState]:
         state = launch(self.config, surface)
-        return list(propagate(self.flow, self.config, state, options))
+        return list(propagate(self._steps, self.config, state, options))
 
-    def _finish(
+    def finish(
         self, surface: mx.array, flows: FlowState, key: mx.array | None
     ) -> LatticeOutput:
+        """Read landed flows out.
+
+        Args:
+            surface: What they started with, ``[B, H, W]``.
+            flows: After ``land``.
+            key: Random key of the collector's dropout, in training.
+        """
         arrived = read_surface(self.config, flows)
         return LatticeOutput(
             vector=self.collector(arrived, key=key),

@@ -7,7 +7,6 @@ change, and no Python object or loop stands for a single flow. Dead flows (arriv
 or slots never used) keep their values.
 """
 
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from energyflow_mlx.lattice.carrier import (
     Hidden,
     sanitise,
 )
-from energyflow_mlx.lattice.convergence import Progress, has_converged
 from energyflow_mlx.lattice.geometry import (
     cell_parity,
     launch_positions,
@@ -141,6 +139,33 @@ def land(config: LatticeConfig, state: FlowState) -> FlowState:
     return state._replace(position=position, gap=gap, alive=mx.zeros_like(state.alive))
 
 
+class Phase(NamedTuple):
+    """What one step does beside moving the flows, by its number.
+
+    Attributes:
+        pace: One over the steps until the end, this one included, scalar.
+        spawns: Children may be born.
+        cuts: The recurrence's gradient ends here.
+    """
+
+    pace: mx.array
+    spawns: bool
+    cuts: bool
+
+
+def phase(config: LatticeConfig, index: int) -> Phase:
+    """Phase of step ``index``, from 0."""
+    # Cut from an array: a constant would make each step's fused loops unlike others.
+    left = mx.arange(config.total_steps, 0, -1, dtype=mx.float32)
+    is_last = index == config.total_steps - 1
+    every = config.truncate_every
+    return Phase(
+        pace=1.0 / left[index],
+        spawns=config.spawn_slots > 0 and not is_last,
+        cuts=every > 0 and index > 0 and index % every == 0,
+    )
+
+
 class FlowStep(nn.Module):
     """One propagation step: the neuron and the carrier that all flows share."""
 
@@ -159,8 +184,8 @@ class FlowStep(nn.Module):
     def __call__(
         self,
         state: FlowState,
+        phase: Phase,
         *,
-        index: int,
         scale: float | mx.array = 1.0,
         noise: mx.array | None = None,
     ) -> FlowState:
@@ -168,19 +193,20 @@ class FlowStep(nn.Module):
 
         Args:
             state: Before the step.
-            index: Number of the step, from 0.
+            phase: Of the step.
             scale: Factor on the displacement head's output.
             noise: Random move, ``[B, F, 3]``, or None.
         """
         config = self._config
-        output, energy, hidden = self._carry(_cut(config, state, index), state.energy)
+        seen = _cut(state) if phase.cuts else state
+        output, energy, hidden = self._carry(seen, state.energy)
         move = move_flows(
             config,
             state.position,
             state.face,
             state.age == 0.0,
             output,
-            pace=_pace(config, index),
+            pace=phase.pace,
             scale=scale,
             noise=noise,
         )
@@ -199,9 +225,7 @@ class FlowStep(nn.Module):
             reached=reached,
             path=state.path + mx.where(alive, length, 0.0),
         )
-        if config.spawn_slots == 0 or index == config.total_steps - 1:
-            return moved
-        return _spawn(config, state, moved, length)
+        return _spawn(config, state, moved, length) if phase.spawns else moved
 
     def _carry(
         self, seen: FlowState, energy: mx.array
@@ -221,69 +245,6 @@ class FlowStep(nn.Module):
         return carried.move.reshape(*shape, 3), change, hidden
 
 
-class FlowOptions(NamedTuple):
-    """What a run of the lattice may vary from call to call.
-
-    Attributes:
-        scale: Factor on the displacement head's output.
-        sigma: Standard deviation of the exploration noise.
-        key: Random key of the noise; None = no noise.
-        read: Evaluates a boolean array, for early stopping; None = never stop early.
-    """
-
-    scale: float | mx.array = 1.0
-    sigma: float | mx.array = 0.0
-    key: mx.array | None = None
-    read: Callable[[mx.array], bool] | None = None
-
-
-def propagate(
-    step: FlowStep, config: LatticeConfig, state: FlowState, options: FlowOptions
-) -> Iterator[FlowState]:
-    """Yield the state after every step, then the state after landing."""
-    progress = Progress.start()
-    stops_early = options.read is not None and config.convergence_threshold > 0
-    keys: list[mx.array | None] = [None] * config.total_steps
-    if options.key is not None:
-        keys = list(mx.random.split(options.key, config.total_steps))
-    for index, key in enumerate(keys):
-        noise = None
-        if key is not None:
-            noise = options.sigma * mx.random.normal(state.position.shape, key=key)
-        advance = partial(_advance, step, index)
-        if config.checkpoint_steps:
-            advance = nn.utils.checkpoint(step, advance)
-        state = FlowState(*advance(tuple(state), options.scale, noise))
-        yield state
-        if stops_early:
-            progress, stop = has_converged(
-                config, progress, state.alive, state.exists, index + 1
-            )
-            is_due = (index + 1) % config.convergence_every == 0
-            if is_due and options.read(stop):  # type: ignore[misc]
-                break
-    yield land(config, state)
-
-
-def _advance(
-    step: FlowStep,
-    index: int,
-    state: tuple,
-    scale: float | mx.array,
-    noise: mx.array | None,
-) -> tuple:
-    """Take one step with plain tuples, as gradient checkpointing wants them."""
-    return tuple(step(FlowState(*state), index=index, scale=scale, noise=noise))
-
-
-def _pace(config: LatticeConfig, index: int) -> mx.array:
-    """One over the steps left before step ``index``, a scalar.
-
-    Cut from an array: a constant would make each step's fused loops unlike the others.
-    """
-    return 1.0 / mx.arange(config.total_steps, 0, -1, dtype=mx.float32)[index]
-
-
 def _remember(memory: mx.array, position: mx.array) -> mx.array:
     """Put the newest position first; the oldest of five falls out."""
     return mx.concatenate([position, memory[..., : 3 * (MEMORY_SLOTS - 1)]], axis=-1)
@@ -295,15 +256,12 @@ def _length(move: mx.array) -> mx.array:
     return mx.sqrt((move * move).sum(axis=-1))
 
 
-def _cut(config: LatticeConfig, state: FlowState, index: int) -> FlowState:
-    """What the carrier sees; at a truncation point it passes no gradient back.
+def _cut(state: FlowState) -> FlowState:
+    """What the carrier sees at a truncation point: it passes no gradient back.
 
     The sums that make up position and energy are not cut, else nothing before the
     last cut would learn.
     """
-    every = config.truncate_every
-    if every == 0 or index == 0 or index % every:
-        return state
     return state._replace(
         position=mx.stop_gradient(state.position),
         energy=mx.stop_gradient(state.energy),

@@ -33,12 +33,11 @@ from energyflow_mlx.training.alternation import (
 )
 from energyflow_mlx.training.data import RunData
 from energyflow_mlx.training.feed import Feed, token_shares
-from energyflow_mlx.training.objectives import Controls
+from energyflow_mlx.training.objectives import Controls, Gradients
 from energyflow_mlx.training.progress import Progress, RunningMeans
 from energyflow_mlx.training.run_folder import RunFolder
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.step import (
-    Gradients,
     Stepper,
     TrainState,
     Update,

@@ -1,4 +1,4 @@
-"""The objectives, with one signature: distillation, reconstruction, and the flows.
+"""The objectives: distillation and reconstruction, and the two ends of the flows.
 
 Each returns the *sum* of its loss over what it averages over (sentences or real
 target tokens) and that count, so that gradients of N micro-batches add up to the
@@ -21,6 +21,8 @@ from energyflow_mlx.training.alternation import (
     RECONSTRUCTION,
 )
 from energyflow_mlx.training.optimizer import Rows
+
+Arrays = dict[str, mx.array]
 
 
 class StepBatch(NamedTuple):
@@ -55,6 +57,15 @@ class Outcome(NamedTuple):
     loss: mx.array
     count: mx.array
     metrics: dict[str, mx.array]
+
+
+class Gradients(NamedTuple):
+    """Summed gradients, loss, count and metric sums of micro-batches so far."""
+
+    gradients: Arrays
+    loss: mx.array
+    count: mx.array
+    metrics: Arrays
 
 
 class Controls(NamedTuple):
@@ -176,9 +187,23 @@ def _sentence_loss(
     )
 
 
-def _noise(model: EnergyFlow, controls: Controls) -> float | mx.array:
-    """Exploration noise of the update, or a plain 0 when the lattice has none."""
-    return controls.noise_sigma if model.lattice.config.exploration_noise > 0 else 0.0
+class FlowObjective(NamedTuple):
+    """A flow objective in two pieces, with the steps of the lattice between them.
+
+    Attributes:
+        surface: Model, batch and key to the surface ``[B, H, W]`` that launches.
+        outcome: Model, batch, rows, weights, key and what the lattice gave to the
+            outcome.
+        front: Prefixes of the parameters that ``surface`` uses.
+        back: Prefixes of the parameters that ``outcome`` and the collector use.
+    """
+
+    surface: Callable[[EnergyFlow, StepBatch, mx.array], mx.array]
+    outcome: Callable[
+        [EnergyFlow, StepBatch, Rows, LossConfig, mx.array, LatticeOutput], Outcome
+    ]
+    front: tuple[str, ...]
+    back: tuple[str, ...]
 
 
 def _flow_outcome(
@@ -196,54 +221,52 @@ def _flow_outcome(
     return Outcome(total, rows, found.metrics | statistics)
 
 
-def flow(
+def _surface_of_vector(model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
+    """Lay the source vector out.
+
+    With pairs the first half of ``batch.target`` is the target and the second half
+    the source, ``[B, 2E]``; otherwise both are one vector.
+    """
+    width = model.lattice.embedding_dim
+    return model.lattice.mapper(batch.target[:, -width:], key=key)
+
+
+def _vector_outcome(
     model: EnergyFlow,
     batch: StepBatch,
     rows: Rows,
     loss: LossConfig,
-    controls: Controls,
+    key: mx.array,
+    output: LatticeOutput,
 ) -> Outcome:
-    """The teacher's vector through the lattice, against the target vector.
-
-    Autoencoding: both are one vector. With pairs the first half of ``batch.target``
-    is the target and the second half the input, ``[B, 2E]``.
-    """
-    width = model.lattice.embedding_dim
-    target = batch.target[:, :width]
-    output = model.lattice(
-        batch.target[:, -width:],
-        key=controls.key,
-        displacement_scale=controls.displacement_scale,
-        noise_sigma=_noise(model, controls),
-    )
+    """The vector that came out of the lattice, against the target vector."""
+    target = batch.target[:, : model.lattice.embedding_dim]
     return _flow_outcome(model, output, target, loss)
 
 
-def flow_text(
+def _surface_of_text(model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
+    """Encode the sentence onto the surface."""
+    return model.encode_surface(batch.encoder_ids, batch.mask, key=key)
+
+
+def _text_outcome(
     model: EnergyFlow,
     batch: StepBatch,
     rows: Rows,
     loss: LossConfig,
-    controls: Controls,
+    key: mx.array,
+    output: LatticeOutput,
 ) -> Outcome:
-    """The whole pipeline: text to surface to flows to vector, and the text from it.
+    """The vector that came out, against the teacher's, and the text from it.
 
     L = distance(vector, teacher's vector) + text * CE(text | unit vector)
 
     The cross entropy is scaled to the mean over tokens times the sentences, so that
     its weight does not depend on the length of the sentences.
     """
-    flow_key, decoder_key = mx.random.split(controls.key)
-    output = model.flow_from_text(
-        batch.encoder_ids,
-        batch.mask,
-        key=flow_key,
-        displacement_scale=controls.displacement_scale,
-        noise_sigma=_noise(model, controls),
-    )
     found = _flow_outcome(model, output, batch.target, loss)
     vector = _unit(output.vector.astype(mx.float32))
-    ce, tokens = _sentence_loss(model, batch, rows, vector, loss, decoder_key)
+    ce, tokens = _sentence_loss(model, batch, rows, vector, loss, key)
     mean = ce / mx.maximum(tokens, 1.0) * found.count
     total = found.loss + loss.text * mean
     return Outcome(total, found.count, found.metrics | {"own_ce": mean})
@@ -252,20 +275,35 @@ def flow_text(
 OBJECTIVES: dict[str, Objective] = {
     DISTILLATION: distillation,
     RECONSTRUCTION: reconstruction,
-    FLOW: flow,
-    FLOW_TEXT: flow_text,
+}
+FLOW_OBJECTIVES: dict[str, FlowObjective] = {
+    FLOW: FlowObjective(
+        _surface_of_vector, _vector_outcome, ("lattice.mapper",), ("lattice.collector",)
+    ),
+    FLOW_TEXT: FlowObjective(
+        _surface_of_text,
+        _text_outcome,
+        ("encoder", "shared"),
+        ("lattice.collector", "decoder", "shared"),
+    ),
 }
 
 
 def touched_parts(objective: str, loss: LossConfig) -> tuple[str, ...]:
-    """Top-level parts of the model that an objective's gradient reaches."""
+    """Prefixes of the parameters that an objective's gradient reaches."""
     if objective == FLOW:
         return ("lattice",)
     if objective == FLOW_TEXT:
-        parts = ("encoder", "lattice", "shared")
+        parts = ("encoder", "shared", "lattice.flow", "lattice.collector")
         return (*parts, "decoder") if loss.text > 0 else parts
     if objective == DISTILLATION:
         return ("encoder", "shared")
     if loss.student_ce > 0:
         return ("decoder", "encoder", "shared")
     return ("decoder", "shared")
+
+
+def under(parameters: Arrays, prefixes: tuple[str, ...]) -> Arrays:
+    """Parameters whose path lies under one of the prefixes."""
+    starts = tuple(f"{prefix}." for prefix in prefixes)
+    return {path: a for path, a in parameters.items() if path.startswith(starts)}

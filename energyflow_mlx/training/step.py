@@ -15,11 +15,15 @@ import mlx.core as mx
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
 from energyflow_mlx.training.objectives import (
+    FLOW_OBJECTIVES,
     OBJECTIVES,
+    Arrays,
     Controls,
+    Gradients,
     Outcome,
     StepBatch,
     touched_parts,
+    under,
 )
 from energyflow_mlx.training.optimizer import (
     Moments,
@@ -38,13 +42,12 @@ from energyflow_mlx.training.precision import (
     init_loss_scale,
     next_loss_scale,
 )
+from energyflow_mlx.training.staged import StagedFlow
 from energyflow_mlx.training.trainable import (
     is_input_table,
     lazy_tables,
     trainable_paths,
 )
-
-Arrays = dict[str, mx.array]
 
 
 class Update(NamedTuple):
@@ -52,15 +55,6 @@ class Update(NamedTuple):
 
     batches: Sequence[StepBatch]
     rows: Rows
-
-
-class Gradients(NamedTuple):
-    """Summed gradients, loss, count and metric sums of micro-batches so far."""
-
-    gradients: Arrays
-    loss: mx.array
-    count: mx.array
-    metrics: Arrays
 
 
 @dataclass
@@ -126,6 +120,11 @@ class Stepper:
     def __post_init__(self) -> None:
         """Take over the model's parameters and prepare the moments."""
         parameters = flat_parameters(self.model)
+        self._flows = {
+            name: StagedFlow(self.model, self.config, ends)
+            for name, ends in FLOW_OBJECTIVES.items()
+            if "lattice" in self.model
+        }
         self.trainable = trainable_paths(parameters, self.config)
         self.lazy = lazy_tables(parameters, self.config) & self.trainable
         self.state = TrainState(
@@ -144,7 +143,7 @@ class Stepper:
     def _stepped(self, objective: str) -> list[str]:
         """Paths of the parameters that an update of ``objective`` changes."""
         parts = touched_parts(objective, self.config.loss)
-        return sorted(p for p in self.trainable if p.split(".", 1)[0] in parts)
+        return sorted(under(dict.fromkeys(self.trainable), parts))
 
     def _gather(self, parameters: Arrays, rows: Rows) -> Arrays:
         """Parameters with every lazy table replaced by the rows of the update."""
@@ -235,6 +234,8 @@ class Stepper:
         self, objective: str, batch: StepBatch, rows: Rows, controls: Controls
     ) -> Gradients:
         """Lazy gradients of one micro-batch."""
+        if objective in FLOW_OBJECTIVES:
+            return self._flow_gradients(objective, batch, rows, controls)
 
         def function(
             parameters: Arrays,
@@ -250,6 +251,22 @@ class Stepper:
         result = compiled(self.state.parameters, batch, rows, scale, controls)
         install_parameters(self.model, self.state.parameters)
         return result
+
+    def _flow_gradients(
+        self, objective: str, batch: StepBatch, rows: Rows, controls: Controls
+    ) -> Gradients:
+        """Those of a flow objective, whose stages are compiled one by one."""
+        dtype = DTYPES[self.config.precision.dtype]
+        found = self._flows[objective].gradients(
+            self._gather(self.state.parameters, rows),
+            self._stepped(objective),
+            batch._replace(mask=batch.mask.astype(dtype)),
+            rows,
+            self.state.loss_scale.scale,
+            controls,
+        )
+        install_parameters(self.model, self.state.parameters)
+        return found
 
     def apply(self, total: Gradients, rows: Rows, lr: float) -> Arrays:
         """Apply summed gradients to the state; returns the lazy report values."""
@@ -267,7 +284,13 @@ class Stepper:
         lr: float,
         controls: Controls,
     ) -> Arrays:
-        """One update from one micro-batch, forward to AdamW in one compiled graph."""
+        """One update from one micro-batch.
+
+        Forward to AdamW is one compiled graph, except for the flow objectives.
+        """
+        if objective in FLOW_OBJECTIVES:
+            total = self.micro_gradients(objective, batch, rows, controls)
+            return self.apply(total, rows, lr)
 
         def function(
             state: tuple[Arrays, dict[str, Moments], LossScale],

@@ -19,6 +19,17 @@ SMALL = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _uncompiled(request):
+    """Compiling for every random configuration would take minutes."""
+    if "compiled" in request.keywords:
+        yield
+        return
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
 def wake(flow, strength=3.0):
     """Give the displacement head's last layer, zero at the start, random weights."""
     layer = flow.carrier.move_out

@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.simulate import (
-    FlowOptions,
-    FlowState,
-    FlowStep,
-    land,
-    launch,
-    propagate,
-)
+from energyflow_mlx.lattice.propagate import FlowOptions, StepRunner, propagate
+from energyflow_mlx.lattice.simulate import FlowState, FlowStep, land, launch, phase
 
 CONFIGS = st.builds(
     LatticeConfig,
@@ -56,7 +50,9 @@ def run(config, seed=0, batch=2, sigma=0.0):
     surface = mx.random.normal((batch, config.height, config.width))
     key = mx.random.key(seed) if sigma else None
     start = launch(config, surface)
-    states = propagate(step, config, start, FlowOptions(1.0, sigma, key))
+    states = propagate(
+        StepRunner(step, config), config, start, FlowOptions(1.0, sigma, key)
+    )
     return [start, *states]
 
 
@@ -179,10 +175,10 @@ def test_permuting_flows_permutes_the_step(small_config, index):
     step = awake_step(config, 0)
     state = launch(config, mx.random.normal((2, 4, 5)))
     if index:
-        state = step(state, index=0)
+        state = step(state, phase(config, 0))
     order = mx.array(np.random.default_rng(0).permutation(config.slots))
-    one = permuted(step(state, index=index), order)
-    two = step(permuted(state, order), index=index)
+    one = permuted(step(state, phase(config, index)), order)
+    two = step(permuted(state, order), phase(config, index))
     for (name, a), (_, b) in zip(tree_flatten(one), tree_flatten(two), strict=True):
         assert mx.allclose(a, b, atol=1e-5), name
 
@@ -194,7 +190,9 @@ def test_samples_of_a_batch_do_not_touch_each_other(small_config):
     surface = mx.random.normal((3, 4, 5))
 
     def landed(rows):
-        *_, state = propagate(step, config, launch(config, rows), FlowOptions())
+        *_, state = propagate(
+            StepRunner(step, config), config, launch(config, rows), FlowOptions()
+        )
         return state
 
     together, alone = landed(surface), landed(surface[1:2])
@@ -235,9 +233,9 @@ def test_residual_update_adds_a_share_and_replace_forgets(small_config):
         config = small_config(energy_update=update)
         step = awake_step(config, 1)
         low, high = (launch(config, mx.full((1, 4, 5), level)) for level in (-0.5, 0.5))
-        change = step(high, index=0).energy - high.energy
+        change = step(high, phase(config, 0)).energy - high.energy
         assert (mx.abs(change).max().item() <= 1 / 3) == (update == "residual")
-        assert mx.abs(step(low, index=0).energy).max().item() <= 1.0
+        assert mx.abs(step(low, phase(config, 0)).energy).max().item() <= 1.0
 
 
 def test_truncation_cuts_the_recurrence_but_not_the_sums(small_config):
@@ -247,7 +245,9 @@ def test_truncation_cuts_the_recurrence_but_not_the_sums(small_config):
 
         def total(surface):
             start = launch(config, surface)
-            *_, state = propagate(step, config, start, FlowOptions())
+            *_, state = propagate(
+                StepRunner(step, config), config, start, FlowOptions()
+            )
             return state.energy.sum()
 
         return mx.grad(total)(mx.ones((1, 4, 5)) * 0.3)
@@ -272,7 +272,9 @@ def test_checkpointing_changes_no_gradient(small_config):
         def total(params, surface):
             step.update(params)
             options = FlowOptions(mx.array(1.5), mx.array(0.05), mx.random.key(1))
-            *_, state = propagate(step, config, launch(config, surface), options)
+            *_, state = propagate(
+                StepRunner(step, config), config, launch(config, surface), options
+            )
             return (state.energy**2).sum() + state.position.sum()
 
         return mx.grad(total, argnums=(0, 1))(step.parameters(), surface)
@@ -297,7 +299,9 @@ def test_early_stop_reads_every_few_steps_and_lands_the_rest(small_config):
         return len(reads) == 2
 
     start = launch(config, mx.zeros((1, 4, 5)))
-    states = list(propagate(step, config, start, FlowOptions(read=read)))
+    states = list(
+        propagate(StepRunner(step, config), config, start, FlowOptions(read=read))
+    )
     assert len(states) == 6 + 1
     assert len(reads) == 2
     assert not states[-1].alive.any().item()
@@ -311,7 +315,16 @@ def test_early_stop_is_off_without_a_reader_or_a_threshold(small_config):
     def refuse(stop):
         raise AssertionError
 
-    assert len(list(propagate(step, config, start, FlowOptions(read=refuse)))) == 5
+    assert (
+        len(
+            list(
+                propagate(
+                    StepRunner(step, config), config, start, FlowOptions(read=refuse)
+                )
+            )
+        )
+        == 5
+    )
 
 
 def test_landing_twice_changes_nothing(small_config):
@@ -324,9 +337,11 @@ def test_landing_twice_changes_nothing(small_config):
 def test_compiled_step_equals_the_eager_one(small_config):
     config = small_config(spawn_slots=2, spawn_threshold=0.1)
     step = awake_step(config, 0)
-    state = step(launch(config, mx.random.normal((2, 4, 5))), index=0)
-    eager = step(state, index=1)
-    compiled = mx.compile(lambda *s: tuple(step(FlowState(*s), index=1)))(*state)
+    state = step(launch(config, mx.random.normal((2, 4, 5))), phase(config, 0))
+    eager = step(state, phase(config, 1))
+    compiled = mx.compile(lambda *s: tuple(step(FlowState(*s), phase(config, 1))))(
+        *state
+    )
     for (name, a), (_, b) in zip(
         tree_flatten(tuple(eager)), tree_flatten(compiled), strict=True
     ):

@@ -1,0 +1,147 @@
+"""The staged gradient of the flow objectives equals that of one graph."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_unflatten
+
+from energyflow_mlx.build import build_model
+from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
+from energyflow_mlx.lattice.propagate import FlowOptions, StepRunner, propagate
+from energyflow_mlx.lattice.simulate import launch
+from energyflow_mlx.training.objectives import (
+    FLOW_OBJECTIVES,
+    Controls,
+    StepBatch,
+)
+from energyflow_mlx.training.optimizer import Rows
+from energyflow_mlx.training.step import Stepper, add_gradients
+
+V, E, B, L = 30, 12, 4, 6
+KEY = mx.random.key(7)
+
+
+def make_config(task, **changes):
+    own = {"share": "none", "trainer": TrainerConfig(ratio=1.0)}
+    own = own if task == "flow" else {}
+    lattice = LatticeConfig(
+        width=5,
+        height=4,
+        depth=6,
+        spawn_slots=3,
+        spawn_threshold=0.05,
+        carrier_hidden=8,
+        neuron_hidden=6,
+        neuron_features=7,
+        exploration_noise=0.05,
+        **changes,
+    )
+    config = Config(task=task, lattice=lattice, **own)
+    for part in (config.encoder, config.decoder):
+        part.dim, part.hidden = 16, 24
+    config.loss.surface = 0.3
+    config.optimizer.lazy_rows = False
+    return config
+
+
+def make_stepper(config):
+    model = build_model(config, V, E)
+    layer = model.lattice.flow.carrier.move_out
+    layer.weight = 3 * mx.random.normal(layer.weight.shape)
+    model.train()
+    return Stepper(model, config)
+
+
+def make_batch(seed=0, size=B):
+    rng = np.random.default_rng(seed)
+    ids = mx.array(rng.integers(1, V, (size, L)).astype(np.int32))
+    target = rng.normal(size=(size, E)).astype(np.float32)
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    return StepBatch(ids, ids, ids, mx.ones((size, L)), mx.array(target))
+
+
+def no_rows():
+    return Rows(mx.zeros(1, mx.int32), mx.zeros(1), mx.zeros(1))
+
+
+def controls(sigma=0.04):
+    return Controls(KEY, mx.array(1.3), mx.array(sigma))
+
+
+def in_one_graph(stepper, objective, batch):
+    """Loss and gradients of the same mathematics by plain ``mx.value_and_grad``."""
+    model, config = stepper.model, stepper.config
+    ends, keys = FLOW_OBJECTIVES[objective], mx.random.split(KEY, 4)
+    lattice = model.lattice
+
+    def loss(parameters):
+        model.update(tree_unflatten(list(parameters.items())))
+        surface = ends.surface(model, batch, keys[0])
+        options = FlowOptions(mx.array(1.3), mx.array(0.04), keys[1])
+        steps = StepRunner(lattice.flow, lattice.config)
+        start = launch(lattice.config, surface)
+        *_, landed = propagate(steps, lattice.config, start, options)
+        output = lattice.finish(surface, landed, keys[2])
+        outcome = ends.outcome(model, batch, no_rows(), config.loss, keys[3], output)
+        return outcome.loss
+
+    parameters = dict(tree_flatten(model.trainable_parameters()))
+    found = mx.value_and_grad(loss)(parameters)
+    model.update(tree_unflatten(list(parameters.items())))
+    return found
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("task", ["flow", "flow_text"])
+def test_staged_gradient_is_that_of_one_graph(task, compiles):
+    """Also T and F: mapper, neuron, carrier, memory, collector and move head learn."""
+    config = make_config(task)
+    config.trainer.compile = compiles
+    stepper, batch = make_stepper(config), make_batch()
+    loss, expected = in_one_graph(stepper, task, batch)
+    found = stepper.micro_gradients(task, batch, no_rows(), controls())
+    assert found.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    largest = max(mx.abs(g).max().item() for g in expected.values())
+    reached = {p for p, g in expected.items() if mx.abs(g).max().item() > 0}
+    assert reached <= set(found.gradients)
+    for path, gradient in found.gradients.items():
+        error = mx.abs(gradient - expected[path]).max().item()
+        assert error <= 2e-5 * largest, path
+    for part in ("neuron", "carrier.memory", "carrier.move_out", "carrier.cells.1"):
+        assert any(p.startswith(f"lattice.flow.{part}") for p in reached), part
+
+
+def test_truncated_gradient_is_staged_alike():
+    config = make_config("flow", truncate_every=2)
+    config.trainer.compile = False
+    stepper, batch = make_stepper(config), make_batch()
+    _, expected = in_one_graph(stepper, "flow", batch)
+    found = stepper.micro_gradients("flow", batch, no_rows(), controls())
+    for path, gradient in found.gradients.items():
+        assert mx.allclose(gradient, expected[path], rtol=1e-3, atol=1e-4), path
+
+
+def test_micro_batches_of_a_flow_add_up():
+    config = make_config("flow")
+    config.trainer.compile = False
+    config.lattice.exploration_noise = 0.0
+    stepper, batch = make_stepper(config), make_batch()
+    whole = stepper.micro_gradients("flow", batch, no_rows(), controls())
+    total = None
+    for half in (slice(0, 2), slice(2, 4)):
+        part = StepBatch(*(a[half] for a in batch))
+        new = stepper.micro_gradients("flow", part, no_rows(), controls())
+        total = add_gradients(total, new)
+    for path, gradient in whole.gradients.items():
+        assert mx.allclose(total.gradients[path], gradient, rtol=1e-3, atol=1e-4), path
+
+
+def test_weights_outlive_the_stages():
+    stepper, batch = make_stepper(make_config("flow")), make_batch()
+    for seed in range(2):
+        report = stepper.update("flow", make_batch(seed), no_rows(), 1e-3, controls())
+        mx.eval(report, stepper.state.arrays())
+    out = stepper.model.lattice.eval()(batch.target)
+    assert mx.isfinite(out.vector).all().item()
+    for path, array in stepper.state.arrays().items():
+        assert mx.isfinite(array).all().item(), path
