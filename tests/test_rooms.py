@@ -18,7 +18,7 @@ ENTRY_POINTS = {
 # Imports point down this list only, and never sideways between rooms of one rung.
 LADDER = (
     ENTRY_POINTS,
-    {"training"},
+    {"training", "tracing"},
     {"inference"},
     {"build"},
     {"model"},
@@ -41,7 +41,8 @@ LEAVES = {
     "interchange": {"atomic", "errors"},
     "checkpoint": {"atomic", "weights", "errors"},
     "metrics": {"atomic", "errors"},
-    "plots": {"metrics", "errors"},
+    "flow_record": set(),
+    "plots": {"metrics", "flow_record", "atomic", "errors"},
     "display": {"errors", "metrics"},
     "readback": {"hidden_reads", "errors"},
     "data": {"atomic", "errors"},
@@ -146,6 +147,8 @@ def test_scan_sees_every_form_of_import(source, found):
         ("readback", "model", False),
         ("training", "readback", True),
         ("training", "plots", False),
+        ("tracing", "flow_record", True),
+        ("training", "tracing", False),
     ],
 )
 def test_rule_itself_points_one_way(room, other, allowed):

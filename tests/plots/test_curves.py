@@ -9,7 +9,8 @@ import pytest
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.metrics import MetricsLog
-from energyflow_mlx.plots import _curves, _running_mean, plot_metrics
+from energyflow_mlx.plots import plot_metrics
+from energyflow_mlx.plots.curves import _curves, _running_mean
 
 
 def write_log(path, steps=200):

@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.metrics import read_metrics
+from energyflow_mlx.plots.pictures import save
 
+_FLOW_SHARES = ("reached", "reached_near", "reached_far", "projected", "covered")
 _SMOOTH_FROM = 60  # points, from which on a running mean is drawn over the raw line
 
 
@@ -41,7 +43,7 @@ _PANELS = (
         "cross_entropy",
         "Cross entropy of the next token",
         "nats per token",
-        _named("ce", "student_ce"),
+        _named("ce", "student_ce", "own_ce"),
     ),
     _Panel(
         "retrieval",
@@ -49,6 +51,19 @@ _PANELS = (
         "precision",
         lambda n: n.startswith("p_at_"),
     ),
+    _Panel(
+        "flows",
+        "Flows that reach a face, cells they cover",
+        "share",
+        _named(*(f"flow_{n}" for n in _FLOW_SHARES)),
+    ),
+    _Panel(
+        "flow_lengths",
+        "Way of the flows",
+        "mean length; the cube is 2 wide",
+        _named("flow_path", "flow_sideways"),
+    ),
+    _Panel("flow_steps", "Steps of the flows", "mean steps", _named("flow_steps")),
     _Panel(
         "learning_rate",
         "Learning rate",
@@ -91,9 +106,7 @@ def plot_metrics(metrics_path: Path, out_folder: Path) -> list[Path]:
             f"[plot] {metrics_path}: must hold records with a step and numbers, got "
             "none."
         )
-    out_folder = Path(out_folder)
-    out_folder.mkdir(parents=True, exist_ok=True)
-    return [_draw(panel, chosen, out_folder) for panel, chosen in drawn]
+    return [_draw(panel, chosen, Path(out_folder)) for panel, chosen in drawn]
 
 
 def _curves(records: list[dict[str, Any]]) -> _Curves:
@@ -121,7 +134,8 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
     axes = figure.subplots()
     for index, ((kind, label), curve) in enumerate(curves.items()):
         colour = f"C{index}"
-        name = label if kind == "train" else f"{label}, {kind}"
+        name = label.removeprefix("flow_").replace("_", " ")
+        name = name if kind == "train" else f"{name}, {kind}"
         if kind == "train":
             style = ("-", "--", ":")[index % 3]  # curves may lie on each other
             _draw_training(axes, curve, name, colour, style)
@@ -131,9 +145,7 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    path = folder / f"{panel.file}.png"
-    figure.savefig(path)
-    return path
+    return save(figure, folder / f"{panel.file}.png")
 
 
 def _draw_training(

@@ -1,0 +1,128 @@
+"""The flows of one sentence as NumPy arrays, and what is reported about them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+# Statistic, what it says, whether it is a share.
+_STATISTICS = (
+    ("reached_near", "reach the near face, z = \u22121", True),
+    ("reached_far", "reach the far face, z = +1", True),
+    ("projected", "projected at the end", True),
+    ("covered", "cells covered", True),
+    ("created", "flows", False),
+    ("spawned", "of them spawned", False),
+    ("steps", "mean steps", False),
+    ("path", "mean path length", False),
+    ("sideways", "mean sideways displacement", False),
+)
+
+
+@dataclass(frozen=True)
+class Cube:
+    """What all sentences of a run have in common.
+
+    Attributes:
+        width: Cells along x, W.
+        height: Cells along y, H.
+        steps: Steps that were taken, T.
+        start_z: Level of the plane that the flows start on.
+        is_dual: Whether both faces of z receive flows, or only z = +1.
+    """
+
+    width: int
+    height: int
+    steps: int
+    start_z: float
+    is_dual: bool
+
+
+@dataclass(frozen=True)
+class FlowRecord:
+    """The way of every flow that a sentence created, F of them.
+
+    Attributes:
+        text: The sentence.
+        result: One line on what came out of the lattice.
+        statistics: As the lattice reports them; see ``lattice.readout``.
+        position: ``[T + 1, F, 3]`` inside [-1, 1]; time 0 is the launch, the last
+            entry is before projection. Before its birth a flow's entry means nothing,
+            after its arrival it stays.
+        energy: ``[T + 1, F]``.
+        alive: Still travelling, ``[T + 1, F]`` bool.
+        reached: Face reached by itself, -1 or +1, else 0, ``[F]``.
+        age: Steps taken, ``[F]``.
+        landed: Where each flow ended, projection included, ``[F, 3]``.
+        surface_in: Energies the flows started with, ``[H, W]``.
+        surface_out: Energies that arrived, ``[H, W]``.
+    """
+
+    text: str
+    result: str
+    statistics: Mapping[str, float]
+    position: np.ndarray
+    energy: np.ndarray
+    alive: np.ndarray
+    reached: np.ndarray
+    age: np.ndarray
+    landed: np.ndarray
+    surface_in: np.ndarray
+    surface_out: np.ndarray
+
+    @cached_property
+    def born(self) -> np.ndarray:
+        """Time at which each flow appears, ``[F]``; 0 for all but children."""
+        return np.argmax(self.alive, axis=0)
+
+    @cached_property
+    def arrived(self) -> np.ndarray:
+        """Time from which each flow rests on a face, ``[F]``; T + 1 for never."""
+        late = np.arange(len(self.alive))[:, None] > self.born
+        rests = np.logical_and(late, np.logical_not(self.alive))
+        return np.where(rests.any(axis=0), np.argmax(rests, axis=0), len(self.alive))
+
+    @property
+    def sideways(self) -> np.ndarray:
+        """Distance in x and y from where each flow began, ``[F]``."""
+        origin = self.position[self.born, np.arange(len(self.born)), :2]
+        return np.linalg.norm(self.landed[:, :2] - origin, axis=1)
+
+    def arrivals(self, cube: Cube, face: float) -> np.ndarray:
+        """Flows on each cell of one face, projected ones included, ``[H, W]``."""
+        there = self.landed[self.landed[:, 2] == face]
+        count = np.zeros((cube.height, cube.width))
+        row = nearest_cell(there[:, 1], cube.height)
+        np.add.at(count, (row, nearest_cell(there[:, 0], cube.width)), 1)
+        return count
+
+
+def nearest_cell(coordinate: np.ndarray, count: int) -> np.ndarray:
+    """Cell number of normalised coordinates, as ``lattice.geometry`` rounds them."""
+    cell = np.rint((coordinate + 1) * 0.5 * (count - 1))
+    return np.clip(cell, 0, count - 1).astype(int)
+
+
+def mean_statistics(records: Sequence[FlowRecord]) -> dict[str, float]:
+    """Mean over the sentences of every statistic."""
+    names = records[0].statistics
+    return {n: float(np.mean([r.statistics[n] for r in records])) for n in names}
+
+
+def describe(
+    statistics: Mapping[str, float], *, is_dual: bool = True
+) -> dict[str, str]:
+    """Put statistics into words for people: what, and the figure with its unit."""
+    shown = {}
+    for name, label, is_share in _STATISTICS:
+        if name not in statistics or (name == "reached_near" and not is_dual):
+            continue
+        shown[label] = _format(statistics[name], is_share=is_share)
+    return shown
+
+
+def _format(value: float, *, is_share: bool) -> str:
+    if is_share:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"

@@ -1,0 +1,125 @@
+"""Pictures of a run: ``python -m energyflow_mlx.plot run=PATH``.
+
+Curves for every run; for one with a lattice also its surfaces, arrivals and histograms
+and an interactive page of the flows' paths, all for a few sentences.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from energyflow_mlx import cli
+from energyflow_mlx.errors import InputError
+
+if TYPE_CHECKING:
+    from energyflow_mlx.config import Config
+    from energyflow_mlx.flow_record import Cube, FlowRecord
+
+_DEFAULT_SENTENCES = 4
+PAGE = "flows.html"
+
+
+@dataclass
+class PlotArgs:
+    """Draw the curves of a run and, where it has a lattice, the flows of sentences."""
+
+    run: str = field(default="???", metadata={"help": "run folder"})
+    output: str | None = field(
+        default=None, metadata={"help": "folder of the pictures; default RUN/plots"}
+    )
+    sentences: Any = field(
+        default=None,
+        metadata={"help": '\'["...","..."]\'; by default held-out built-in captions'},
+    )
+
+
+def plot(args: PlotArgs) -> None:
+    """Draw everything, then say what the flows do and which files were written."""
+    from energyflow_mlx.config import read_config
+    from energyflow_mlx.display import RunDisplay
+    from energyflow_mlx.inference import CONFIG
+    from energyflow_mlx.metrics import read_metrics
+    from energyflow_mlx.plots import plot_metrics, write_page, write_pictures
+    from energyflow_mlx.tracing import trace_run
+
+    run = Path(args.run)
+    if not run.is_dir():
+        raise InputError(f"[plot] run folder {run} does not exist.")
+    config = read_config(run / CONFIG)
+    sentences = check_sentences(args.sentences, config)
+    folder = Path(args.output) if args.output else run / "plots"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"[plot] output must be a folder, got the file {folder}.")
+    metrics = run / "metrics.jsonl"
+    records: list[FlowRecord] = []
+    if config.lattice is not None:
+        validated = read_metrics(metrics)  # refuse a bad log before any work
+        cube, records = trace_run(run, sentences or choose_captions(config))
+    files = plot_metrics(metrics, folder)
+    with RunDisplay() as display:
+        if records:
+            files += write_pictures(cube, records, folder)
+            files.append(write_page(folder / PAGE, cube, records, run.resolve().name))
+            display.table(f"Flows of {run}", *_statistics(cube, records, validated))
+        display.table(
+            "Files", ["file", "bytes"], [[str(f), f.stat().st_size] for f in files]
+        )
+
+
+def check_sentences(given: Any, config: "Config") -> list[str]:
+    """The user's sentences, or an empty list where none are given.
+
+    Raises:
+        InputError: They are not text, are empty, or the run has no lattice.
+    """
+    if given is None:
+        return []
+    if config.lattice is None:
+        raise InputError("[plot] sentences need a run with a lattice, got one without.")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts:
+        raise InputError(f'[plot] sentences must be ["...","..."], got {given!r}.')
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"[plot] every sentence must be a text, got {text!r}.")
+    return texts
+
+
+def choose_captions(config: "Config") -> list[str]:
+    """A few built-in captions that the run has not trained on."""
+    from energyflow_mlx.data.captions import generate_captions
+    from energyflow_mlx.data.dataset import SentenceSet, split
+
+    data = config.data
+    if data.train or data.val:
+        return generate_captions(_DEFAULT_SENTENCES, config.seed + 1)
+    captions = SentenceSet(generate_captions(data.captions, config.seed))
+    held_out = split(captions, data.val_fraction, config.seed)[1]
+    return (held_out.texts or [])[:_DEFAULT_SENTENCES]
+
+
+def _statistics(
+    cube: "Cube", records: list["FlowRecord"], log: list[dict[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table: these sentences, and the run's last validation."""
+    from energyflow_mlx.flow_record import describe, mean_statistics
+
+    columns = {
+        f"mean of {len(records)} sentences": describe(
+            mean_statistics(records), is_dual=cube.is_dual
+        )
+    }
+    for row in reversed(log):
+        if row.get("kind") == "validation" and "flow_reached" in row:
+            flows = {k.removeprefix("flow_"): v for k, v in row.items()}
+            columns["last validation"] = describe(flows, is_dual=cube.is_dual)
+            break
+    names = next(iter(columns.values()))
+    rows = [[n, *(column.get(n, "-") for column in columns.values())] for n in names]
+    return ["flows", *columns], rows
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    cli.main(PlotArgs, plot)

@@ -1,0 +1,105 @@
+"""One self-contained HTML page that shows the flows' paths through the cube.
+
+The page holds its style, its script and its data and loads nothing. Real numbers are
+stored as 16-bit codes on an even grid between their least and greatest value, base64;
+all integers are unsigned 16-bit, little-endian.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from energyflow_mlx.atomic import write_text
+from energyflow_mlx.flow_record import Cube, FlowRecord, describe
+
+_CODES = 65535  # greatest code of a quantised number
+_SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colours end
+
+
+def write_page(
+    path: Path, cube: Cube, records: Sequence[FlowRecord], title: str
+) -> Path:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: The HTML file; its folder is created when missing.
+        cube: What the sentences have in common.
+        records: At least one sentence, in the order of the page's list.
+        title: Name of the run.
+    """
+    data = json.dumps(pack(cube, records, title), ensure_ascii=False)
+    # Inside a script element only "<" can end or open anything.
+    parts = {"data": data.replace("<", "\\u003c")}
+    for name in ("page.css", "cube.js", "page.js"):
+        parts[name] = _read(name)
+    text = _read("page.html")
+    for name, part in parts.items():
+        before, _, after = text.partition(f"/* {name} */")
+        text = before + part + after
+    write_text(Path(path), text)
+    return Path(path)
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def pack(cube: Cube, records: Sequence[FlowRecord], title: str) -> dict[str, Any]:
+    """What the page shows, as plain JSON values.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    energies = np.concatenate([np.abs(r.energy[r.alive]) for r in records])
+    limit = float(np.percentile(energies, _SHOWN_ENERGY)) if energies.size else 0.0
+    return {
+        "title": title,
+        "width": cube.width,
+        "height": cube.height,
+        "steps": cube.steps,
+        "start": cube.start_z,
+        "dual": cube.is_dual,
+        "limit": limit or 1.0,
+        "sentences": [_pack_record(cube, record) for record in records],
+    }
+
+
+def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
+    return {
+        "text": record.text,
+        "result": record.result,
+        "statistics": list(describe(record.statistics, is_dual=cube.is_dual).items()),
+        "flows": len(record.age),
+        "position": quantise(record.position),
+        "energy": quantise(record.energy),
+        "born": _pack_integers(record.born),
+        "arrived": _pack_integers(record.arrived),
+        "far": _pack_integers(record.landed[:, 2] > 0),
+        "input": quantise(record.surface_in),
+        "output": quantise(record.surface_out),
+    }
+
+
+def quantise(values: np.ndarray) -> dict[str, Any]:
+    """Codes of numbers: ``value = low + step * code``, off by half a step at most.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("[page] numbers must be finite, got NaN or infinity.")
+    low = float(values.min(initial=np.inf)) if values.size else 0.0
+    step = (float(values.max()) - low) / _CODES if values.size else 0.0
+    codes = np.rint((values - low) / (step or 1.0))
+    return {"low": low, "step": step, "codes": _pack_integers(codes)}
+
+
+def _pack_integers(values: np.ndarray) -> str:
+    codes = np.ascontiguousarray(values, dtype="<u2")
+    return base64.b64encode(codes.tobytes()).decode("ascii")

@@ -1,0 +1,158 @@
+"""Surfaces, arrivals and histograms of the lattice's flows as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from energyflow_mlx.atomic import write_aside
+from energyflow_mlx.flow_record import Cube, FlowRecord
+
+_SIGNED = "RdBu_r"  # energies: zero is white
+_COUNT = "viridis_r"  # arrivals; none is white
+_MOST_ROWS = 8  # sentences in the picture of the surfaces
+
+
+def write_pictures(
+    cube: Cube, records: Sequence[FlowRecord], folder: Path
+) -> list[Path]:
+    """Draw the flows of some sentences.
+
+    Args:
+        cube: What the sentences have in common.
+        records: At least one sentence.
+        folder: Where the pictures go; created when missing.
+
+    Returns:
+        ``surfaces.png`` (of the first eight sentences), ``arrivals.png`` and
+        ``histograms.png`` (of all).
+    """
+    drawn = {
+        "surfaces": _draw_surfaces(records[:_MOST_ROWS]),
+        "arrivals": _draw_arrivals(cube, records),
+        "histograms": _draw_histograms(cube, records),
+    }
+    return [
+        save(figure, Path(folder) / f"{name}.png") for name, figure in drawn.items()
+    ]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    with write_aside(path) as aside:
+        figure.savefig(aside, format="png")
+    return path
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _draw_surfaces(records: Sequence[FlowRecord]) -> Figure:
+    """One row a sentence: energies at the start, energies that arrived."""
+    figure = _figure(8.4, 3.7 * len(records))
+    columns = (
+        ("Input surface", [record.surface_in for record in records]),
+        ("Output surface", [record.surface_out for record in records]),
+    )
+    rows = figure.subfigures(len(records), 1, squeeze=False)[:, 0]
+    for index, (row, record) in enumerate(zip(rows, records, strict=True)):
+        row.suptitle(shorten(record.text, 90, placeholder=" ..."), fontsize=11)
+        for axes, (title, surfaces) in zip(row.subplots(1, 2), columns, strict=True):
+            limit = max(1e-6, float(np.max(np.abs(surfaces))))
+            image = _show(axes, surfaces[index], _SIGNED, -limit, limit)
+            axes.set_title(title, fontsize=10)
+            row.colorbar(image, ax=axes, shrink=0.85, label="energy")
+    return figure
+
+
+def _draw_arrivals(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
+    """Mean number of flows that landed on each cell of each open face."""
+    faces = [("Far face, z = +1", 1.0)]
+    if cube.is_dual:
+        faces.insert(0, ("Near face, z = \u22121", -1.0))
+    counts = [
+        np.mean([record.arrivals(cube, face) for record in records], axis=0)
+        for _, face in faces
+    ]
+    figure = _figure(1.2 + 4.4 * len(faces), 4.6)
+    axes = figure.subplots(1, len(faces), squeeze=False)[0]
+    crowd = float(np.max(counts))
+    colours = colormaps[_COUNT].with_extremes(under="white")
+    least = 0.5 / len(records)  # less than one flow of one sentence: none at all
+    for place, (title, _), count in zip(axes, faces, counts, strict=True):
+        image = _show(place, count, colours, least, max(1.0, crowd))
+        hit = f"{count.sum():.4g} flows, {np.mean(count > 0):.0%} of the cells hit"
+        place.set_title(f"{title}\n{hit}", fontsize=10)
+    over = f", mean of {len(records)} sentences" if len(records) > 1 else ""
+    figure.colorbar(
+        image, ax=axes, shrink=0.85, extend="min", label=f"flows on a cell{over}"
+    )
+    return figure
+
+
+def _show(
+    axes: Axes,
+    surface: np.ndarray,
+    colours: str | Colormap,
+    low: float,
+    high: float,
+) -> AxesImage:
+    image = axes.imshow(
+        surface, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="equal"
+    )
+    axes.set(xlabel="x", ylabel="y")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
+    return image
+
+
+def _draw_histograms(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
+    """Final z, age, time of arrival and sideways displacement of all flows."""
+    final_z = np.concatenate([record.position[-1, :, 2] for record in records])
+    age = np.concatenate([record.age for record in records])
+    by_itself = [record.arrived[record.reached != 0] for record in records]
+    sideways = np.concatenate([record.sideways for record in records])
+    whole = np.arange(cube.steps + 2) - 0.5
+    figure = _figure(9, 6.4)
+    axes = figure.subplots(2, 2)
+    panels = (
+        ("z at the end, before projection", final_z, np.linspace(-1, 1, 41)),
+        ("Age", age, whole),
+        ("Arrival on a face", np.concatenate(by_itself), whole),
+        ("Sideways displacement", sideways, _forty_bins(sideways)),
+    )
+    never = len(age) - sum(len(steps) for steps in by_itself)
+    late = f"step; {never} of {len(age)} flows never arrive"
+    labels = ("z", "steps taken", late, "distance in x and y")
+    for place, (title, values, bins), label in zip(
+        axes.flat, panels, labels, strict=True
+    ):
+        _histogram(place, values, bins)
+        if label != "z" and len(values):  # two faces: their middle says nothing
+            mean = float(values.mean())
+            place.axvline(mean, color="C3", lw=1.4)
+            title = f"{title}, mean {mean:.3g}"
+        place.set(title=title, xlabel=label, ylabel="flows")
+        place.xaxis.set_major_locator(MaxNLocator(7, integer=bins is whole))
+    return figure
+
+
+def _forty_bins(values: np.ndarray) -> np.ndarray:
+    top = float(values.max(initial=0.0))
+    return np.linspace(0, top if top > 1e-6 else 1.0, 41)
+
+
+def _histogram(axes: Axes, values: np.ndarray, bins: np.ndarray) -> None:
+    edges = [float(edge) for edge in bins]
+    axes.hist(values, edges, color="C0", edgecolor="white", linewidth=0.4)
+    axes.grid(alpha=0.3, axis="y")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
