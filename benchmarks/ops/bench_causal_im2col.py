@@ -254,7 +254,7 @@ def every_case(
     """Go through the parts, shapes and dilations."""
     gpu = timing.on_gpu()
     large = gpu and not args.quick
-    rounds = args.rounds or (9 if gpu else 5)
+    rounds = timing.rounds_of(args, 9 if gpu else 5)
     dilations = (1, 2, 4, 8) if gpu else (2, 4)
     for dtype in rates:
         if "columns" in args.only:
@@ -276,9 +276,11 @@ def main() -> None:
     gpu = timing.on_gpu()
     large = gpu and not args.quick
     dtypes = args.dtype or (["float32", "bfloat16"] if gpu else ["float32"])
-    copy = timing.copy_bandwidth(2**31 if large else 2**26)
-    size = 8192 if large else 1024
-    rates = {d: timing.matmul_rate(timing.DTYPES[d], size) for d in dtypes}
+    copy, rates = 0.0, dict.fromkeys(dtypes, 0.0)
+    if not args.check:
+        copy = timing.copy_bandwidth(2**31 if large else 2**26)
+        size = 8192 if large else 1024
+        rates = {d: timing.matmul_rate(timing.DTYPES[d], size) for d in dtypes}
     print(f"copy {copy:.0f} GB/s, matmul {rates} GFLOP/s", flush=True)
     report = timing.Report(
         "causal_im2col", args.output, copy_gb_s=round(copy), matmul=rates

@@ -108,7 +108,7 @@ def main() -> None:
     dtypes = args.dtype or ["float32"]
     report = timing.Report("lattice_scatter", args.output)
     for choice in itertools.product(args.only, sizes, ("nearest", "bilinear"), dtypes):
-        report.add(case(*choice, args.rounds or 9))
+        report.add(case(*choice, timing.rounds_of(args, 9)))
     report.close()
 
 

@@ -159,10 +159,11 @@ def main() -> None:
     args = timing.arguments(__doc__)
     large = timing.on_gpu() and not args.quick
     dtypes = args.dtype or (list(timing.DTYPES) if timing.on_gpu() else ["float32"])
-    copy = timing.copy_bandwidth(2**31 if large else 2**26)
+    rounds = timing.rounds_of(args, 9)
+    copy = timing.copy_bandwidth(2**31 if large else 2**26) if rounds else 0.0
     print(f"copy {copy:.0f} GB/s", flush=True)
     report = timing.Report("masked_mean", args.output, copy_gb_s=round(copy))
-    for result in every_case(large, dtypes, copy, args.rounds or 9):
+    for result in every_case(large, dtypes, copy, rounds):
         report.add(result)
     report.close()
 

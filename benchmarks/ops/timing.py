@@ -130,11 +130,14 @@ def measure(
     Args:
         result: The case; times, ratios and memory are filled in.
         calls: By name, functions without arguments that return arrays.
-        rounds: How often each call is sampled.
+        rounds: How often each call is sampled; 0 times nothing.
         ahead: Build the graph before the clock starts; only for calls that leave all
             work to the evaluation, or are ``Eager``.
         held: Bytes that the results of one call keep.
     """
+    if rounds == 0:
+        result.seconds["checks"] = round(time.perf_counter() - result.began, 1)
+        return result
     sample_ms = 10.0 if on_gpu() else 2.0
     most = max(1, min(_MOST_CALLS, _MOST_HELD // max(held, 1)))
     counts = {
@@ -175,12 +178,16 @@ def candidate_ms(result: Result) -> float:
 
 def set_bandwidth(result: Result, moved: int, ceiling: float) -> None:
     """Note the bytes a call must move per second, against a copy (GB/s)."""
+    if not result.milliseconds:
+        return
     rate = moved / candidate_ms(result) / 1e6
     result.achieved = {"GB/s": round(rate, 1), "of_copy": round(rate / ceiling, 3)}
 
 
 def set_flops(result: Result, operations: int, ceiling: float) -> None:
     """Note the operations a call must do per second, against a product (GFLOP/s)."""
+    if not result.milliseconds:
+        return
     rate = operations / candidate_ms(result) / 1e6
     result.achieved = {"GFLOP/s": round(rate), "of_matmul": round(rate / ceiling, 3)}
 
@@ -276,10 +283,9 @@ def show(result: Result) -> Result:
     """Print one case for people, and pass it on."""
     achieved = ", ".join(f"{k} {v:g}" for k, v in result.achieved.items())
     took = ", ".join(f"{k} {v:g} s" for k, v in result.seconds.items())
-    print(
-        f"{result.op}  {result.mode}  {result.shape}  {result.dtype}  {achieved}"
-        f"  ({result.calls} calls a sample, {took})"
-    )
+    calls = f"{result.calls} calls a sample, " if result.calls else ""
+    case = f"{result.op}  {result.mode}  {result.shape}  {result.dtype}"
+    print(f"{case}  {achieved}  ({calls}{took})", flush=True)
     for name, (low, middle, high) in result.milliseconds.items():
         line = f"    {name:<22} {middle:9.4g} ms  [{low:.4g}, {high:.4g}]"
         if name in result.ratios:
@@ -313,15 +319,18 @@ def arguments(description: str, *parts: str) -> argparse.Namespace:
     line.add_argument("--rounds", type=int, default=None, help="samples of each way")
     line.add_argument("--output", type=Path, default=None, help="JSON file to write")
     line.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    line.add_argument(
+        "--check", action="store_true", help="compile and compare, time nothing"
+    )
     line.add_argument("--dtype", nargs="+", choices=[*DTYPES], help="only these")
     if parts:
         line.add_argument("--only", nargs="+", choices=parts, default=parts)
     return line.parse_args()
 
 
-def chosen_dtypes(args: argparse.Namespace, default: list[str]) -> list[str]:
-    """Give the dtypes of the command line, else those that the script wants."""
-    return args.dtype or default
+def rounds_of(args: argparse.Namespace, default: int) -> int:
+    """Give the samples of each way, 0 when nothing is to be timed."""
+    return 0 if args.check else args.rounds or default
 
 
 def torch_or_none() -> Any:

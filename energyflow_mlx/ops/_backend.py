@@ -12,6 +12,7 @@ primitive cannot be mapped. ``backend="reference"`` can, and gives right gradien
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,7 +45,7 @@ class KernelSpec:
     """One kernel of an operation, the same for Metal and CUDA.
 
     Attributes:
-        name: Identifier of the kernel; letters, digits and ``_`` only.
+        name: Begin of the kernel's name; letters, digits and ``_`` only.
         inputs: Buffer names of the inputs, in the order they are passed.
         outputs: Buffer names of the outputs, in the order they come back.
         folder: Folder under ``kernels/`` that holds the sources.
@@ -77,12 +78,26 @@ def source(spec: KernelSpec, backend: str) -> tuple[str, str]:
     return body, header.read_text(encoding="utf-8") if header.is_file() else ""
 
 
+def kernel_name(
+    spec: KernelSpec, backend: str, input_dtypes: Sequence[mx.Dtype]
+) -> str:
+    """Name under which MLX keeps a compiled kernel.
+
+    MLX's CUDA back end finds compiled kernels by name and template values alone, in the
+    process and in a folder that outlives it. So the name holds what else decides the
+    code: the dtypes of the inputs and a digest of the text.
+    """
+    digest = hashlib.sha256("\0".join(source(spec, backend)).encode()).hexdigest()[:8]
+    kinds = "_".join(str(d).removeprefix("mlx.core.") for d in input_dtypes)
+    return f"{spec.name}_{kinds}_{digest}"
+
+
 @cache
-def _kernel(spec: KernelSpec, backend: str) -> Any:
+def _kernel(spec: KernelSpec, backend: str, input_dtypes: tuple[mx.Dtype, ...]) -> Any:
     body, header = source(spec, backend)
     factory = metal_kernel_factory if backend == "metal" else cuda_kernel_factory
     return factory(
-        name=spec.name,
+        name=kernel_name(spec, backend, input_dtypes),
         input_names=list(spec.inputs),
         output_names=list(spec.outputs),
         source=body,
@@ -123,7 +138,7 @@ def launch(
     Returns:
         One array per name in ``spec.outputs``.
     """
-    return _kernel(spec, backend)(
+    return _kernel(spec, backend, tuple(x.dtype for x in inputs))(
         inputs=list(inputs),
         output_shapes=[tuple(shape) for shape in output_shapes],
         output_dtypes=list(output_dtypes),

@@ -11,8 +11,9 @@ def launch(host: KernelHost, source: str, *, header: str = "", **call) -> mx.arr
     """Run a CUDA text on a grid of 70 threads in blocks of 32."""
     shared_memory = call.pop("shared_memory", 0)
     inputs = call.pop("inputs", {"data": mx.arange(70).astype(mx.float32)})
+    name = call.pop("name", f"rule_{len(header + source)}_{len(host.launches)}")
     kernel = host.cuda_kernel(
-        "rule", list(inputs), ["out"], source, header, shared_memory=shared_memory
+        name, list(inputs), ["out"], source, header, shared_memory=shared_memory
     )
     call = {
         "output_shapes": [(70,)],
@@ -58,6 +59,19 @@ def test_header_cannot_see_template_arguments(host: KernelHost) -> None:
     header = "inline int twice() { return 2 * N; }\n"
     with pytest.raises(CompileFault, match="'N' was not declared|‘N’ was not declared"):
         launch(host, RANK + "out[i] = twice();", header=header, template=[("N", 3)])
+
+
+def test_two_texts_under_one_name_and_template_are_a_fault(host: KernelHost) -> None:
+    """MLX would run the text that it compiled first, whatever the second says."""
+    launch(host, RANK + "out[i] = data[i];", name="same")
+    launch(host, RANK + "out[i] = data[i];", name="same")
+    with pytest.raises(KernelFault, match="name-clash"):
+        launch(host, RANK + "out[i] = 2.0f * data[i];", name="same")
+    half = {"data": mx.arange(70).astype(mx.float16)}
+    with pytest.raises(KernelFault, match="name-clash"):
+        launch(host, RANK + "out[i] = data[i];", name="same", inputs=half)
+    template = {"template": [("N", 2)]}
+    launch(host, RANK + "out[i] = N * data[i];", name="same", **template)
 
 
 def test_scalars_are_pointers(host: KernelHost) -> None:

@@ -1,6 +1,7 @@
 """Choice of backend, kernel sources and the one launch."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -74,7 +75,20 @@ def test_kernels_are_built_on_first_use_and_kept(monkeypatch):
     for _ in range(2):
         causal_im2col(mx.zeros((1, 2, 3)), 3, 1, backend="metal")
     _backend.clear_kernel_cache()
-    assert built == ["causal_im2col_forward"]
+    (name,) = built
+    assert name.startswith("causal_im2col_forward_float32_")
+
+
+def test_kernel_name_tells_dtypes_and_texts_apart(monkeypatch):
+    """MLX finds compiled CUDA kernels by name: two programs must not share one."""
+    spec = KernelSpec("x", (), (), "masked_mean", "forward")
+    name = partial(_backend.kernel_name, spec)
+    names = [name("cuda", [mx.float32]), name("cuda", [mx.float16])]
+    names += [name("metal", [mx.float32]), name("cuda", [mx.float32, mx.float32])]
+    monkeypatch.setattr(_backend, "source", lambda *_: ("another body", ""))
+    names.append(name("cuda", [mx.float32]))
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"\w+", n) for n in names)
 
 
 def test_sources_are_real_files_beside_or_inside_the_package():

@@ -11,6 +11,7 @@ from energyflow_mlx.ops.lattice_scatter import (
 )
 from tests.ops.comparison import (
     DTYPES,
+    TOLERANCE,
     assert_close,
     assert_same_bits,
     finite_difference,
@@ -366,3 +367,17 @@ def test_wrong_arguments_are_named():
         lattice_readout(position, energy, weight, 3, 3, "nearest", boundary="wrap")
     with pytest.raises(TypeError, match="arrays must be float"):
         lattice_readout(position, energy.astype(mx.int32), weight, 3, 3, "nearest")
+
+
+@every_op
+def test_kernels_of_other_dtypes_are_other_kernels(gpu_backend, op):
+    """Many flows are summed in float32 slices, so the output tells no dtypes apart."""
+    kernel, reference = OPS[op]
+    position = mx.random.uniform(-1, 1, (1, 5000, 2))
+    energy, weight = mx.random.normal((1, 5000)), mx.random.uniform(shape=(1, 5000))
+    kinds = [(p, e) for p in (mx.float32, mx.float16) for e in (mx.float32, mx.float16)]
+    for p, e in kinds:
+        arrays = position.astype(p), energy.astype(e), weight.astype(mx.float32)
+        actual = kernel(*arrays, 3, 4, "bilinear", backend=gpu_backend)
+        expected = reference(*arrays, 3, 4, "bilinear")
+        assert_close(actual, expected, max(TOLERANCE[e], 1e-4))

@@ -10,7 +10,7 @@ class KernelFault(AssertionError):
             ``uninitialised-read``, ``unwritten-output``, ``write-to-input``,
             ``wild-access``, ``divergence``, ``inactive-lane``, ``endless-loop``,
             ``undefined-behaviour``, ``schedule-dependent``, ``limit``, ``type``,
-            ``compile`` or ``lint``.
+            ``name-clash``, ``compile`` or ``lint``.
         line: Line in the kernel's ``source`` (or header) text, when known.
     """
 

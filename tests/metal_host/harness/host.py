@@ -52,6 +52,7 @@ class KernelHost:
     def __init__(self, options: HostOptions | None = None) -> None:
         self.options = options or HostOptions()
         self.launches: list[LaunchRecord] = []
+        self._cuda_texts: dict[str, KernelText] = {}
 
     def metal_kernel(
         self,
@@ -106,7 +107,7 @@ class KernelHost:
         """Same call as ``mx.fast.cuda_kernel``."""
 
         def text_of(call: "_Call") -> KernelText:
-            return cuda_text.compose(
+            text = cuda_text.compose(
                 name,
                 header,
                 source,
@@ -114,6 +115,15 @@ class KernelHost:
                 outputs=list(zip(output_names, call.output_dtypes, strict=True)),
                 template=call.template,
             )
+            key = f"{name}{[value for _, value in call.template]}"
+            if self._cuda_texts.setdefault(key, text) != text:
+                raise KernelFault(
+                    name,
+                    "name-clash",
+                    "MLX finds compiled CUDA kernels by name and template values "
+                    f"alone: for {key} it would run another text, compiled before.",
+                )
+            return text
 
         return _HostKernel(
             host=self,
