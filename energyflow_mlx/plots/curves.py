@@ -130,7 +130,7 @@ def _curves(records: list[dict[str, Any]]) -> _Curves:
 
 
 def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
-    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8.6, 4.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     for index, ((kind, label), curve) in enumerate(curves.items()):
         colour = f"C{index}"
@@ -140,11 +140,15 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
             style = ("-", "--", ":")[index % 3]  # curves may lie on each other
             _draw_training(axes, curve, name, colour, style)
         else:
-            axes.plot(*curve, "o-", ms=4, lw=1.6, color=colour, label=name)
+            marker = "osD^v"[index % 5] + "-"
+            size = max(4, 9 - index)  # hollow and of every size, for the same reason
+            axes.plot(
+                *curve, marker, ms=size, mfc="none", lw=1.4, color=colour, label=name
+            )
     axes.set(title=panel.title, xlabel="update", ylabel=panel.axis)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     return save(figure, folder / f"{panel.file}.png")
 
 

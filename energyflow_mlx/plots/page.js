@@ -111,10 +111,11 @@ function describeStep() {
     : `${far} rest on the far face`;
   const late = unborn ? `; ${unborn} will be spawned` : "";
   const left = step === page.steps && travelling
-    ? ` The ${travelling} will be projected onto the nearest face.`
+    ? ` What still travels is projected onto the ${page.dual ? "nearest" : "far"} face.`
     : "";
+  const some = travelling === 1 ? "1 flow travels" : `${travelling} flows travel`;
   element("caption").textContent =
-    `Step ${step} of ${page.steps}: ${travelling} flows travel, ${on}${late}.${left}`;
+    `Step ${step} of ${page.steps}: ${some}, ${on}${late}.${left}`;
   paintArrivals(step, near, far);
 }
 

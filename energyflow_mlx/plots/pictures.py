@@ -82,7 +82,7 @@ def _draw_arrivals(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
         np.mean([record.arrivals(cube, face) for record in records], axis=0)
         for _, face in faces
     ]
-    figure = _figure(1.2 + 4.4 * len(faces), 4.6)
+    figure = _figure(1.4 + 4.4 * len(faces), 5.1)
     axes = figure.subplots(1, len(faces), squeeze=False)[0]
     crowd = float(np.max(counts))
     colours = colormaps[_COUNT].with_extremes(under="white")
@@ -141,7 +141,8 @@ def _draw_histograms(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
             place.axvline(mean, color="C3", lw=1.4)
             title = f"{title}, mean {mean:.3g}"
         place.set(title=title, xlabel=label, ylabel="flows")
-        place.xaxis.set_major_locator(MaxNLocator(7, integer=bins is whole))
+        ticks = MaxNLocator(8, steps=[1, 2, 5, 10], integer=bins is whole)
+        place.xaxis.set_major_locator(ticks)
     return figure
 
 

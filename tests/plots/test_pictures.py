@@ -1,0 +1,99 @@
+"""Pictures of the flows are real PNG files that show what is in the records."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from energyflow_mlx.plots import write_pictures
+from tests.plots.records import make_cube, make_record
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    cube = make_cube()
+    records = [make_record(cube, seed=seed) for seed in (0, 1)]
+    files = write_pictures(cube, records, tmp_path_factory.mktemp("pictures"))
+    return {file.stem: file for file in files}
+
+
+def pixels(path):
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    return imread(path)[..., :3]
+
+
+def coloured(image):
+    """Share of the pixels that are not a shade of grey."""
+    return float(np.mean(np.ptp(image, axis=-1) > 0.1))
+
+
+@pytest.mark.parametrize("name", ["surfaces", "arrivals", "histograms"])
+def test_pictures_have_their_size_and_are_not_blank(drawn, name):
+    image = pixels(drawn[name])
+    height, width, _ = image.shape
+    assert 800 <= width <= 1400 and 500 <= height <= 1000
+    assert 0.05 < np.mean(image < 0.98) < 0.9
+    assert coloured(image) > 0.1
+
+
+@pytest.mark.parametrize("name", ["surfaces", "arrivals", "histograms"])
+def test_nothing_touches_the_border_of_a_picture(drawn, name):
+    """Else a title or a label would be cut."""
+    image = pixels(drawn[name])
+    for edge in (image[:2], image[-2:], image[:, :2], image[:, -2:]):
+        assert np.all(edge > 0.98)
+
+
+def test_energies_are_blue_below_zero_and_red_above(tmp_path):
+    cube = make_cube()
+    record = make_record(cube)
+    colours = {}
+    for name, value in (("low", -1.0), ("high", 1.0)):
+        surface = np.full((cube.height, cube.width), value)
+        same = dataclasses.replace(record, surface_in=surface, surface_out=surface)
+        write_pictures(cube, [same], tmp_path / name)
+        image = pixels(tmp_path / name / "surfaces.png")
+        height, width, _ = image.shape
+        colours[name] = image[height // 2, width // 5]
+    assert colours["low"][2] > colours["low"][0] + 0.2
+    assert colours["high"][0] > colours["high"][2] + 0.2
+
+
+def test_long_lists_of_sentences_fill_eight_rows(tmp_path):
+    cube = make_cube()
+    heights = []
+    for count in (8, 9):
+        records = [make_record(cube, seed=seed) for seed in range(count)]
+        write_pictures(cube, records, tmp_path)
+        heights.append(pixels(tmp_path / "surfaces.png").shape[0])
+    assert heights[0] == heights[1] > 2000
+
+
+def test_a_closed_face_has_no_picture(tmp_path, drawn):
+    cube = make_cube(is_dual=False)
+    write_pictures(cube, [make_record(cube)], tmp_path)
+    one, two = (pixels(f) for f in (tmp_path / "arrivals.png", drawn["arrivals"]))
+    assert one.shape[1] < 0.7 * two.shape[1]
+
+
+def test_a_single_sentence_without_arrivals_can_be_drawn(tmp_path):
+    cube = make_cube()
+    record = make_record(cube)
+    still = np.zeros_like(record.position)
+    stuck = dataclasses.replace(
+        record,
+        position=still,
+        alive=np.ones_like(record.alive),
+        reached=np.zeros_like(record.reached),
+    )
+    files = write_pictures(cube, [stuck], tmp_path)
+    assert all(coloured(pixels(file)) > 0.02 for file in files)
+
+
+def test_a_second_drawing_replaces_the_first_and_leaves_no_scraps(tmp_path):
+    cube = make_cube()
+    for seed in (0, 1):
+        write_pictures(cube, [make_record(cube, seed=seed)], tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"surfaces.png", "arrivals.png", "histograms.png"}
