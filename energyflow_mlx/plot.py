@@ -105,11 +105,9 @@ def _statistics(
     """Head and rows of the table: these sentences, and the run's last validation."""
     from energyflow_mlx.flow_record import describe, mean_statistics
 
-    columns = {
-        f"mean of {len(records)} sentences": describe(
-            mean_statistics(records), is_dual=cube.is_dual
-        )
-    }
+    count = len(records)
+    head = "1 sentence" if count == 1 else f"mean of {count} sentences"
+    columns = {head: describe(mean_statistics(records), is_dual=cube.is_dual)}
     for row in reversed(log):
         if row.get("kind") == "validation" and "flow_reached" in row:
             flows = {k.removeprefix("flow_"): v for k, v in row.items()}

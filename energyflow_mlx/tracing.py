@@ -54,7 +54,7 @@ def _trace_vectors(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
         output = _host(paths.output.vector)
         cosine = float(cosine_rows(output, vector[None])[0])
         result = f"cosine of the vector out to the vector in: {cosine:.3f}"
-        records.append(_record(text, result, paths))
+        records.append(record_flows(text, result, paths))
     return records
 
 
@@ -71,7 +71,7 @@ def _trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
         vector = _host(paths.output.vector)
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         result = f"read back from the vector: {codec.decode(vector)[0]}"
-        records.append(_record(text, result, paths))
+        records.append(record_flows(text, result, paths))
     return records
 
 
@@ -89,7 +89,7 @@ def trace_surface(lattice: EnergyLattice, surface: mx.array) -> FlowPaths:
     )
 
 
-def _record(text: str, result: str, paths: FlowPaths) -> FlowRecord:
+def record_flows(text: str, result: str, paths: FlowPaths) -> FlowRecord:
     """The only sample of a trace as NumPy arrays, unused slots left out."""
     output = paths.output
     flows = output.flows
