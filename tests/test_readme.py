@@ -16,6 +16,7 @@ from energyflow_mlx.data.dataset import read_sentences
 from energyflow_mlx.decode import DecodeArgs
 from energyflow_mlx.encode import EncodeArgs
 from energyflow_mlx.evaluate import EvaluateArgs
+from energyflow_mlx.plot import PlotArgs
 from energyflow_mlx.prepare import PrepareArgs
 
 register()
@@ -34,6 +35,7 @@ COMMANDS = {
     "evaluate": EvaluateArgs,
     "encode": EncodeArgs,
     "decode": DecodeArgs,
+    "plot": PlotArgs,
     "prepare": PrepareArgs,
 }
 # Not a value: `run.dir` holds the time.
