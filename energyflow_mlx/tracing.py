@@ -66,7 +66,7 @@ def _trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
         texts, codec.tokenizer.encode(texts, data.max_length), strict=True
     ):
         ids, mask = pad_rows([row], len(row))
-        surface = model.encoder(mx.array(ids), mx.array(mask), shared=model.shared)
+        surface = model.encode_surface(mx.array(ids), mx.array(mask))
         paths = trace_surface(model.lattice, surface)
         vector = _host(paths.output.vector)
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
