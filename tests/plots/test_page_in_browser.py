@@ -291,6 +291,17 @@ def test_arrivals_fill_the_maps_of_both_faces_with_time(page):
     assert [inked(page, name)[1] for name in ("near", "far")] == [1, 1]
 
 
+@pytest.mark.parametrize("face", [-1.0, 1.0], ids=["near", "far"])
+def test_cells_of_a_face_count_the_flows_that_rest_on_them(face, page, records):
+    cube = make_cube(steps=STEPS)
+    landed = records[0].arrivals(cube, face)
+    if face == -1:
+        landed[0, 0] -= 1  # the first flow is projected there, it did not arrive
+    call = f"cells(page, scene.sentence, {STEPS}, {str(face > 0).lower()}).count"
+    found = page.evaluate(f"Array.from({call})")
+    assert np.array_equal(np.reshape(found, landed.shape), landed)
+
+
 def test_surfaces_are_shown_with_their_scale(page, records):
     assert min(inked(page, name)[1] for name in ("input", "output")) > 20
     top = np.abs(records[0].surface_in).max()

@@ -12,7 +12,7 @@ from tests.plots.records import make_cube, make_record
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    cube = make_cube()
+    cube = make_cube(6, 6)  # square, as the presets, which fills the panels most
     records = [make_record(cube, seed=seed) for seed in (0, 1)]
     files = write_pictures(cube, records, tmp_path_factory.mktemp("pictures"))
     return {file.stem: file for file in files}
