@@ -157,6 +157,25 @@ def test_steps_end_at_both_ends(page):
     assert step(page) == STEPS
 
 
+def test_between_two_steps_flows_are_on_their_way(page, records):
+    middle = records[0].position[1:3, 7].mean(axis=0)
+    found = page.evaluate("Array.from(view.place(scene.sentence, 7, 1.5))")
+    given = page.evaluate(f"Array.from(view.project(...{middle.tolist()}))")
+    np.testing.assert_allclose(found, given, atol=0.02)
+
+
+def test_near_flows_are_drawn_over_far_ones_and_larger(page):
+    page.evaluate(
+        "window.radii = []; const arc = view.context.arc;"
+        "view.context.arc = function (x, y, r, ...rest)"
+        " { window.radii.push(r); arc.call(this, x, y, r, ...rest); }"
+    )
+    drawn_after(page, lambda: page.evaluate("goTo(1)"))
+    radii = page.evaluate("window.radii")
+    assert len(radii) == 32 and radii == sorted(radii)
+    assert radii[-1] > 1.2 * radii[0]
+
+
 def test_the_slider_chooses_the_step(page):
     seen = {picture(page)}
     page.evaluate("document.getElementById('step').focus()")
