@@ -5,11 +5,13 @@ and writes answers and events to descriptor 4, each a JSON text that ends in a N
 """
 
 import base64
+import contextlib
 import itertools
 import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -86,8 +88,9 @@ class Browser:
         self.close()
 
     def close(self):
-        """End the browser that was started here, and no other."""
-        self._process.kill()
+        """End the browser that was started here, its children too, and no other."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._command)
         os.close(self._answer)
@@ -101,7 +104,13 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method, **params):
-        """Send a command and wait for its result; events on the way are noted."""
+        """Send a command and wait for its result."""
+        answer = self._ask(method, params)
+        assert "error" not in answer, f"{method}: {answer['error']}"
+        return answer["result"]
+
+    def _ask(self, method, params):
+        """Send a command and wait for its answer; events on the way are noted."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         if self._session:
@@ -113,8 +122,7 @@ class Browser:
         while True:
             answer = self._read(deadline, method)
             if answer.get("id") == number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
-                return answer["result"]
+                return answer
 
     def _read(self, deadline, waiting_for):
         while not self._messages:
@@ -146,6 +154,7 @@ class Browser:
 
     def open(self, path: Path):
         """Load a file and wait until it says that it is ready."""
+        self.evaluate("delete document.documentElement.dataset.ready")
         self.call("Page.navigate", url=path.as_uri())
         self.wait_for("document.documentElement?.dataset.ready === 'yes'")
 
@@ -156,9 +165,15 @@ class Browser:
         return found["result"].get("value")
 
     def wait_for(self, expression):
-        """Wait until a JavaScript expression is true."""
+        """Wait until a JavaScript expression is true; a page may be loading."""
         deadline = time.monotonic() + TIMEOUT
-        while not self.evaluate(f"Boolean({expression})"):
+        params = {"expression": f"Boolean({expression})", "returnByValue": True}
+        while True:
+            answer = self._ask("Runtime.evaluate", params)
+            found = answer.get("result", {})  # between two pages there is none
+            assert "exceptionDetails" not in found, found["exceptionDetails"]
+            if found.get("result", {}).get("value"):
+                return
             assert time.monotonic() < deadline, f"never became true: {expression}"
             time.sleep(0.02)
 
