@@ -1,17 +1,19 @@
 """Timing for the benchmarks of the operations: correct first, interleaved, in ratios.
 
 Candidates and baselines run in turn in one process, so that a change of the machine's
-mood meets all of them. A sample is one evaluation of several independent calls, long
-enough for the clock. With ``ahead`` their graph is built before the clock starts, so
-that what is timed is the device at work and the launches behind it, and not Python.
-What a call moves or computes is set against a ceiling measured in the same way in the
-same run: a copy for bytes, a matrix product for operations.
+mood meets all of them, and in another order each round. A sample is one evaluation of
+several independent calls, long enough for the clock. With ``ahead`` their graph is
+built before the clock starts, so that what is timed is the device at work and the
+launches behind it, and not Python. What a call moves or computes is set against a
+ceiling measured in the same way in the same run: a copy for bytes, a matrix product for
+operations.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -111,9 +113,9 @@ def calls_in_sample(
     """Warm a way up and give the calls that make a sample of the wanted length."""
     run(call)
     count = 1
-    for _ in range(2):
+    for _ in range(4):  # the first runs of a length take memory from the system
         seconds = run(call, count, ahead=ahead)
-        count = max(1, min(most, round(sample_ms / 1e3 / seconds)))
+        count = max(count, min(most, round(sample_ms / 1e3 / seconds)))
     return count
 
 
@@ -147,11 +149,13 @@ def measure(
     result.seconds["warm-up"] = round(time.perf_counter() - result.began, 1)
     start = time.perf_counter()
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    order = random.Random(0)
     for _ in range(rounds):
-        for name, call in calls.items():
+        # In another order each round, or one way would always follow the same other.
+        for name in order.sample([*calls], len(calls)):
             if not on_gpu():
                 time.sleep(0.05)  # the threads of NumPy's own BLAS spin on for a while
-            seconds = run(call, counts[name], ahead=ahead)
+            seconds = run(calls[name], counts[name], ahead=ahead)
             samples[name].append(seconds * 1e3)
     result.seconds["timing"] = round(time.perf_counter() - start, 1)
     candidate, *baselines = calls

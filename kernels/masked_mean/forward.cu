@@ -11,7 +11,8 @@
 // template T; V features a lane (16 bytes); SG warps a group
 
 constexpr int TILE = 32 * V;
-constexpr int UNROLL = 4;
+constexpr int UNROLL = 2;
+constexpr int ROUND = SG * UNROLL;  // tokens that all warps take at a time
 __shared__ float partial[SG * TILE];
 __shared__ float partial_count[SG];
 
@@ -23,7 +24,7 @@ const int b = static_cast<int>(blockIdx.x) / tiles;
 const int lane = static_cast<int>(threadIdx.x) % 32;
 const int warp = static_cast<int>(threadIdx.x) / 32;
 const int d = tile * TILE + lane * V;
-const bool owns = d < D;
+const int last = d < D ? L : 0;  // lanes past the last feature add nothing
 // Inputs may start at any element, so the wide path asks for their address too.
 const bool whole =
     D % V == 0 && reinterpret_cast<size_t>(features) % (V * sizeof(T)) == 0;
@@ -35,28 +36,46 @@ for (int j = 0; j < V; ++j) {
   acc[j] = 0.0f;
 }
 float count = 0.0f;
-for (int start = warp; start < L; start += SG * UNROLL) {
-  float m[UNROLL];
+if (whole) {
+  // While one round is added, the tokens of the next and the mask of the one after it
+  // are on their way from memory. Used at once, a load would wait for its own token.
+  float m[UNROLL], next_m[UNROLL];
   FeaturePack<T, V> pack[UNROLL];
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) {
-    const int t = start + u * SG;
-    m[u] = t < L ? row_mask[t] : 0.0f;
+    const int t = warp + u * SG;
+    m[u] = weight_at(row_mask, t, last);
+    next_m[u] = weight_at(row_mask, t + ROUND, last);
+    pack[u] = features_at<T, V>(rows, t, D, m[u]);
   }
+  for (int start = warp; start < last; start += ROUND) {
+    float later_m[UNROLL];
+    FeaturePack<T, V> next[UNROLL];
 #pragma unroll
-  for (int u = 0; u < UNROLL; ++u) {
-    if (owns && m[u] != 0.0f) {
-      const T* at = rows + static_cast<size_t>(start + u * SG) * D;
-      pack[u] = load_features<T, V>(at, whole, D - d);
+    for (int u = 0; u < UNROLL; ++u) {
+      const int t = start + ROUND + u * SG;
+      next[u] = features_at<T, V>(rows, t, D, next_m[u]);
+      later_m[u] = weight_at(row_mask, t + ROUND, last);
     }
-  }
 #pragma unroll
-  for (int u = 0; u < UNROLL; ++u) {
-    count += m[u];
-    if (owns && m[u] != 0.0f) {
+    for (int u = 0; u < UNROLL; ++u) {
+      count += m[u];
 #pragma unroll
       for (int j = 0; j < V; ++j) {
         acc[j] += m[u] * static_cast<float>(pack[u].item[j]);
+      }
+      m[u] = next_m[u];
+      next_m[u] = later_m[u];
+      pack[u] = next[u];
+    }
+  }
+} else {
+  for (int t = warp; t < last; t += SG) {
+    const float m = row_mask[t];
+    count += m;
+    if (m != 0.0f) {
+      for (int j = 0; j < V && d + j < D; ++j) {
+        acc[j] += m * static_cast<float>(rows[static_cast<size_t>(t) * D + j]);
       }
     }
   }

@@ -5,18 +5,25 @@ struct alignas(sizeof(T) * V) FeaturePack {
   T item[V];
 };
 
-// V neighbouring features from `at`. `whole`: all V exist and the address is a
-// multiple of the pack; otherwise they are read one by one and those from `count` on
-// are zero.
+// Mask of token t, 0 from token `last` on.
+__device__ inline float
+weight_at(const float* row_mask, int t, int last) {
+  return t < last ? row_mask[t] : 0.0f;
+}
+
+// V neighbouring features of token t in one access, zeros when its weight is 0. The
+// address must be a multiple of the pack.
 template <typename T, int V>
-__device__ inline FeaturePack<T, V> load_features(const T* at, bool whole, int count) {
+__device__ inline FeaturePack<T, V>
+features_at(const T* rows, int t, int width, float weight) {
   FeaturePack<T, V> pack;
-  if (whole) {
+#pragma unroll
+  for (int j = 0; j < V; ++j) {
+    pack.item[j] = static_cast<T>(0.0f);
+  }
+  if (weight != 0.0f) {
+    const T* at = rows + static_cast<size_t>(t) * width;
     pack = *reinterpret_cast<const FeaturePack<T, V>*>(at);
-  } else {
-    for (int j = 0; j < V; ++j) {
-      pack.item[j] = j < count ? at[j] : static_cast<T>(0.0f);
-    }
   }
   return pack;
 }
