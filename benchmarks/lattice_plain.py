@@ -33,7 +33,8 @@ def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:
         lattice.mapper.stack.layers, lattice.mapper.stack.norms, strict=False
     ):
         x = norm(nn.gelu(layer(x)))
-    x = mx.tanh(lattice.mapper.stack.layers[-1](x))
+    direct = vector @ lattice.mapper.direct.T
+    x = mx.tanh(lattice.mapper.stack.layers[-1](x) + direct)
     x = (x * lattice.mapper.scale + lattice.mapper.offset).reshape(batch, -1)
     energy = x + lattice.mapper.table.reshape(1, -1)
     size = (config.width, config.height)
@@ -76,10 +77,10 @@ def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:
         position, energy, score, config.height, config.width, "bilinear"
     )
     x = (surface * lattice.collector.cell_weight).reshape(batch, -1)
-    stack = lattice.collector.stack
+    stack, direct = lattice.collector.stack, x @ lattice.collector.direct.T
     for layer, norm in zip(stack.layers, stack.norms, strict=False):
         x = norm(nn.gelu(layer(x)))
-    return stack.layers[-1](x)
+    return stack.layers[-1](x) + direct
 
 
 def _plain_carry(
@@ -175,7 +176,8 @@ def _torch_forward(
         return linear(f"{name}.layers.2", x)
 
     batch, steps = len(vector), config.total_steps
-    energy = torch.tanh(stack("mapper.stack", vector))
+    direct = vector @ w["mapper.direct"].T
+    energy = torch.tanh(stack("mapper.stack", vector) + direct)
     energy = energy * w["mapper.scale"] + w["mapper.offset"]
     energy = energy + w["mapper.table"].reshape(1, -1)
     position = start.expand(batch, -1, -1)
@@ -231,7 +233,7 @@ def _torch_forward(
         memory = torch.cat([position, memory[..., :12]], -1)
     surface = _torch_readout(torch, config, position, energy, age)
     cells = surface * w["collector.cell_weight"].reshape(1, -1)
-    return stack("collector.stack", cells)
+    return stack("collector.stack", cells) + cells @ w["collector.direct"].T
 
 
 def _torch_readout(

@@ -7,10 +7,9 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from energyflow_mlx import cli
 from energyflow_mlx.atomic import write_aside
+from energyflow_mlx.data.matrix import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -34,31 +33,12 @@ class DecodeArgs:
     batch_size: int = field(default=128, metadata={"help": "rows decoded together"})
 
 
-def open_vectors(path: Path) -> np.ndarray:
-    """Memory-mapped ``[N, E]`` vectors of a ``.npy`` file.
-
-    Raises:
-        InputError: The file is missing, foreign, truncated or of another shape.
-    """
-    if not path.is_file():
-        raise InputError(f"[decode] input {path} does not exist.")
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"[decode] {path} must be a .npy file, got {error}.") from None
-    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
-        raise InputError(
-            f"[decode] {path} must hold [N, E] floating numbers, got "
-            f"{list(vectors.shape)} {vectors.dtype}."
-        )
-    return vectors
-
-
 def decode_file(args: DecodeArgs) -> None:
     """Decode a file of vectors, a chunk at a time."""
     from energyflow_mlx.inference import load
 
-    vectors = open_vectors(Path(args.input))
+    source = Path(args.input)
+    vectors = open_matrix(source)
     codec = load(args.run)
     if vectors.shape[1] != codec.dimension:
         raise InputError(
@@ -70,12 +50,7 @@ def decode_file(args: DecodeArgs) -> None:
         aside.open("w", encoding="utf-8") as f,
     ):
         for start in range(0, len(vectors), _CHUNK):
-            chunk = np.asarray(vectors[start : start + _CHUNK], np.float32)
-            bad = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
-            if len(bad):
-                raise InputError(
-                    f"[decode] {args.input} row {start + bad[0]} must be finite."
-                )
+            chunk = finite_rows(vectors[start : start + _CHUNK], source, start)
             for text in codec.decode(
                 chunk,
                 max_length=args.max_length,

@@ -66,7 +66,12 @@ class SentenceCodec:
         """Compile the forward passes, once for every batch shape."""
         self.model.eval()
         compiled = functools.partial(mx.compile, inputs=[self.model.state])
-        self._forward = compiled(self.model.encode)
+        if self.config.lattice is None:
+            self._forward = compiled(self.model.encode)
+        else:
+            self._forward = functools.partial(
+                _through_lattice, self.model, compiled(self.model.encode_surface)
+            )
         self._losses = compiled(functools.partial(_sentence_losses, self.model))
 
     def cross_entropy(
@@ -193,6 +198,16 @@ class SentenceCodec:
             )
             texts += self.tokenizer.decode(ids)
         return texts
+
+
+def _through_lattice(
+    model: EnergyFlow,
+    surface: Callable[[mx.array, mx.array], mx.array],
+    ids: mx.array,
+    mask: mx.array,
+) -> mx.array:
+    """Vectors of sentences; the lattice compiles its step itself."""
+    return model.lattice.from_surface(surface(ids, mask)).vector
 
 
 def _sentence_losses(

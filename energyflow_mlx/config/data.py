@@ -5,7 +5,7 @@ from typing import Any
 
 from energyflow_mlx.config.checks import as_paths, require, require_choice
 
-FORMATS = ("auto", "text", "jsonl", "efb")
+FORMATS = ("auto", "text", "jsonl", "efb", "npy")
 
 
 @dataclass
@@ -16,6 +16,8 @@ class DataConfig:
         train: Path or list of paths; none = the built-in captions.
         val: Path or list of paths; none = ``val_fraction`` of the training data.
         format: ``auto`` follows the suffix; any other value insists on it.
+        pairs: Map the vector of each ``text`` to that of its ``pair_target``, in
+            JSON Lines (``task=flow`` only).
         captions: Number of built-in captions to generate, when no file is given.
         val_fraction: Share held out when ``val`` is not given, (0, 0.5].
         val_limit: Sentences used for validation during training; 0 = all.
@@ -29,6 +31,7 @@ class DataConfig:
     train: Any = None
     val: Any = None
     format: str = "auto"
+    pairs: bool = False
     captions: int = 20_000
     val_fraction: float = 0.05
     val_limit: int = 1000
@@ -66,6 +69,12 @@ class DataConfig:
             "data.max_length",
             f"in [4, {self.buckets[-1]}] (the longest of data.buckets)",
             self.max_length,
+        )
+        require(
+            bool(self.train) or not self.pairs,
+            "data.train",
+            "a path, because data.pairs is true",
+            self.train,
         )
         require(
             bool(self.train) or self.format == "auto",

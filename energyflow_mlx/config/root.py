@@ -88,6 +88,8 @@ class Config:
 
     def _check_task(self) -> None:
         require_choice(self.task, "task", ("ab", "flow", "flow_text"))
+        if self.task != "flow":
+            require(not self.data.pairs, "data.pairs", "false unless task=flow", True)
         if self.task == "ab":
             require(self.lattice is None, "lattice", "none when task=ab", "a lattice")
             return

@@ -1,4 +1,4 @@
-"""Sentences and their vectors as one record type, read from any supported file."""
+"""Sentences, vectors, or both as one record type, read from any supported file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 
 from energyflow_mlx.data.efb import EFBReader, EFBWriter
 from energyflow_mlx.data.jsonl import read_jsonl
+from energyflow_mlx.data.matrix import finite_rows, open_matrix
 from energyflow_mlx.data.provenance import Provenance
 from energyflow_mlx.data.sources import read_text_lines
 from energyflow_mlx.errors import InputError
@@ -22,6 +23,7 @@ class SentenceSet:
     Attributes:
         texts: The sentences; ``None`` in token mode.
         ids: Token ids of the source vocabulary, without padding; ``None`` in text mode.
+            Without texts and ids the set is vectors alone.
         targets: Vectors, ``[N, E]`` float32; ``None``: the teacher supplies them.
         pair_texts: The other sentence of each pair, where the file has them.
     """
@@ -32,8 +34,8 @@ class SentenceSet:
     pair_texts: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.texts is None and self.ids is None:
-            raise ValueError("[dataset] texts or ids must be given, got neither.")
+        if self.texts is None and self.ids is None and self.targets is None:
+            raise ValueError("[dataset] texts, ids or targets must be given.")
         count = len(self)
         for name in ("texts", "ids", "targets", "pair_texts"):
             column = getattr(self, name)
@@ -47,7 +49,8 @@ class SentenceSet:
             )
 
     def __len__(self) -> int:
-        return len(self.ids if self.texts is None else self.texts)  # type: ignore[arg-type]
+        columns = (self.texts, self.ids, self.targets)
+        return len(next(column for column in columns if column is not None))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "SentenceSet":
         """The records at ``indices``, in that order."""
@@ -61,7 +64,7 @@ class SentenceSet:
 
 
 def read_sentences(path: Path) -> SentenceSet:
-    """Read ``.txt``, ``.txt.gz``, ``.jsonl``, ``.jsonl.gz`` or ``.efb``.
+    """Read ``.txt``, ``.txt.gz``, ``.jsonl``, ``.jsonl.gz``, ``.efb`` or ``.npy``.
 
     Raises:
         InputError: Unknown suffix, or a missing, empty or damaged file; the message
@@ -75,8 +78,10 @@ def read_sentences(path: Path) -> SentenceSet:
         return _read_jsonl(path)
     if path.suffix == ".efb":
         return _read_efb(path)
+    if path.suffix == ".npy":
+        return SentenceSet(None, targets=finite_rows(open_matrix(path), path))
     raise InputError(
-        f"[dataset] {path}: expected .txt, .txt.gz, .jsonl or .efb, "
+        f"[dataset] {path}: expected .txt, .txt.gz, .jsonl, .efb or .npy, "
         f"got {path.suffix or 'no suffix'!r}."
     )
 
@@ -96,11 +101,12 @@ def read_many(paths: Sequence[Path]) -> SentenceSet:
         return sets[0]
     _check_alike(sets, paths)
     texts, ids = _join([s.texts for s in sets]), _join([s.ids for s in sets])
-    if texts is None and ids is None:
+    alone = [s for s in sets if s.texts is None and s.ids is None]
+    if texts is None and ids is None and len(alone) < len(sets):
         textless = next(p for s, p in zip(sets, paths, strict=True) if s.texts is None)
         raise InputError(
-            f"[dataset] {textless}: has token ids only; expected text in every file "
-            "or token ids in every file."
+            f"[dataset] {textless}: has no text; expected text in every file, token "
+            "ids in every file, or vectors alone in every file."
         )
     targets = [s.targets for s in sets if s.targets is not None]
     return SentenceSet(
@@ -212,7 +218,8 @@ def _group_numbers(sentences: SentenceSet) -> np.ndarray:
     if sentences.texts is not None:
         keys = sentences.texts
     else:
-        keys = [row.tobytes() for row in sentences.ids or []]
+        rows = sentences.targets if sentences.ids is None else sentences.ids
+        keys = [row.tobytes() for row in rows]  # type: ignore[union-attr]
     return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
@@ -247,8 +254,6 @@ def _read_efb(path: Path) -> SentenceSet:
     reader = EFBReader(path)
     if len(reader) == 0:
         raise InputError(f"[efb] {path}: expected samples, got an empty file.")
-    if not reader.has_text and not reader.has_tokens:
-        raise InputError(f"[efb] {path}: expected text or tokens, got vectors only.")
     texts = reader.texts() if reader.has_text else None
     rows = range(len(reader))
     ids = [reader.tokens(i) for i in rows] if reader.has_tokens else None

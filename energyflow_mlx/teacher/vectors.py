@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 import tokenizers
 
+from energyflow_mlx.data.matrix import open_matrix
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.cache import cached_vectors, deduplicate
 from energyflow_mlx.teacher.folder import Pooling, TeacherFolder
@@ -215,7 +216,7 @@ class PrecomputedTeacher:
 
     def __init__(self, path: Path, *, normalize: bool = True) -> None:
         self._path = Path(path)
-        self._rows = _open_matrix(self._path)
+        self._rows = open_matrix(self._path)
         check_vectors(self._rows, str(self._path))
         self.name = self._path.name
         self.normalized = normalize
@@ -240,23 +241,3 @@ class PrecomputedTeacher:
             return self._rows.astype(np.float32, copy=False)
         rows = np.array(self._rows, np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _open_matrix(path: Path) -> np.ndarray:
-    if path.suffix != ".npy":
-        raise InputError(
-            f"[teacher] {path}: precomputed vectors must be a .npy file; those of an "
-            "EFB or JSONL file are used when it is the data itself."
-        )
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"[teacher] {path}: no such file.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"[teacher] {path}: not a readable .npy: {error}.") from error
-    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:
-        raise InputError(
-            f"[teacher] {path}: must be floats [N, E], got {rows.dtype} "
-            f"{list(rows.shape)}."
-        )
-    return rows

@@ -9,7 +9,12 @@ import numpy as np
 from energyflow_mlx.blas import cache_folder
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.captions import generate_captions
-from energyflow_mlx.data.dataset import SentenceSet, read_many, split
+from energyflow_mlx.data.dataset import (
+    SentenceSet,
+    permutation,
+    read_many,
+    split,
+)
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.bert import load_teacher
@@ -21,7 +26,12 @@ from energyflow_mlx.teacher.vectors import (
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.validation import ValidationSet
 
-_SUFFIXES = {"text": (".txt", ".txt.gz"), "jsonl": (".jsonl",), "efb": (".efb",)}
+_SUFFIXES = {
+    "text": (".txt", ".txt.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz"),
+    "efb": (".efb",),
+    "npy": (".npy",),
+}
 
 
 @dataclass
@@ -31,7 +41,8 @@ class RunData:
     Attributes:
         tokenizer: Of the student.
         train_ids: Token ids per training sentence.
-        train_targets: The teacher's vectors, ``[N, E]`` float32.
+        train_targets: The teacher's vectors, ``[N, E]`` float32; with pairs those
+            of the pair's second sentence beside those of the first, ``[N, 2E]``.
         held_out: Validation sentences.
         word_embeddings: The teacher's word vectors of the student's tokens,
             ``[V, W]``, or none when its model is not at hand.
@@ -69,8 +80,8 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     else:
         train, held_out = split(train, data.val_fraction, config.seed)
     if data.limit and data.limit < len(train):
-        keep = np.random.default_rng(config.seed).permutation(len(train))
-        train = train.subset(np.sort(keep[: data.limit]))
+        keep = permutation(len(train), config.seed)[: data.limit]
+        train = train.subset(np.sort(keep))
     return train, held_out, source
 
 
@@ -85,6 +96,8 @@ def _check_suffixes(paths: Sequence[str], kind: str) -> None:
 
 def _build_tokenizer(config: Config, train: SentenceSet, teacher: Teacher) -> Tokenizer:
     settings = config.tokenizer
+    if config.task == "flow":  # nothing to read or write: the smallest one
+        return Tokenizer.from_source(teacher.tokenizer_path, [])
     if settings.kind == "bpe":
         if train.texts is None:
             raise InputError("[data] tokenizer.kind=bpe needs text, got token ids.")
@@ -98,14 +111,21 @@ def _build_tokenizer(config: Config, train: SentenceSet, teacher: Teacher) -> To
 
 
 def _token_rows(
-    sentences: SentenceSet, tokenizer: Tokenizer, max_length: int
+    sentences: SentenceSet, tokenizer: Tokenizer, config: Config
 ) -> list[np.ndarray]:
-    """Token ids of a set, from its text or from its stored source ids."""
+    """Token ids of a set, from its text or from its stored source ids.
+
+    Flows between vectors read none; one padding token stands for each vector.
+    """
+    if config.task == "flow":
+        return [np.full(1, tokenizer.pad_id, np.int32)] * len(sentences)
     if sentences.ids is not None:
-        return tokenizer.from_source_ids(sentences.ids, max_length)
+        return tokenizer.from_source_ids(sentences.ids, config.data.max_length)
     if sentences.texts is None:
-        raise InputError("[data] sentences need text or token ids, got neither.")
-    return tokenizer.encode(sentences.texts, max_length)
+        raise InputError(
+            f"[data] task={config.task} must have text or token ids, got vectors alone."
+        )
+    return tokenizer.encode(sentences.texts, config.data.max_length)
 
 
 def _targets(
@@ -120,6 +140,8 @@ def _targets(
     A vectors file wins, then vectors stored with the data, then the teacher's model.
     """
     settings = config.teacher
+    if config.data.pairs:
+        return _pair_targets(sentences, teacher, config, progress)
     if vectors is not None:
         given = PrecomputedTeacher(Path(vectors), normalize=settings.normalize)
         return given.vectors(len(sentences))
@@ -136,14 +158,38 @@ def _targets(
         )
     if sentences.texts is None:
         raise InputError("[teacher] a teacher needs text, got token ids only.")
-    folder = settings.cache_dir or cache_folder() / "vectors"
-    return cached_vectors(
-        teacher,
-        sentences.texts,
-        Path(folder),
-        progress,
-        batch_size=settings.batch_size,
-    )
+    return _taught(sentences.texts, teacher, config, progress)
+
+
+def _taught(
+    texts: list[str],
+    teacher: Teacher,
+    config: Config,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """The teacher's vectors of texts, from the cache where they are there."""
+    settings = config.teacher
+    folder = Path(settings.cache_dir or cache_folder() / "vectors")
+    size = settings.batch_size
+    return cached_vectors(teacher, texts, folder, progress, batch_size=size)
+
+
+def _pair_targets(
+    sentences: SentenceSet,
+    teacher: Teacher,
+    config: Config,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Vectors of the second sentences beside those of the first, ``[N, 2E]``."""
+    first, second = sentences.texts, sentences.pair_texts
+    if first is None or second is None:
+        raise InputError(
+            "[data] data.pairs=true must have text and pair_target in every record."
+        )
+    if config.teacher.kind == "precomputed":
+        raise InputError("[data] data.pairs=true needs a teacher that reads text.")
+    columns = [_taught(texts, teacher, config, progress) for texts in (second, first)]
+    return np.concatenate(columns, axis=1)
 
 
 def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
@@ -166,7 +212,7 @@ def held_out_set(
     """
     sentences = read_many(list(paths))
     targets = _targets(sentences, None, _teacher(config), config, None)
-    rows = _token_rows(sentences, tokenizer, config.data.max_length)
+    rows = _token_rows(sentences, tokenizer, config)
     return ValidationSet(sentences.texts or [], rows, targets)
 
 
@@ -191,28 +237,32 @@ def load_run_data(
         InputError: Anything the user gave does not fit together.
     """
     train, held_out, source = read_sets(config)
+    if config.task != "flow" and train.texts is None and train.ids is None:
+        raise InputError(
+            f"[data] task={config.task} must have text or token ids, got vectors alone."
+        )
     teacher = _teacher(config)
     if tokenizer_folder is not None:
         tokenizer = Tokenizer.load(tokenizer_folder)
     else:
         tokenizer = _build_tokenizer(config, train, teacher)
-    settings, length = config.teacher, config.data.max_length
+    settings = config.teacher
     with display.task("teacher vectors") as report:
         train_targets = _targets(train, settings.train_vectors, teacher, config, report)
     with display.task("teacher vectors, held out") as report:
         held_out_targets = _targets(
             held_out, settings.val_vectors, teacher, config, report
         )
-    dimension = train_targets.shape[1]
-    _check_size(held_out_targets, dimension, "held-out")
+    _check_size(held_out_targets, train_targets.shape[1], "held-out")
+    dimension = train_targets.shape[1] // (2 if config.data.pairs else 1)
     own = config.tokenizer.kind == "bpe"
     return RunData(
         tokenizer=tokenizer,
-        train_ids=_token_rows(train, tokenizer, length),
+        train_ids=_token_rows(train, tokenizer, config),
         train_targets=train_targets,
         held_out=ValidationSet(
             held_out.texts or [],
-            _token_rows(held_out, tokenizer, length),
+            _token_rows(held_out, tokenizer, config),
             held_out_targets,
         ),
         word_embeddings=None if own else teacher.word_embeddings[tokenizer.source_ids],

@@ -37,8 +37,8 @@ def test_text_and_vectors_cannot_shift_against_each_other():
         SentenceSet(["a"], [np.ones(1), np.ones(1)])
     with pytest.raises(ValueError, match=r"targets must be \[N, E\], got \[1\]"):
         SentenceSet(["a"], None, np.zeros(1))
-    with pytest.raises(ValueError, match="texts or ids must be given"):
-        SentenceSet(None, None, np.zeros((1, 1)))
+    with pytest.raises(ValueError, match="texts, ids or targets must be given"):
+        SentenceSet(None)
 
 
 def test_a_subset_keeps_rows_together():
@@ -132,12 +132,27 @@ def test_tokens_come_without_padding(tmp_path):
     assert found.texts is None and found.ids[0].tolist() == [5, 6]
 
 
-@pytest.mark.parametrize("name", ["a.doc", "a.npy", "a"])
+@pytest.mark.parametrize("name", ["a.doc", "a.npz", "a"])
 def test_an_unknown_suffix_is_refused(tmp_path, name):
     with pytest.raises(
-        InputError, match=r"expected \.txt, \.txt\.gz, \.jsonl or \.efb"
+        InputError, match=r"expected \.txt, \.txt\.gz, \.jsonl, \.efb or \.npy"
     ):
         read_sentences(tmp_path / name)
+
+
+def test_vectors_alone_are_read_from_npy(tmp_path):
+    rows = np.arange(6, dtype=np.float16).reshape(3, 2)
+    np.save(tmp_path / "v.npy", rows)
+    found = read_many([tmp_path / "v.npy"] * 2)
+    assert (found.texts, found.ids, len(found)) == (None, None, 6)
+    assert found.targets.dtype == np.float32
+    train, held_out = split(found, 0.4, 0)
+    # Equal rows stay on one side.
+    assert not {tuple(r) for r in train.targets} & {tuple(r) for r in held_out.targets}
+    rows[1, 0] = np.nan
+    np.save(tmp_path / "v.npy", rows)
+    with pytest.raises(InputError, match=r"v\.npy row 1 must be finite"):
+        read_sentences(tmp_path / "v.npy")
 
 
 def test_records_of_mixed_kind_are_refused(tmp_path):
@@ -163,7 +178,6 @@ def efb_file(path, rows, **kind):
     ("kind", "rows", "message"),
     [
         ({"has_text": True}, [], "expected samples, got an empty file"),
-        ({}, [{}], "expected text or tokens, got vectors only"),
         (
             {"has_text": True},
             [{"text": "a"}, {"text": " "}],
@@ -196,7 +210,7 @@ def test_many_files_must_fit_together(tmp_path):
         InputError, match=r"wide.*: expected vectors in all files or in"
     ):
         read_many([text, wide])
-    with pytest.raises(InputError, match=r"tok\.jsonl: has token ids only"):
+    with pytest.raises(InputError, match=r"tok\.jsonl: has no text"):
         read_many([text, tokens])
     with pytest.raises(InputError, match="at least one file"):
         read_many([])

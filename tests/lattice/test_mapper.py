@@ -1,11 +1,13 @@
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from energyflow_mlx.lattice.mapper import (
     EmbeddingMapper,
     NormedStack,
     OutputCollector,
     hidden_widths,
+    isometry,
 )
 
 
@@ -25,19 +27,38 @@ def test_hidden_widths_follow_the_surface_up_to_the_cap(dim, cells, cap, widths)
     assert hidden_widths(dim, cells, cap) == widths
 
 
-def test_debug_mapper_has_the_reference_parameter_count():
+def test_debug_mapper_has_the_reference_parameter_count_beside_its_direct_map():
     mapper = EmbeddingMapper(768, 20, 20, width_cap=4096, rate=0.1)
-    from mlx.utils import tree_flatten
-
-    assert sum(a.size for _, a in tree_flatten(mapper.parameters())) == 1_580_002
+    count = sum(a.size for _, a in tree_flatten(mapper.parameters()))
+    assert count - mapper.direct.size == 1_580_002
+    assert mapper.direct.shape == (400, 768)
 
 
 def test_mapper_is_the_formula_of_its_docstring():
     mapper = make(EmbeddingMapper)
     mapper.scale, mapper.offset = mx.array([2.0]), mx.array([0.5])
     v = mx.random.normal((3, 6))
-    pattern = mx.tanh(mapper.stack(v)).reshape(3, 4, 5)
+    pattern = mx.tanh(mapper.stack(v) + v @ mapper.direct.T).reshape(3, 4, 5)
     assert mx.allclose(mapper(v), 2 * pattern + 0.5 + mapper.table)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 4), (4, 7), (5, 5)])
+def test_isometry_keeps_lengths_in_the_smaller_space(rows, columns):
+    matrix = isometry(rows, columns)
+    assert matrix.shape == (rows, columns)
+    product = matrix.T @ matrix if rows >= columns else matrix @ matrix.T
+    assert mx.allclose(product, mx.eye(min(rows, columns)), atol=1e-5)
+
+
+def test_fresh_ends_give_surfaces_and_vectors_of_the_right_size():
+    """Unit vectors in: cells of deviation 0.5 before the tanh, then unit length out."""
+    mapper = EmbeddingMapper(64, 20, 20, width_cap=4096, rate=0.0)
+    collector = OutputCollector(64, 20, 20, width_cap=4096, rate=0.0)
+    v = mx.random.normal((200, 64))
+    v = v / mx.linalg.norm(v, axis=1, keepdims=True)
+    assert 0.35 < (v @ mapper.direct.T).std().item() < 0.65
+    lengths = mx.linalg.norm(collector(mapper(v)), axis=1)
+    assert 0.3 < lengths.mean().item() < 3.0
 
 
 def test_collector_applies_its_cell_weights():

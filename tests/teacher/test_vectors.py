@@ -161,8 +161,8 @@ def test_precomputed_vectors_need_one_row_per_sentence(tmp_path, rows):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.zeros((2, 3), np.int32), r"must be floats \[N, E\], got int32 \[2, 3\]"),
-        (np.ones(4, np.float32), r"must be floats \[N, E\], got float32 \[4\]"),
+        (np.zeros((2, 3), np.int32), r"expected floats \[N, E\], got int32 \[2, 3\]"),
+        (np.ones(4, np.float32), r"expected floats \[N, E\], got float32 \[4\]"),
         (np.array([["a", 1]], object), "not a readable .npy"),
         (np.array([[1, 1], [1, np.nan]], np.float32), "row 1 must be finite"),
         (np.array([[1, 1], [0, 0]], np.float32), "row 1 must be finite with a norm"),
@@ -181,7 +181,7 @@ def test_missing_or_damaged_precomputed_file_is_refused(tmp_path, rows):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(InputError, match="not a readable .npy"):
         PrecomputedTeacher(path)
-    with pytest.raises(InputError, match="must be a .npy file"):
+    with pytest.raises(InputError, match="expected a .npy file"):
         PrecomputedTeacher(tmp_path / "v.efb")
 
 

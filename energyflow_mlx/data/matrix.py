@@ -1,0 +1,47 @@
+"""Vectors in ``.npy`` files, read by position and checked before any work."""
+
+from pathlib import Path
+
+import numpy as np
+
+from energyflow_mlx.errors import InputError
+
+
+def open_matrix(path: Path) -> np.ndarray:
+    """Memory-mapped rows of a ``.npy`` file, floats ``[N, E]``.
+
+    Raises:
+        InputError: The file is missing, foreign, truncated, empty or of another shape.
+    """
+    if path.suffix != ".npy":
+        raise InputError(f"[vectors] {path}: expected a .npy file of floats [N, E].")
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"[vectors] {path}: no such file.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"[vectors] {path}: not a readable .npy: {error}.") from error
+    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:
+        raise InputError(
+            f"[vectors] {path}: expected floats [N, E], got {rows.dtype} "
+            f"{list(rows.shape)}."
+        )
+    return rows
+
+
+def finite_rows(rows: np.ndarray, path: Path, start: int = 0) -> np.ndarray:
+    """Rows as float32, each number finite.
+
+    Args:
+        rows: ``[N, E]``.
+        path: Where they come from.
+        start: Number of the first row in its file.
+
+    Raises:
+        InputError: A number is NaN or infinite; names the row.
+    """
+    found = np.asarray(rows, np.float32)
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(bad):
+        raise InputError(f"[vectors] {path} row {start + bad[0]} must be finite.")
+    return found
