@@ -6,8 +6,11 @@ reads the sources, builds the kernels on first use and launches them. Building i
 because ``mx.fast.cuda_kernel`` raises at construction on a build without CUDA.
 
 Kernels work inside ``mx.grad``, ``mx.compile`` and ``mx.checkpoint``. Inside
-``mx.vmap``, in both orders with ``mx.grad``, MLX raises ``ValueError``: its kernel
-primitive cannot be mapped. ``backend="reference"`` can, and gives right gradients.
+``mx.vmap``, in both orders with ``mx.grad``, MLX raises ``ValueError``. A rule given to
+``mx.custom_function`` cannot help: the function records the outputs of its body as
+inputs of its own node, ``mx.vmap`` maps every node of that record, and so meets the
+kernel, which has no rule, before it asks ours. ``backend="reference"`` can be mapped,
+and gives right gradients in both orders.
 """
 
 from __future__ import annotations
