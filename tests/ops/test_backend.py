@@ -11,7 +11,7 @@ from energyflow_mlx.ops import _backend, causal_im2col, masked_mean
 from energyflow_mlx.ops._backend import KernelSpec, kernel_folder, resolve, source
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-OPS = ("masked_mean", "causal_im2col", "lattice_scatter")
+OPS = ("masked_mean", "causal_im2col", "lattice_scatter", "gru_blend")
 KERNELS = sorted(kernel_folder().glob("*/*.metal"))
 PARTS = [path for path in KERNELS if path.stem != "header"]
 
@@ -58,7 +58,7 @@ def test_auto_looks_at_the_device_once(monkeypatch, fresh_choice):
 
     monkeypatch.setattr(mx, "default_device", look)
     monkeypatch.setattr(_backend, "available", lambda backend: backend == "metal")
-    assert [resolve("auto", op) for op in OPS] == ["metal"] * 3
+    assert [resolve("auto", op) for op in OPS] == ["metal"] * len(OPS)
     assert len(looks) == 1
 
 

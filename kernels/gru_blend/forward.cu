@@ -1,0 +1,61 @@
+// GRU blend, forward.
+//   r = sigmoid(r_x + r_h + b_r)    z = sigmoid(z_x + z_h + b_z)
+//   n = tanh(n_x + b_n + r * (n_h + bhn))
+//   blended = n + z * (h - n)
+//
+// in   h [N, H] T    r_x, z_x, n_x, r_h, z_h, n_h [N, H] T
+//      b [3H] float32    bhn [H] float32
+// out  blended [N, H] T
+// grid x: groups * SG * 32 threads; one group of SG * 32 threads per
+//      (ROWS rows, tile of 32 * V channels), tile fastest.
+//      Lane = V neighbouring channels, warp = every SG-th of the ROWS rows.
+// template T; V channels a lane (16 bytes); SG warps a group; ROWS rows a group
+
+constexpr int TILE = 32 * V;
+const int N = h_shape[0];
+const int H = h_shape[1];
+const int tiles = (H + TILE - 1) / TILE;
+const int tile = static_cast<int>(blockIdx.x) % tiles;
+const int first = static_cast<int>(blockIdx.x) / tiles * ROWS;
+const int lane = static_cast<int>(threadIdx.x) % 32;
+const int warp = static_cast<int>(threadIdx.x) / 32;
+const int c = tile * TILE + lane * V;
+if (c >= H) {
+  return;
+}
+const int count = H - c;
+// Inputs may start at any element, so the wide path asks for their addresses too.
+const size_t addresses =
+    reinterpret_cast<size_t>(h) | reinterpret_cast<size_t>(r_x) |
+    reinterpret_cast<size_t>(z_x) | reinterpret_cast<size_t>(n_x) |
+    reinterpret_cast<size_t>(r_h) | reinterpret_cast<size_t>(z_h) |
+    reinterpret_cast<size_t>(n_h);
+const bool wide_rows = H % V == 0;
+const bool whole = wide_rows && addresses % (V * sizeof(T)) == 0;
+
+float b_r[V], b_z[V], b_n[V], b_hidden[V];
+read_values<float, V>(b + c, count, false, b_r);
+read_values<float, V>(b + H + c, count, false, b_z);
+read_values<float, V>(b + 2 * H + c, count, false, b_n);
+read_values<float, V>(bhn + c, count, false, b_hidden);
+
+const int last = first + ROWS < N ? first + ROWS : N;
+for (int row = first + warp; row < last; row += SG) {
+  const size_t at = static_cast<size_t>(row) * H + c;
+  float old[V], rx[V], zx[V], nx[V], rh[V], zh[V], nh[V], value[V];
+  read_values<T, V>(h + at, count, whole, old);
+  read_values<T, V>(r_x + at, count, whole, rx);
+  read_values<T, V>(z_x + at, count, whole, zx);
+  read_values<T, V>(n_x + at, count, whole, nx);
+  read_values<T, V>(r_h + at, count, whole, rh);
+  read_values<T, V>(z_h + at, count, whole, zh);
+  read_values<T, V>(n_h + at, count, whole, nh);
+#pragma unroll
+  for (int j = 0; j < V; ++j) {
+    const float r = gate_of(rx[j] + rh[j] + b_r[j]);
+    const float z = gate_of(zx[j] + zh[j] + b_z[j]);
+    const float n = tanhf(nx[j] + b_n[j] + r * (nh[j] + b_hidden[j]));
+    value[j] = n + z * (old[j] - n);
+  }
+  write_values<T, V>(blended + at, count, wide_rows, value);
+}
