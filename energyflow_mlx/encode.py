@@ -1,22 +1,28 @@
 """Sentences to vectors: ``python -m energyflow_mlx.encode run=PATH input=F output=G``.
 
-Streams files of any size; the output appears whole or not at all.
+A run of ``task=flow`` has no text encoder: its lattice takes the vectors of a ``.npy``
+file, or those of its teacher for a text file. Streams files of any size; the output
+appears whole or not at all.
 """
 
 import gzip
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from energyflow_mlx import cli
 from energyflow_mlx.atomic import write_aside
+from energyflow_mlx.data.matrix import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
+
+if TYPE_CHECKING:
+    from energyflow_mlx.inference import SentenceCodec
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +31,12 @@ _CHUNK = 8192
 
 @dataclass
 class EncodeArgs:
-    """Encode every line of a text file with a trained run."""
+    """Encode a text file's lines, or pass a .npy file's rows through the lattice."""
 
     run: str = field(default="???", metadata={"help": "run folder"})
     input: str = field(
-        default="???", metadata={"help": ".txt or .txt.gz, one sentence a line"}
+        default="???",
+        metadata={"help": ".txt or .txt.gz, one sentence a line; flow: or .npy"},
     )
     output: str = field(default="???", metadata={"help": ".npy of [N, E] float32"})
     batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
@@ -62,8 +69,19 @@ def read_chunks(path: Path, size: int) -> Iterator[list[str]]:
             ) from None
 
 
+def read_rows(path: Path, size: int) -> Iterator[np.ndarray]:
+    """Rows of a ``.npy`` file in blocks of ``size``.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds a NaN or infinity.
+    """
+    rows = open_matrix(path)
+    for start in range(0, len(rows), size):
+        yield finite_rows(rows[start : start + size], path, start)
+
+
 def encode_file(args: EncodeArgs) -> None:
-    """Encode a file; two passes, one to count its lines and one to encode them."""
+    """Encode a file; two passes, one to count its rows and one to encode them."""
     from energyflow_mlx.inference import load
 
     if not args.output.endswith(".npy"):
@@ -71,26 +89,60 @@ def encode_file(args: EncodeArgs) -> None:
     if args.batch_size < 1:
         raise InputError(f"[encode] batch_size must be >= 1, got {args.batch_size}.")
     source = Path(args.input)
-    count = sum(len(chunk) for chunk in read_chunks(source, _CHUNK))
+    read = read_rows if source.suffix == ".npy" else read_chunks
+    count = sum(len(chunk) for chunk in read(source, _CHUNK))
     if count == 0:
         raise InputError(f"[encode] input {source} must hold sentences, got none.")
     codec = load(args.run)
+    encode = _encoder(args, codec)
     with write_aside(Path(args.output)) as aside:
         shape = (count, codec.dimension)
         vectors = np.lib.format.open_memmap(
             aside, mode="w+", dtype=np.float32, shape=shape
         )
         start = 0
-        for chunk in read_chunks(source, _CHUNK):
-            part = codec.encode(
-                chunk, batch_size=args.batch_size, normalize=args.normalize
-            )
+        for chunk in read(source, _CHUNK):
+            part = encode(chunk)
             vectors[start : start + len(part)] = part
             start += len(part)
-            logger.info("encoded %d of %d sentences", start, count)
+            logger.info("encoded %d of %d rows", start, count)
         vectors.flush()
         del vectors
     logger.info("wrote %s, [%d, %d] float32", args.output, count, codec.dimension)
+
+
+def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Callable[[Any], np.ndarray]:
+    """What turns one chunk of the input into vectors ``[N, E]``."""
+    size = args.batch_size
+    if codec.config.task != "flow":
+        if args.input.endswith(".npy"):
+            raise InputError(
+                f"[encode] input {args.input} must be text: only a flow run takes "
+                ".npy vectors."
+            )
+        return lambda texts: codec.encode(
+            texts, batch_size=size, normalize=args.normalize
+        )
+
+    def transform(vectors: np.ndarray) -> np.ndarray:
+        if vectors.shape[1] != codec.dimension:
+            raise InputError(
+                f"[encode] {args.input} must have {codec.dimension} columns as the "
+                f"run's vectors, got {vectors.shape[1]}."
+            )
+        found = codec.transform(vectors, batch_size=size)
+        norms = np.linalg.norm(found, axis=1, keepdims=True)
+        return found / np.maximum(norms, 1e-12) if args.normalize else found
+
+    if args.input.endswith(".npy"):
+        return transform
+    from energyflow_mlx.teacher import load_teacher
+
+    settings = codec.config.teacher
+    teacher = load_teacher(
+        settings.name, settings.max_length, normalize=settings.normalize
+    )
+    return lambda texts: transform(teacher.encode(texts, batch_size=size))
 
 
 if __name__ == "__main__":

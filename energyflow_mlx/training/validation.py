@@ -3,8 +3,9 @@
 Metrics on the held-out sentences, computed through the readback engine in batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +15,7 @@ from energyflow_mlx.evaluation.generation import score_generation
 from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
 from energyflow_mlx.inference import SentenceCodec, cover
+from energyflow_mlx.lattice import LatticeOutput
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback import ReadbackEngine
 
@@ -105,6 +107,9 @@ def validate(
         sources = held_out.targets[:, -codec.dimension :]
         vectors, statistics = flow_vectors(codec.model, sources, engine)
         metrics = vector_metrics(vectors, goal) | statistics
+    elif config.task == "flow_text":
+        vectors, statistics = text_flow_vectors(codec, held_out.ids, engine)
+        metrics = vector_metrics(vectors, goal) | statistics
     elif config.trainer.ratio > 0:
         vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=False)
         metrics = vector_metrics(vectors, goal)
@@ -124,14 +129,51 @@ def flow_vectors(
         engine: Evaluates one batch at a time.
         size: Vectors of a batch.
     """
-    vectors = np.zeros_like(sources, dtype=np.float32)
+    count = len(sources)
+    batches = (np.arange(i, min(i + size, count)) for i in range(0, count, size))
+    outputs = (
+        (members, partial(model.lattice, mx.array(sources[members], mx.float32)))
+        for members in batches
+    )
+    return _collect(outputs, sources.shape, engine)
+
+
+def text_flow_vectors(
+    codec: SentenceCodec, rows: Sequence[np.ndarray], engine: ReadbackEngine
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Vectors of sentences that went through the lattice, and the flows' statistics.
+
+    Args:
+        codec: Model with an encoder and a lattice, in evaluation mode.
+        rows: Token ids of each sentence.
+        engine: Evaluates one batch at a time.
+    """
+    model = codec.model
+
+    def through(ids: np.ndarray, mask: np.ndarray) -> LatticeOutput:
+        surface = model.encode_surface(mx.array(ids), mx.array(mask))
+        return model.lattice.from_surface(surface)
+
+    outputs = (
+        (members, partial(through, *pad_rows([rows[i] for i in members], bucket)))
+        for bucket, members in cover(rows, codec.config.data.buckets, 16)
+    )
+    return _collect(outputs, (len(rows), codec.dimension), engine)
+
+
+def _collect(
+    outputs: Iterable[tuple[np.ndarray, Callable[[], LatticeOutput]]],
+    shape: tuple[int, ...],
+    engine: ReadbackEngine,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Evaluate batch after batch; vectors by place, statistics as means over rows."""
+    vectors = np.zeros(shape, np.float32)
     sums: dict[str, float] = {}
-    for start in range(0, len(sources), size):
-        part = np.asarray(sources[start : start + size], np.float32)
+    for members, forward in outputs:
         with engine.batch("flows"):
-            output = model.lattice(mx.array(part))
+            output = forward()
             read = engine.defer("flows", (output.vector, output.statistics))
-        vectors[start : start + size], statistics = read.value()
+        vectors[members], statistics = read.value()
         for name, value in statistics.items():
-            sums[f"flow_{name}"] = sums.get(f"flow_{name}", 0.0) + value * len(part)
-    return vectors, {name: total / len(sources) for name, total in sums.items()}
+            sums[f"flow_{name}"] = sums.get(f"flow_{name}", 0.0) + value * len(members)
+    return vectors, {name: total / len(vectors) for name, total in sums.items()}
