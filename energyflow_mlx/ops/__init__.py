@@ -2,6 +2,7 @@
 
 from energyflow_mlx.ops._backend import Backend, available, resolve
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
+from energyflow_mlx.ops.gelu import gelu
 from energyflow_mlx.ops.gru_blend import gru_blend
 from energyflow_mlx.ops.lattice_scatter import lattice_readout, lattice_scatter
 from energyflow_mlx.ops.masked_mean import masked_mean
@@ -11,6 +12,7 @@ __all__ = [
     "available",
     "causal_conv1d",
     "causal_im2col",
+    "gelu",
     "gru_blend",
     "lattice_readout",
     "lattice_scatter",

@@ -38,6 +38,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "masked_mean": {"metal": "metal", "cuda": "cuda"},
     "causal_im2col": {"metal": "metal", "cuda": "cuda"},
     "lattice_scatter": {"metal": "metal", "cuda": "cuda"},
+    "gelu": {"metal": "metal", "cuda": "cuda"},
     "gru_blend": {"metal": "metal", "cuda": "cuda"},
 }
 

@@ -16,6 +16,8 @@ import pytest
 from energyflow_mlx.ops import (
     _backend,
     causal_im2col,
+    gelu,
+    gru_blend,
     lattice_readout,
     lattice_scatter,
     masked_mean,
@@ -30,6 +32,10 @@ _KERNELS = [
     ("masked_mean", "backward"),
     ("causal_im2col", "forward"),
     ("causal_im2col", "backward"),
+    ("gelu", "forward"),
+    ("gelu", "backward"),
+    ("gru_blend", "forward"),
+    ("gru_blend", "backward"),
     ("lattice_scatter", "forward"),
     ("lattice_scatter", "backward"),
     ("lattice_scatter", "readout_forward"),
@@ -75,6 +81,14 @@ def _cases(folder: str, part: str) -> list[tuple[Callable[..., mx.array], list]]
             )
             for batch, length, channels, taps, dilation in sizes
         ]
+    if folder == "gelu":
+        return [(gelu, [3 * mx.random.normal((n,))]) for n in (3, 8, 1027)]
+    if folder == "gru_blend":
+        sizes = [(3, 5), (33, 33), (70, 264), (35, 127)]
+        return [
+            (gru_blend, [mx.random.normal(s) for s in [size] * 7 + _biases(size[1])])
+            for size in sizes
+        ]
     is_readout = part.startswith("readout")
     function = lattice_readout if is_readout else lattice_scatter
     least_weight = float("-inf") if is_readout else 0.0
@@ -92,6 +106,10 @@ def _cases(folder: str, part: str) -> list[tuple[Callable[..., mx.array], list]]
         )
         for h, w, mode, boundary, count in surfaces
     ]
+
+
+def _biases(width: int) -> list[tuple[int, ...]]:
+    return [(3 * width,), (width,)]
 
 
 def _mean(x: mx.array, *, mask: mx.array, backend: str) -> mx.array:

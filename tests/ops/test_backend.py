@@ -11,7 +11,7 @@ from energyflow_mlx.ops import _backend, causal_im2col, masked_mean
 from energyflow_mlx.ops._backend import KernelSpec, kernel_folder, resolve, source
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-OPS = ("masked_mean", "causal_im2col", "lattice_scatter", "gru_blend")
+OPS = ("masked_mean", "causal_im2col", "lattice_scatter", "gru_blend", "gelu")
 KERNELS = sorted(kernel_folder().glob("*/*.metal"))
 PARTS = [path for path in KERNELS if path.stem != "header"]
 

@@ -1,0 +1,19 @@
+// Exact GELU, backward.
+//   gx = g * ((1 + erf(x / sqrt(2))) / 2 + x * exp(-x^2 / 2) / sqrt(2 pi))
+//
+// in   x, g [N] T
+// out  gx [N] T
+// grid x: ceil(N / V) threads; thread = V neighbouring values.
+// template T; V values a thread
+
+const size_t N = size_t(x_shape[0]);
+const size_t at = size_t(thread_position_in_grid.x) * V;
+for (int j = 0; j < V; ++j) {
+  if (at + j < N) {
+    const float value = static_cast<float>(x[at + j]);
+    const float share = 0.5f + 0.5f * erf_of(value);
+    const float density = 0.39894228f * metal::precise::exp(-0.5f * value * value);
+    const float slope = share + value * density;
+    gx[at + j] = static_cast<T>(slope * static_cast<float>(g[at + j]));
+  }
+}
