@@ -82,7 +82,7 @@ def _cases(folder: str, part: str) -> list[tuple[Callable[..., mx.array], list]]
             for batch, length, channels, taps, dilation in sizes
         ]
     if folder == "gelu":
-        return [(gelu, [3 * mx.random.normal((n,))]) for n in (3, 8, 1027)]
+        return [(gelu, [3 * mx.random.normal((1, n))]) for n in (3, 8, 1027)]
     if folder == "gru_blend":
         sizes = [(3, 5), (33, 33), (70, 264), (35, 127)]
         return [
