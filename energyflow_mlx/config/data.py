@@ -16,8 +16,9 @@ class DataConfig:
         train: Path or list of paths; none = the built-in captions.
         val: Path or list of paths; none = ``val_fraction`` of the training data.
         format: ``auto`` follows the suffix; any other value insists on it.
-        pairs: Map the vector of each ``text`` to that of its ``pair_target``, in
-            JSON Lines (``task=flow`` only).
+        pairs: Map the vector of each ``text`` to that of its ``pair_target`` in
+            JSON Lines, or the first half of each row of a ``.npy`` file to the second
+            (``task=flow`` only).
         captions: Number of built-in captions to generate, when no file is given.
         val_fraction: Share held out when ``val`` is not given, (0, 0.5].
         val_limit: Sentences used for validation during training; 0 = all.

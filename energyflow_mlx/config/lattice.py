@@ -42,7 +42,10 @@ class LatticeConfig:
         displacement_warmup: Training steps before the decay.
         displacement_decay: Factor per interval.
         displacement_interval: Training steps per interval.
-        freeze_displacement: Learn no moves: flows keep the drift alone (ablation).
+        displacement_start: The head's last layer at the start of training: ``zero``
+            (straight paths) or ``xavier`` (Xavier-normal, flows stray at once).
+        freeze_displacement: Learn no moves: no gradient passes the head's output
+            (ablation).
         energy_update: ``residual``: ``e + tanh(head) / steps``; ``replace``:
             ``tanh(head)``.
         scatter: ``bilinear`` (positions have a gradient) or ``nearest``.
@@ -90,6 +93,7 @@ class LatticeConfig:
     displacement_warmup: int = 100
     displacement_decay: float = 0.9
     displacement_interval: int = 10
+    displacement_start: str = "zero"
     freeze_displacement: bool = False
     energy_update: str = "residual"
     scatter: str = "bilinear"
@@ -209,6 +213,7 @@ _POSITIVE = (
 )
 _CHOICES = {
     "output_planes": ("dual", "far"),
+    "displacement_start": ("zero", "xavier"),
     "energy_update": ("residual", "replace"),
     "scatter": ("bilinear", "nearest"),
     "weighting": ("softmax", "importance"),

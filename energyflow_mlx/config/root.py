@@ -88,6 +88,9 @@ class Config:
 
     def _check_task(self) -> None:
         require_choice(self.task, "task", ("ab", "flow", "flow_text"))
+        if self.task == "ab":
+            given = self.trainer.train
+            require(given != "flow", "trainer.train", "not flow when task=ab", given)
         if self.task != "flow":
             require(not self.data.pairs, "data.pairs", "false unless task=flow", True)
         if self.task == "ab":

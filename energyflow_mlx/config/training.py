@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from energyflow_mlx.config.checks import require, require_choice, require_share
 
 METRICS = ("cosine", "mse", "ce", "p_at_1")
+TRAINED = ("all", "last_block", "projection", "flow")
 LOWER_IS_BETTER = ("mse", "ce")
 
 
@@ -160,7 +161,8 @@ class TrainerConfig:
         micro_batch: Sentences per forward and backward.
         accumulate: Micro-batches per update; N micro-batches equal one N times
             larger batch.
-        train: ``all``, ``last_block`` (last block and projection) or ``projection``.
+        train: ``all``, ``last_block`` (last block and projection), ``projection`` or
+            ``flow`` (the lattice's neuron and carrier between fixed ends).
         log_every: Updates between progress records.
         validate_every: Updates between validations; 0 = once an epoch.
         save_every: Updates between checkpoints; 0 = at every validation.
@@ -211,7 +213,7 @@ class TrainerConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name}", ">= 0", value)
-        require_choice(self.train, "trainer.train", ("all", "last_block", "projection"))
+        require_choice(self.train, "trainer.train", TRAINED)
         require_choice(self.best_metric, "trainer.best_metric", METRICS)
         require_choice(
             self.backend, "trainer.backend", ("auto", "cpu", "metal", "cuda")

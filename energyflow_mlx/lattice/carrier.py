@@ -51,12 +51,18 @@ def _head(dim_in: int, dim_out: int) -> nn.Linear:
 class EnergyCarrier(nn.Module):
     """GRU cell with position memory, energy head and displacement head.
 
-    The displacement head's last layer starts at zero: a fresh carrier leaves flows
-    on straight paths.
+    The displacement head's last layer starts at zero unless asked otherwise: a fresh
+    carrier leaves flows on straight paths.
     """
 
     def __init__(
-        self, features: int, hidden: int, layers: int, *, gru_float32: bool = True
+        self,
+        features: int,
+        hidden: int,
+        layers: int,
+        *,
+        gru_float32: bool = True,
+        displacement_start: str = "zero",
     ) -> None:
         """Create the carrier for neurons with ``features`` outputs.
 
@@ -65,6 +71,8 @@ class EnergyCarrier(nn.Module):
             hidden: GRU channels Hc, at least 4.
             layers: GRU layers.
             gru_float32: Run the recurrent cell in float32 whatever the weights are.
+            displacement_start: ``zero`` or ``xavier``, of the displacement head's
+                last layer.
         """
         super().__init__()
         widths = [features + 1] + [hidden] * (layers - 1)
@@ -76,7 +84,8 @@ class EnergyCarrier(nn.Module):
         self.energy_out = _head(hidden // 2, 1)
         self.move_in = _head(hidden, _MOVE_HIDDEN)
         self.move_out = _head(_MOVE_HIDDEN, 3)
-        self.move_out.weight = mx.zeros_like(self.move_out.weight)
+        if displacement_start == "zero":
+            self.move_out.weight = mx.zeros_like(self.move_out.weight)
         self._gru_float32 = gru_float32
 
     def __call__(

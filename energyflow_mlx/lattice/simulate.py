@@ -178,6 +178,7 @@ class FlowStep(nn.Module):
             config.carrier_hidden,
             config.carrier_layers,
             gru_float32=config.gru_float32,
+            displacement_start=config.displacement_start,
         )
         self._config = config
 

@@ -146,11 +146,7 @@ def _targets(
         given = PrecomputedTeacher(Path(vectors), normalize=settings.normalize)
         return given.vectors(len(sentences))
     if sentences.targets is not None:
-        found = np.asarray(sentences.targets, np.float32)
-        if not settings.normalize:
-            return found
-        norms = np.linalg.norm(found, axis=-1, keepdims=True)
-        return (found / np.maximum(norms, 1e-12)).astype(np.float32)
+        return _scaled(sentences.targets, settings.normalize)
     if settings.kind == "precomputed":
         raise InputError(
             "[teacher] teacher=precomputed needs teacher.train_vectors and "
@@ -159,6 +155,15 @@ def _targets(
     if sentences.texts is None:
         raise InputError("[teacher] a teacher needs text, got token ids only.")
     return _taught(sentences.texts, teacher, config, progress)
+
+
+def _scaled(rows: np.ndarray, normalize: bool) -> np.ndarray:
+    """Rows ``[..., E]`` as float32, of length one if asked."""
+    found = np.asarray(rows, np.float32)
+    if not normalize:
+        return found
+    norms = np.linalg.norm(found, axis=-1, keepdims=True)
+    return (found / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
 def _taught(
@@ -180,8 +185,13 @@ def _pair_targets(
     config: Config,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
-    """Vectors of the second sentences beside those of the first, ``[N, 2E]``."""
+    """Vectors of the second members beside those of the first, ``[N, 2E]``.
+
+    Vectors alone are pairs already, each row the first member's and then the second's.
+    """
     first, second = sentences.texts, sentences.pair_texts
+    if first is None and sentences.targets is not None:
+        return _swapped(sentences.targets, config)
     if first is None or second is None:
         raise InputError(
             "[data] data.pairs=true must have text and pair_target in every record."
@@ -190,6 +200,17 @@ def _pair_targets(
         raise InputError("[data] data.pairs=true needs a teacher that reads text.")
     columns = [_taught(texts, teacher, config, progress) for texts in (second, first)]
     return np.concatenate(columns, axis=1)
+
+
+def _swapped(rows: np.ndarray, config: Config) -> np.ndarray:
+    count, width = rows.shape
+    if width % 2:
+        raise InputError(
+            "[data] data.pairs=true must have rows of two vectors, an even number of "
+            f"columns, got {width}."
+        )
+    pairs = _scaled(rows.reshape(count, 2, width // 2), config.teacher.normalize)
+    return np.ascontiguousarray(pairs[:, ::-1]).reshape(count, width)
 
 
 def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:

@@ -7,6 +7,7 @@ import mlx.core as mx
 from energyflow_mlx.config import Config
 
 _PROJECTION = re.compile(r"^(encoder\.head|decoder\.output)\.")
+_FLOW = re.compile(r"^lattice\.flow\.")
 _TABLE = re.compile(r"^(encoder|decoder)\.embedding\.weight$")
 _OUTPUT = re.compile(r"^decoder\.(output\.weight|output\.bias|output_bias)$")
 _BLOCK = re.compile(
@@ -35,11 +36,14 @@ def trainable_paths(parameters: dict[str, mx.array], config: Config) -> set[str]
     """Paths that ``trainer.train`` makes trainable.
 
     ``projection``: the encoder's projection and the decoder's output. ``last_block``:
-    these and the last block. ``all``: everything.
+    these and the last block. ``flow``: what moves the lattice's flows. ``all``:
+    everything.
     """
     paths = set(parameters)
     if config.trainer.train == "all":
         return paths
+    if config.trainer.train == "flow":
+        return {p for p in paths if _FLOW.match(p)}
     chosen = {p for p in paths if _PROJECTION.match(p)}
     if config.trainer.train == "last_block":
         chosen |= _last_blocks(paths)

@@ -244,3 +244,12 @@ def test_half_precision_weights_work_and_keep_positions_exact(small_lattice):
     assert out.flows.energy.dtype == mx.float32
     assert out.vector.dtype == mx.float32
     assert mx.abs(out.surface_in - exact.surface_in).max().item() < 0.1
+
+
+@pytest.mark.parametrize("start", ["zero", "xavier"])
+def test_displacement_start_says_whether_fresh_flows_stray(small_config, start):
+    mx.random.seed(0)
+    lattice = EnergyLattice(small_config(displacement_start=start), 6)
+    lattice.eval()
+    strayed = lattice(mx.ones((2, 6))).statistics["sideways"].item()
+    assert strayed == 0.0 if start == "zero" else strayed > 0.02
