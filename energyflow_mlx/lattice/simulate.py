@@ -28,7 +28,14 @@ from energyflow_mlx.lattice.geometry import (
 )
 from energyflow_mlx.lattice.motion import move_flows
 from energyflow_mlx.lattice.neuron import SimpleNeuron
-from energyflow_mlx.lattice.spawn import assign_slots, count_children, inherit
+from energyflow_mlx.lattice.spawn import (
+    assign_slots,
+    count_children,
+    inherit,
+    place_children,
+    plan_births,
+    take_parents,
+)
 
 
 class FlowState(NamedTuple):
@@ -280,21 +287,19 @@ def _spawn(
     state its parent has after it.
     """
     wanted = count_children(config, length, after.alive)
-    parents = assign_slots(config, wanted, after.exists)
-    fill = partial(inherit, config, parents)
-    newborn = mx.zeros_like(after.age)
-    position = fill(after.position, before.position)
-    start = _remember(mx.zeros_like(after.memory), before.position)
-    everywhere = mx.ones_like(after.exists)
+    births = plan_births(config, assign_slots(config, wanted, after.exists))
+    place, is_new = partial(place_children, births), births.is_new
+    start = take_parents(births, before.position)  # [B, M, 3]
+    unknown = [(0, 0), (0, 0), (0, 3 * (MEMORY_SLOTS - 1))]
     return after._replace(
-        position=position,
-        energy=fill(after.energy, after.energy),
-        hidden=tuple(fill(h, h) for h in after.hidden),
-        memory=fill(after.memory, start),
-        face=fill(after.face, after.face),
-        alive=fill(after.alive, everywhere),
-        exists=fill(after.exists, everywhere),
-        age=fill(after.age, newborn),
-        path=fill(after.path, newborn),
-        origin=fill(after.origin, before.position[..., :2]),
+        position=place(after.position, start),
+        energy=inherit(births, after.energy),
+        hidden=tuple(inherit(births, h) for h in after.hidden),
+        memory=place(after.memory, mx.pad(start, unknown)),
+        face=inherit(births, after.face),
+        alive=mx.logical_or(after.alive, is_new),
+        exists=mx.logical_or(after.exists, is_new),
+        age=mx.where(is_new, 0.0, after.age),
+        path=mx.where(is_new, 0.0, after.path),
+        origin=place(after.origin, start[..., :2]),
     )

@@ -1,5 +1,7 @@
 """Children of flows that move far, within a fixed budget of slots per sample."""
 
+from typing import NamedTuple
+
 import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
@@ -43,22 +45,80 @@ def assign_slots(config: LatticeConfig, wanted: mx.array, exists: mx.array) -> m
     return mx.stop_gradient(born[:, :budget])
 
 
-def inherit(
-    config: LatticeConfig, parents: mx.array, own: mx.array, source: mx.array
-) -> mx.array:
-    """Fill the spawn slots where a child is born with its parent's row.
+class Births(NamedTuple):
+    """Children of one step.
+
+    Attributes:
+        row: Parent of each child among the ``B * F`` rows of a batch, ``[B, M]``
+            int32; 0 where no child is born.
+        is_born: Spawn slots in which a child is born, ``[B, M]`` bool.
+        is_new: The same over all slots, ``[B, F]`` bool.
+    """
+
+    row: mx.array
+    is_born: mx.array
+    is_new: mx.array
+
+
+def plan_births(config: LatticeConfig, parents: mx.array) -> Births:
+    """Births from the parents of ``assign_slots``, ``[B, M]``."""
+    batch = parents.shape[0]
+    is_born = parents >= 0
+    first = config.slots * mx.arange(batch, dtype=mx.int32)[:, None]
+    row = mx.where(is_born, parents + first, 0)
+    old = mx.zeros((batch, config.surface_size), dtype=mx.bool_)
+    return Births(row, is_born, mx.concatenate([old, is_born], axis=1))
+
+
+def take_parents(births: Births, source: mx.array) -> mx.array:
+    """Row of each child's parent, ``[B, M, ...]`` of ``[B, F, ...]``."""
+    return mx.take(_flat(source), births.row, axis=0)
+
+
+def place_children(births: Births, own: mx.array, children: mx.array) -> mx.array:
+    """Put children ``[B, M, ...]`` into the slots they are born in, ``[B, F, ...]``."""
+    cells = own.shape[1] - births.is_born.shape[1]
+    kept = mx.where(_like(births.is_born, own), children, own[:, cells:])
+    return mx.concatenate([own[:, :cells], kept], axis=1)
+
+
+def inherit(births: Births, own: mx.array) -> mx.array:
+    """Fill the slots where a child is born with a copy of its parent's row.
+
+    The gradient of a child goes to its parent: written out, because MLX would fill
+    and add up whole arrays for every slice and every gathered row.
 
     Args:
-        config: Of the lattice.
-        parents: Of ``assign_slots``, ``[B, M]``.
+        births: Of the step.
         own: Array of every slot, ``[B, F, ...]``.
-        source: Array the children copy from, same shape.
     """
-    batch, slots = own.shape[:2]
-    rows = mx.maximum(parents, 0) + slots * mx.arange(batch)[:, None]
-    flat = source.reshape(batch * slots, *source.shape[2:])
-    copied = mx.take(flat, rows, axis=0)  # [B, M, ...]
-    is_born = (parents >= 0).reshape(*parents.shape, *[1] * (own.ndim - 2))
-    cells = config.surface_size
-    kept = mx.where(is_born, copied, own[:, cells:])
-    return mx.concatenate([own[:, :cells], kept], axis=1)
+    filled: mx.array = _inherit(own, *births)
+    return filled
+
+
+@mx.custom_function
+def _inherit(own: mx.array, *arrays: mx.array) -> mx.array:
+    births = Births(*arrays)
+    return place_children(births, own, take_parents(births, own))
+
+
+@_inherit.vjp
+def _inherit_vjp(
+    primals: tuple[mx.array, ...], cotangent: mx.array, _output: mx.array
+) -> tuple[mx.array, ...]:
+    births = Births(*primals[1:])
+    cells = cotangent.shape[1] - births.is_born.shape[1]
+    last = cotangent[:, cells:]
+    passed = mx.where(_like(births.is_born, cotangent), last, 0)
+    without = place_children(births, cotangent, mx.zeros_like(last))
+    total = _flat(without).at[births.row].add(passed).reshape(cotangent.shape)
+    return total, *(mx.zeros_like(a) for a in births)
+
+
+def _flat(x: mx.array) -> mx.array:
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _like(mask: mx.array, x: mx.array) -> mx.array:
+    """Mask ``[B, M]`` with the trailing axes of ``x``."""
+    return mask.reshape(*mask.shape, *[1] * (x.ndim - 2))

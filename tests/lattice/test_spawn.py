@@ -1,6 +1,13 @@
 import mlx.core as mx
 
-from energyflow_mlx.lattice.spawn import assign_slots, count_children, inherit
+from energyflow_mlx.lattice.spawn import (
+    assign_slots,
+    count_children,
+    inherit,
+    place_children,
+    plan_births,
+    take_parents,
+)
 
 
 def exists(config, batch, children=0):
@@ -37,24 +44,42 @@ def test_slots_in_use_are_never_given_away_again(small_config):
 def test_children_copy_the_row_of_their_parent_in_their_own_sample(small_config):
     config = small_config(spawn_slots=2)
     rows = mx.arange(2 * config.slots * 3).reshape(2, config.slots, 3)
-    own = mx.negative(rows)
-    parents = mx.array([[5, -1], [-1, 0]])
-    filled = inherit(config, parents, own, rows)
+    births = plan_births(config, mx.array([[5, -1], [-1, 0]]))
+    filled = inherit(births, rows)
     cells = config.surface_size
-    assert mx.array_equal(filled[:, :cells], own[:, :cells])
+    assert mx.array_equal(filled[:, :cells], rows[:, :cells])
     assert mx.array_equal(filled[0, cells], rows[0, 5])
-    assert mx.array_equal(filled[0, cells + 1], own[0, cells + 1])
-    assert mx.array_equal(filled[1, cells], own[1, cells])
+    assert mx.array_equal(filled[0, cells + 1], rows[0, cells + 1])
+    assert mx.array_equal(filled[1, cells], rows[1, cells])
     assert mx.array_equal(filled[1, cells + 1], rows[1, 0])
+    assert births.is_new.sum(axis=1).tolist() == [1, 1]
+    assert births.is_new[0, cells].item() and births.is_new[1, cells + 1].item()
 
 
-def test_gradient_of_a_child_goes_to_its_parent(small_config):
-    config = small_config(spawn_slots=1)
-    parents = mx.array([[7]])
+def test_children_can_be_placed_from_another_array(small_config):
+    config = small_config(spawn_slots=2)
+    own = mx.zeros((1, config.slots))
+    births = plan_births(config, mx.array([[-1, 3]]))
+    other = mx.arange(config.slots, dtype=mx.float32)[None]
+    filled = place_children(births, own, take_parents(births, other))
+    assert filled[0, config.surface_size :].tolist() == [0.0, 3.0]
+    assert mx.abs(filled).sum().item() == 3.0
 
-    def child(energy):
-        return inherit(config, parents, energy, energy)[0, -1]
 
-    slope = mx.grad(child)(mx.ones((1, config.slots)))
-    assert slope[0, 7].item() == 1.0
-    assert slope.sum().item() == 1.0
+def test_gradient_of_children_goes_to_their_parents(small_config):
+    """The hand-written gradient is that of the plain form, parents shared or not."""
+    config = small_config(spawn_slots=3, max_spawn_per_step=2)
+    births = plan_births(config, mx.array([[7, 7, -1], [0, -1, 2]]))
+    mx.random.seed(0)
+    shape = (2, config.slots, 4)
+    x, g = mx.random.normal(shape), mx.random.normal(shape)
+
+    def plain(x):
+        return place_children(births, x, take_parents(births, x))
+
+    _, (own,) = mx.vjp(lambda x: inherit(births, x), [x], [g])
+    _, (expected,) = mx.vjp(plain, [x], [g])
+    assert mx.allclose(own, expected, atol=1e-6)
+    cells = config.surface_size
+    children = g[0, cells] + g[0, cells + 1]
+    assert mx.allclose(own[0, 7], g[0, 7] + children, atol=1e-6)
