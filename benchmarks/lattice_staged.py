@@ -1,4 +1,7 @@
-"""Forward and backward of a lattice as the trainer takes them: stage by stage."""
+"""Forward and backward of a lattice as the trainer takes them.
+
+Compiled, or with ``checkpoint_steps``: stage by stage. Otherwise in one graph.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ class Staged:
 
     def __init__(self, lattice: EnergyLattice, *, compile: bool) -> None:
         self._lattice = lattice
+        self._keeps_steps = not (compile or lattice.config.checkpoint_steps)
         wrap: Any = mx.compile if compile else lambda f: f
         self._steps = StagedSteps(
             lattice.flow, lattice.config, cast=lambda a: a, compile=compile
@@ -52,6 +56,9 @@ class Staged:
     def both(self, v: mx.array) -> tuple[mx.array, dict]:
         """Mean square of the output vectors and its gradients, as a tree."""
         own = {name: self._of(name) for name in ("mapper", "flow", "collector")}
+        if self._keeps_steps:
+            loss, gradients = self._in_one(own, v)
+            return loss, _as_trees(gradients)
         states = self._travel(own, v)
         smooth = {"position": states[-1].position, "energy": states[-1].energy}
         loss, (collector, cotangents) = self._back_vjp(
@@ -62,7 +69,19 @@ class Staged:
         )
         mapper = self._front_vjp(own["mapper"], v, first["energy"])
         found = {"mapper": mapper, "flow": flow, "collector": collector}
-        return loss, {n: tree_unflatten(list(g.items())) for n, g in found.items()}
+        return loss, _as_trees(found)
+
+    def _in_one(
+        self, own: dict[str, Arrays], v: mx.array
+    ) -> tuple[mx.array, dict[str, Arrays]]:
+        def loss(own: dict[str, Arrays]) -> mx.array:
+            state = tuple(self._travel(own, v)[-1])
+            return (self._collect(own["collector"], state) ** 2).mean()
+
+        found = mx.value_and_grad(loss)(own)
+        for name, arrays in own.items():
+            self._install(name, arrays)
+        return found
 
     def _of(self, name: str) -> Arrays:
         return dict(tree_flatten(self._lattice[name].trainable_parameters()))
@@ -97,3 +116,7 @@ class Staged:
     def _loss(self, own: Arrays, smooth: Arrays, state: tuple) -> mx.array:
         flows = FlowState(*state)._replace(**smooth)
         return (self._collect(own, tuple(flows)) ** 2).mean()
+
+
+def _as_trees(gradients: dict[str, Arrays]) -> dict[str, Any]:
+    return {n: tree_unflatten(list(g.items())) for n, g in gradients.items()}

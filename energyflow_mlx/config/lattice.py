@@ -61,7 +61,8 @@ class LatticeConfig:
         mapper_width_cap: Most hidden units of the mapper and the collector.
         dropout: Rate in the mapper and the collector; half of it on the layer
             nearest the surface.
-        checkpoint_steps: Recompute each step in the backward pass to save memory.
+        checkpoint_steps: Recompute each step in the backward pass to save memory;
+            compiled training always does.
         truncate_every: Cut the recurrence's gradient every so many steps; 0 = never.
         convergence_threshold: Stop early, in inference, when this share of the flows
             has arrived; 0 = never stop early.

@@ -5,7 +5,9 @@ steps   energies -> landed flows, ``lattice.staged``
 back    landed flows -> loss
 
 The chain rule between the three is written out here, because one graph of all of them
-would be unrolled and compiled as a whole, which costs minutes.
+would be unrolled and compiled as a whole, which costs minutes. Where nothing is
+compiled one graph serves; no step is computed twice then unless
+``lattice.checkpoint_steps`` asks for it.
 """
 
 from collections.abc import Callable, Collection
@@ -54,6 +56,9 @@ class StagedFlow:
             cast=self._cast,
             compile=config.trainer.compile,
         )
+        self._keeps_steps = not (
+            config.trainer.compile or model.lattice.config.checkpoint_steps
+        )
         self._functions: dict[str, Callable[..., Any]] = {}
 
     def gradients(
@@ -77,17 +82,23 @@ class StagedFlow:
         """
         keys = mx.random.split(controls.key, 4)
         options = self._options(controls, keys[1])
-        front = under(parameters, self._objective.front)
-        back = under(parameters, self._objective.back)
-        steps = {
-            path.removeprefix(_FLOW): a
-            for path, a in parameters.items()
-            if path.startswith(_FLOW)
-        }
-        energy = self._call("front", front, batch, keys[0])
-        lattice = self._model.lattice.config
-        surface = energy[:, : lattice.surface_size]
-        start = launch(lattice, surface.reshape(-1, lattice.height, lattice.width))
+        way = self._in_one if self._keeps_steps else self._in_stages
+        ends = batch, rows, scale, keys
+        (loss, count, metrics), total = way(parameters, options, *ends)
+        return Gradients({p: total[p] for p in stepped}, loss, count, metrics)
+
+    def _in_stages(
+        self,
+        parameters: Arrays,
+        options: FlowOptions,
+        batch: StepBatch,
+        rows: Rows,
+        scale: mx.array,
+        keys: mx.array,
+    ) -> tuple[Outcome, Arrays]:
+        """Outcome and gradients, every stage and step compiled alone."""
+        front, steps, back = self._parts(parameters)
+        start = self._launch(self._call("front", front, batch, keys[0]))
         states = self._steps.forward(steps, start, options)
         # The image of the target is a goal, not a way for gradients.
         has_image = self._config.loss.surface > 0
@@ -99,9 +110,48 @@ class StagedFlow:
             "front_vjp", front, batch, keys[0], first["energy"]
         )
         total = _add(front_gradients, back_gradients)
-        total |= {f"{_FLOW}{path}": g for path, g in step_gradients.items()}
-        loss, count, metrics = outcome
-        return Gradients({p: total[p] for p in stepped}, loss, count, metrics)
+        return outcome, total | {f"{_FLOW}{p}": g for p, g in step_gradients.items()}
+
+    def _in_one(
+        self,
+        parameters: Arrays,
+        options: FlowOptions,
+        batch: StepBatch,
+        rows: Rows,
+        scale: mx.array,
+        keys: mx.array,
+    ) -> tuple[Outcome, Arrays]:
+        """Outcome and gradients of one graph that keeps the inside of every step."""
+        has_image = self._config.loss.surface > 0
+        fixed = under(parameters, ("lattice.mapper",)) if has_image else {}
+
+        def loss(own: Arrays) -> tuple[mx.array, Outcome]:
+            front, steps, back = self._parts(own)
+            start = self._launch(self._front(front, batch, keys[0]))
+            flows = self._steps.forward(steps, start, options)[-1]
+            goal = {path: mx.stop_gradient(a) for path, a in fixed.items()}
+            ends = batch, rows, scale, (keys[2], keys[3])
+            return self._loss(back | goal, flows, *ends)
+
+        touched = *self._objective.front, _FLOW.removesuffix("."), *self._objective.back
+        own = under(parameters, touched)
+        (_, outcome), gradients = mx.value_and_grad(loss)(own)
+        return outcome, gradients
+
+    def _parts(self, parameters: Arrays) -> tuple[Arrays, Arrays, Arrays]:
+        """Parameters of front, steps (by path inside the flow) and back."""
+        steps = {
+            path.removeprefix(_FLOW): a
+            for path, a in parameters.items()
+            if path.startswith(_FLOW)
+        }
+        front, back = self._objective.front, self._objective.back
+        return under(parameters, front), steps, under(parameters, back)
+
+    def _launch(self, energy: mx.array) -> FlowState:
+        lattice = self._model.lattice.config
+        surface = energy[:, : lattice.surface_size]
+        return launch(lattice, surface.reshape(-1, lattice.height, lattice.width))
 
     def _options(self, controls: Controls, key: mx.array) -> FlowOptions:
         is_noisy = self._model.lattice.config.exploration_noise > 0
@@ -154,23 +204,36 @@ class StagedFlow:
         smooth = {"position": flows.position, "energy": flows.energy}
 
         def loss(parameters: Arrays, smooth: Arrays) -> tuple[mx.array, Outcome]:
-            model = self._model
-            install_parameters(model, self._cast(parameters | fixed))
-            landed = land(model.lattice.config, flows._replace(**smooth))
-            output = model.lattice.finish(landed.energy, landed, keys[0])
-            outcome = self._objective.outcome(
-                model,
-                StepBatch(*batch),
-                Rows(*rows),
-                self._config.loss,
-                keys[1],
-                output,
-            )
-            return outcome.loss * scale, outcome
+            landing = flows._replace(**smooth)
+            return self._loss(parameters | fixed, landing, batch, rows, scale, keys)
 
         graph = mx.value_and_grad(loss, argnums=(0, 1))
         (_, outcome), (gradients, cotangents) = graph(parameters, smooth)
         return outcome, gradients, cotangents
+
+    def _loss(
+        self,
+        parameters: Arrays,
+        flows: FlowState,
+        batch: StepBatch,
+        rows: Rows,
+        scale: mx.array,
+        keys: tuple[mx.array, mx.array],
+    ) -> tuple[mx.array, Outcome]:
+        """Scaled loss of flows after their last step."""
+        model = self._model
+        install_parameters(model, self._cast(parameters))
+        landed = land(model.lattice.config, flows)
+        output = model.lattice.finish(landed.energy, landed, keys[0])
+        outcome = self._objective.outcome(
+            model,
+            StepBatch(*batch),
+            Rows(*rows),
+            self._config.loss,
+            keys[1],
+            output,
+        )
+        return outcome.loss * scale, outcome
 
 
 def _add(one: Arrays, two: Arrays) -> Arrays:

@@ -91,12 +91,19 @@ def in_one_graph(stepper, objective, batch):
     return found
 
 
-@pytest.mark.parametrize("compiles", [False, True])
+WAYS = {
+    "compiled stages": {"compile": True},
+    "recomputed stages": {"compile": False, "checkpoint": True},
+    "one graph": {"compile": False},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("task", ["flow", "flow_text"])
-def test_staged_gradient_is_that_of_one_graph(task, compiles):
+def test_gradient_is_that_of_plain_backpropagation(task, way):
     """Also T and F: mapper, neuron, carrier, memory, collector and move head learn."""
-    config = make_config(task)
-    config.trainer.compile = compiles
+    config = make_config(task, checkpoint_steps=WAYS[way].get("checkpoint", False))
+    config.trainer.compile = WAYS[way]["compile"]
     stepper, batch = make_stepper(config), make_batch()
     loss, expected = in_one_graph(stepper, task, batch)
     found = stepper.micro_gradients(task, batch, no_rows(), controls())
@@ -111,8 +118,9 @@ def test_staged_gradient_is_that_of_one_graph(task, compiles):
         assert any(p.startswith(f"lattice.flow.{part}") for p in reached), part
 
 
-def test_truncated_gradient_is_staged_alike():
-    config = make_config("flow", truncate_every=2)
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_truncated_gradient_is_staged_alike(checkpoints):
+    config = make_config("flow", truncate_every=2, checkpoint_steps=checkpoints)
     config.trainer.compile = False
     stepper, batch = make_stepper(config), make_batch()
     _, expected = in_one_graph(stepper, "flow", batch)
@@ -145,3 +153,24 @@ def test_weights_outlive_the_stages():
     assert mx.isfinite(out.vector).all().item()
     for path, array in stepper.state.arrays().items():
         assert mx.isfinite(array).all().item(), path
+
+
+def count_steps(checkpoints):
+    """Runs of the carrier while the graph of one uncompiled gradient is built."""
+    config = make_config("flow", checkpoint_steps=checkpoints)
+    config.trainer.compile = False
+    stepper, runs = make_stepper(config), []
+    flow = type(stepper.model.lattice.flow)
+    carry = flow._carry
+    flow._carry = lambda self, *rest: runs.append(1) or carry(self, *rest)
+    try:
+        stepper.micro_gradients("flow", make_batch(), no_rows(), controls())
+    finally:
+        flow._carry = carry
+    return len(runs), config.lattice.total_steps
+
+
+def test_without_checkpoints_no_step_is_computed_twice():
+    runs, steps = count_steps(checkpoints=False)
+    assert runs == steps
+    assert count_steps(checkpoints=True)[0] == 2 * steps
