@@ -75,7 +75,9 @@ class Staged:
         self, own: dict[str, Arrays], v: mx.array
     ) -> tuple[mx.array, dict[str, Arrays]]:
         def loss(own: dict[str, Arrays]) -> mx.array:
-            state = tuple(self._travel(own, v)[-1])
+            start = launch(self._lattice.config, self._front(own["mapper"], v))
+            *_, flows = self._steps.unroll(own["flow"], start, self._options)
+            state = tuple(flows)
             return (self._collect(own["collector"], state) ** 2).mean()
 
         found = mx.value_and_grad(loss)(own)

@@ -6,9 +6,13 @@ step, the backward pass goes through the steps in reverse and recomputes each fr
 state. Both run outside ``mx.grad``, where one compiled step serves all. This is
 gradient checkpointing over steps (Chen et al., "Training Deep Nets with Sublinear
 Memory Cost", 2016): memory grows by a state, not by the inside of a step.
+
+Every step is handed to the device as soon as it is built. Nothing waits for it: but
+what a step needs inside is then freed before the next one starts, and on a GPU the
+building of graphs goes on beside the work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -67,16 +71,28 @@ class StagedSteps:
     ) -> list[FlowState]:
         """States before every step and after the last, ``T + 1`` of them.
 
+        They are submitted for evaluation as they are made.
+
         Args:
             parameters: Of the step, by path.
             start: Of ``launch``.
             options: Noise and scale; ``read`` is not used, training never stops early.
         """
         states = [start]
+        for state in self.unroll(parameters, start, options):
+            mx.async_eval(tuple(state))
+            states.append(state)
+        return states
+
+    def unroll(
+        self, parameters: Arrays, start: FlowState, options: FlowOptions
+    ) -> Iterator[FlowState]:
+        """Yield the state after every step, as a graph to differentiate as a whole."""
+        state = start
         for index, arguments in self._arguments(start, options):
             step = self._function("forward", index)
-            states.append(FlowState(*step(parameters, tuple(states[-1]), *arguments)))
-        return states
+            state = FlowState(*step(parameters, tuple(state), *arguments))
+            yield state
 
     def backward(
         self,
@@ -103,6 +119,7 @@ class StagedSteps:
             gradients, cotangents = step(
                 parameters, state, cotangents, gradients, *arguments
             )
+            mx.async_eval(gradients, cotangents)
         return gradients, cotangents
 
     def _arguments(

@@ -128,7 +128,7 @@ class StagedFlow:
         def loss(own: Arrays) -> tuple[mx.array, Outcome]:
             front, steps, back = self._parts(own)
             start = self._launch(self._front(front, batch, keys[0]))
-            flows = self._steps.forward(steps, start, options)[-1]
+            *_, flows = self._steps.unroll(steps, start, options)
             goal = {path: mx.stop_gradient(a) for path, a in fixed.items()}
             ends = batch, rows, scale, (keys[2], keys[3])
             return self._loss(back | goal, flows, *ends)
