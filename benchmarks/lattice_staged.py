@@ -34,7 +34,11 @@ class Staged:
         self._keeps_steps = not (compile or lattice.config.checkpoint_steps)
         wrap: Any = mx.compile if compile else lambda f: f
         self._steps = StagedSteps(
-            lattice.flow, lattice.config, cast=lambda a: a, compile=compile
+            lattice.flow,
+            lattice.config,
+            cast=lambda a: a,
+            compile=compile,
+            compute=mx.async_eval,
         )
         self._options = FlowOptions(lattice.config.displacement_scale_min)
         self._front = wrap(self._map)

@@ -309,6 +309,10 @@ class ReadbackEngine:
             trees.append([level.fenced for level in levels])
         else:
             trees = [readback.array for readback in readbacks]
+        self.start(trees)
+
+    def start(self, *trees: Any) -> None:
+        """Start computing trees of arrays that are built in parts; waits for none."""
         with self._guard.lifted():
             mx.async_eval(trees)
         self.submissions += 1

@@ -340,6 +340,20 @@ def test_two_overlapped_micro_batches_equal_sequential_ones(eval_calls):
         np.testing.assert_array_equal(np.array(a), np.array(b), err_msg=name)
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_start_computes_in_an_open_batch_and_reads_nothing(debug):
+    engine = ReadbackEngine(debug=debug)
+    with engine.batch("parts"):
+        x = mx.ones((4,)) * 2
+        engine.start(x, {"more": [x + 1]})
+        read = engine.defer("sum", x.sum())
+        with pytest.raises(BatchNotSynced):
+            read.value()
+    assert read.value() == 8.0
+    assert engine.submissions == 1
+    assert engine.evaluations == (2 if debug else 1)
+
+
 def test_submit_of_chosen_readbacks_does_not_satisfy_the_guard():
     engine = ReadbackEngine()
     with engine.batch("step"):

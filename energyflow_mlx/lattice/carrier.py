@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.gru import GRUCell
+from energyflow_mlx.ops import even_columns
 
 MEMORY_SLOTS = 5
 _MOVE_HIDDEN = 64
@@ -35,17 +36,16 @@ class Carried(NamedTuple):
     hidden: Hidden
 
 
+@mx.custom_function
 def sanitise(x: mx.array) -> mx.array:
     """Replace NaN by 0 and clip to [-10, 10], infinities included."""
     return mx.clip(mx.where(mx.isnan(x), 0.0, x), -_LIMIT, _LIMIT)
 
 
-def _even(x: mx.array) -> mx.array:
-    """Add columns of zeros until a row is a multiple of 16 bytes in any dtype.
-
-    GPUs have no fast product for other rows.
-    """
-    return mx.pad(x, ((0, 0), (0, -x.shape[-1] % 8)))
+@sanitise.vjp
+def _sanitise_vjp(x: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+    # Of a NaN the comparison is false too. One mask where autodiff makes five.
+    return mx.where(mx.abs(x) <= _LIMIT, cotangent, 0.0)
 
 
 def _head(dim_in: int, dim_out: int) -> nn.Linear:
@@ -130,15 +130,14 @@ class EnergyCarrier(nn.Module):
         dtype, channels = self.fuse_in.weight.dtype, top.shape[-1]
         top, memory = top.astype(dtype), memory.astype(dtype)
         w_top, w_memory = mx.split(self.fuse_in.weight, [channels], axis=1)
-        w_past = _even(w_memory @ self.memory.weight)
+        w_past = even_columns(w_memory @ self.memory.weight)
         bias = self.fuse_in.bias + self.memory.bias @ w_memory.T
-        past = mx.addmm(bias, _even(memory), w_past.T)
+        past = mx.addmm(bias, even_columns(memory), w_past.T)
         fused = gelu(mx.addmm(past, top, w_top.T))  # [N, Hc]
         w_in = mx.concatenate([self.energy_in.weight, self.move_in.weight])
         b_in = mx.concatenate([self.energy_in.bias, self.move_in.bias])
         bias = b_in + self.fuse_out.bias @ w_in.T
         inner = gelu(mx.addmm(bias, fused, (w_in @ self.fuse_out.weight).T))
-        split = self.energy_in.weight.shape[0]
-        energy = self.energy_out(inner[:, :split])[:, 0]
-        move = self.move_out(inner[:, split:])
+        for_energy, for_move = mx.split(inner, [self.energy_in.weight.shape[0]], axis=1)
+        energy, move = self.energy_out(for_energy)[:, 0], self.move_out(for_move)
         return sanitise(energy.astype(mx.float32)), sanitise(move.astype(mx.float32))

@@ -50,6 +50,7 @@ class StagedSteps:
         config: Of the lattice.
         cast: Turns stored parameters into those to compute with.
         compile: Compile the step.
+        compute: Starts to compute its arguments, without waiting for them.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class StagedSteps:
         *,
         cast: Callable[[Arrays], Arrays],
         compile: bool,
+        compute: Callable[..., None],
     ) -> None:
         self._flow = flow
         self._config = config
         self._cast = cast
         self._compiles = compile
+        self._compute = compute
         self._functions: dict[tuple, Callable[..., Any]] = {}
 
     def forward(
@@ -71,7 +74,7 @@ class StagedSteps:
     ) -> list[FlowState]:
         """States before every step and after the last, ``T + 1`` of them.
 
-        They are submitted for evaluation as they are made.
+        Their computation starts as they are made.
 
         Args:
             parameters: Of the step, by path.
@@ -80,7 +83,7 @@ class StagedSteps:
         """
         states = [start]
         for state in self.unroll(parameters, start, options):
-            mx.async_eval(tuple(state))
+            self._compute(tuple(state))
             states.append(state)
         return states
 
@@ -119,7 +122,7 @@ class StagedSteps:
             gradients, cotangents = step(
                 parameters, state, cotangents, gradients, *arguments
             )
-            mx.async_eval(gradients, cotangents)
+            self._compute(gradients, cotangents)
         return gradients, cotangents
 
     def _arguments(

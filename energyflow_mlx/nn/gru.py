@@ -9,16 +9,17 @@ Equations, gate order (r, z, n) and parameter names are those of ``mlx.nn.GRU``;
 weights of the three gates are stacked by rows. PyTorch's second bias vector is split:
 its r and z thirds are added to ``b``, its n third is ``bhn``.
 
-Everything after the matrix products is one operation, ``ops.gru_blend``. There is one
-product per gate and input, each with a contiguous result, which the CPU needs.
+Everything after the matrix products is one operation, ``ops.gru_blend``.
 """
+
+from operator import itemgetter
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
-from energyflow_mlx.ops import gru_blend
-
-Parts = tuple[mx.array, mx.array, mx.array]
+from energyflow_mlx.ops import gate_products, gru_blend
+from energyflow_mlx.ops.gru_blend import Gates
 
 
 class GRUCell(nn.Module):
@@ -54,22 +55,20 @@ class GRUCell(nn.Module):
         self._check(x, hidden)
         return self.advance(self.project(x), hidden)
 
-    def project(self, x: mx.array) -> Parts:
-        """Input parts of the three gates, without biases, each ``[..., H]``."""
-        w_r, w_z, w_n = mx.split(self.Wx.astype(x.dtype), 3)
-        return x @ w_r.T, x @ w_z.T, x @ w_n.T
+    def project(self, x: mx.array) -> Gates:
+        """Input parts of the three gates, without biases; see ``gate_products``."""
+        return gate_products(x, self.Wx.astype(x.dtype))
 
-    def advance(self, parts: Parts, hidden: mx.array | None) -> mx.array:
-        """New state ``[N, H]`` from the input parts ``[N, H]`` and the old state."""
-        dtype = parts[0].dtype
-        b, bhn = self.b.astype(dtype), self.bhn.astype(dtype)
+    def advance(self, from_x: Gates, hidden: mx.array | None) -> mx.array:
+        """New state ``[N, H]`` from the input parts of N rows and the old state."""
+        first = from_x[0] if isinstance(from_x, tuple) else from_x
+        b, bhn = self.b.astype(first.dtype), self.bhn.astype(first.dtype)
         if hidden is None:
-            # Laid out in full, since a broadcast input would slow the fused loops.
-            zeros = mx.contiguous(mx.zeros_like(parts[0]))
-            return gru_blend(zeros, *parts, zeros, zeros, zeros, b, bhn)
-        w_r, w_z, w_n = mx.split(self.Wh.astype(dtype), 3)
-        from_h = hidden @ w_r.T, hidden @ w_z.T, hidden @ w_n.T
-        return gru_blend(hidden, *parts, *from_h, b, bhn)
+            hidden = _zeros(first[:, : bhn.size])
+            from_h = tree_map(_zeros, from_x)
+        else:
+            from_h = gate_products(hidden, self.Wh.astype(first.dtype))
+        return gru_blend(hidden, from_x, from_h, b, bhn)
 
     def _check(self, x: mx.array, hidden: mx.array | None) -> None:
         rows, dim = self.Wx.shape
@@ -82,10 +81,15 @@ class GRUCell(nn.Module):
             )
 
 
+def _zeros(like: mx.array) -> mx.array:
+    """Zeros laid out in full, since a broadcast input would slow the fused loops."""
+    return mx.contiguous(mx.zeros_like(like))
+
+
 class GRU(nn.Module):
     """A GRU over a sequence; the equal of ``mlx.nn.GRU``.
 
-    The input products of all time steps are one product per gate.
+    The input products of all time steps are one product.
     """
 
     def __init__(self, input_dim: int, hidden_dim: int) -> None:
@@ -112,10 +116,10 @@ class GRU(nn.Module):
                 f"[GRU] x must be [N, L >= 1, {dim}], got {list(x.shape)}."
             )
         # Time first: each step then reads one contiguous block.
-        r_in, z_in, n_in = self.cell.project(x.swapaxes(0, 1))
+        from_x = self.cell.project(x.swapaxes(0, 1))
         states = []
         for index in range(x.shape[1]):
-            now = (r_in[index], z_in[index], n_in[index])
+            now = tree_map(itemgetter(index), from_x)
             hidden = self.cell.advance(now, hidden)
             states.append(hidden)
         return mx.stack(states, axis=1)

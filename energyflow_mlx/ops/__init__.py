@@ -2,8 +2,9 @@
 
 from energyflow_mlx.ops._backend import Backend, available, resolve
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
+from energyflow_mlx.ops.even_columns import even_columns
 from energyflow_mlx.ops.gelu import gelu
-from energyflow_mlx.ops.gru_blend import gru_blend
+from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
 from energyflow_mlx.ops.lattice_scatter import lattice_readout, lattice_scatter
 from energyflow_mlx.ops.masked_mean import masked_mean
 
@@ -12,6 +13,8 @@ __all__ = [
     "available",
     "causal_conv1d",
     "causal_im2col",
+    "even_columns",
+    "gate_products",
     "gelu",
     "gru_blend",
     "lattice_readout",

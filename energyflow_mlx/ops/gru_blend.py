@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import TypeAlias
 
 import mlx.core as mx
 
@@ -22,19 +22,23 @@ from energyflow_mlx.ops._backend import (
     launch,
     resolve,
 )
+from energyflow_mlx.ops.even_columns import even_columns
 
-_SUMS = ("r_x", "z_x", "n_x", "r_h", "z_h", "n_h", "b", "bhn")
+# Of the three gates r, z, n: ``[N, 3H]`` side by side, or three of ``[N, H]``.
+Gates: TypeAlias = mx.array | tuple[mx.array, ...]
+
+_INPUTS = ("h", "from_x", "from_h", "b", "bhn")
 FORWARD = KernelSpec(
     name="gru_blend_forward",
-    inputs=("h", *_SUMS),
+    inputs=_INPUTS,
     outputs=("blended",),
     folder="gru_blend",
     part="forward",
 )
 BACKWARD = KernelSpec(
     name="gru_blend_backward",
-    inputs=("g", "h", *_SUMS),
-    outputs=("d_h", "d_r", "d_z", "d_n", "d_hidden", "partial"),
+    inputs=("g", *_INPUTS),
+    outputs=("d_h", "d_x", "d_y", "partial"),
     folder="gru_blend",
     part="backward",
 )
@@ -61,62 +65,81 @@ _TANH_Q = (
 )
 
 
-class Sums(NamedTuple):
-    """What the matrix products of one step leave to be added up.
+def gate_products(x: mx.array, weights: mx.array) -> Gates:
+    """Products of ``x`` with the weights of three gates, laid out for ``gru_blend``.
 
-    Attributes:
-        r_x: Reset gate's input part, ``[N, H]``.
-        z_x: Update gate's input part, ``[N, H]``.
-        n_x: Candidate's input part, ``[N, H]``.
-        r_h: Reset gate's hidden part, ``[N, H]``.
-        z_h: Update gate's hidden part, ``[N, H]``.
-        n_h: Candidate's hidden part, ``[N, H]``.
-        b: Biases of the three gates, ``[3H]``.
-        bhn: Bias of the candidate's hidden part, ``[H]``.
+    A GPU gets one product, whose gradients are one product each; the loops of the
+    CPU need every gate contiguous.
+
+    Args:
+        x: ``[..., D]``.
+        weights: Rows of the gates r, z, n, ``[3H, D]``, dtype of ``x``.
+
+    Returns:
+        ``[..., 3H]`` where ``gru_blend`` has a kernel, else three ``[..., H]``.
     """
-
-    r_x: mx.array
-    z_x: mx.array
-    n_x: mx.array
-    r_h: mx.array
-    z_h: mx.array
-    n_h: mx.array
-    b: mx.array
-    bhn: mx.array
+    if resolve("auto", "gru_blend") == "reference":
+        return tuple(x @ gate.T for gate in mx.split(weights, 3))
+    return even_columns(x) @ even_columns(weights).T
 
 
-def gru_blend(h: mx.array, *sums: mx.array, backend: Backend = "auto") -> mx.array:
+def gru_blend(
+    h: mx.array,
+    from_x: Gates,
+    from_h: Gates,
+    b: mx.array,
+    bhn: mx.array,
+    *,
+    backend: Backend = "auto",
+) -> mx.array:
     """New hidden state from the gates' sums.
 
-    ``n + z * (h - n)`` with ``r = sigmoid(r_x + r_h + b_r)``, ``z`` likewise and
-    ``n = tanh(n_x + b_n + r * (n_h + bhn))``. Absolute error 1e-6 in float32. The
+    ``n + z * (h - n)`` with ``r = sigmoid(x_r + h_r + b_r)``, ``z`` likewise and
+    ``n = tanh(x_n + b_n + r * (h_n + bhn))``. Absolute error 1e-6 in float32. The
     sums are taken here, where they cost less than in the matrix products. The
     backward pass recomputes the gates instead of keeping them.
 
     Args:
         h: Hidden state, ``[N, H]``; float32, float16 or bfloat16.
-        *sums: The fields of ``Sums``, those of ``[N, H]`` in the dtype of ``h``.
+        from_x: Input parts x_r, x_z, x_n: ``[N, 3H]`` side by side or three of
+            ``[N, H]``, in the dtype of ``h``. The layout that ``gate_products``
+            returns is the one that is not copied.
+        from_h: Hidden parts h_r, h_z, h_n, likewise.
+        b: Biases of the three gates, ``[3H]``.
+        bhn: Bias of the candidate's hidden part, ``[H]``.
         backend: Which implementation to run; see ``ops._backend``.
 
     Returns:
         ``[N, H]`` in the dtype of ``h``; the arithmetic is float32.
 
     Raises:
-        ValueError: There are not eight sums, or shapes do not fit.
+        ValueError: Shapes do not fit.
         TypeError: Dtypes differ or are not of the list above.
     """
-    _check(h, sums)
+    _check(h, from_x, from_h, b, bhn)
     chosen = resolve(backend, "gru_blend")
     if chosen == "reference" or h.size == 0:
-        return gru_blend_reference(h, *sums)
-    *parts, b, bhn = sums
-    b, bhn = b.astype(mx.float32), bhn.astype(mx.float32)
-    return _blend_on(chosen)(h, *parts, b, bhn)
+        return gru_blend_reference(h, *_apart(from_x), *_apart(from_h), b, bhn)
+    biases = b.astype(mx.float32), bhn.astype(mx.float32)
+    return _blend_on(chosen)(h, _beside(from_x), _beside(from_h), *biases)
+
+
+def _apart(gates: Gates) -> tuple[mx.array, ...]:
+    if isinstance(gates, tuple):
+        return gates
+    return tuple(_end_loop(gate) for gate in mx.split(gates, 3, axis=1))
+
+
+def _beside(gates: Gates) -> mx.array:
+    return mx.concatenate(gates, axis=1) if isinstance(gates, tuple) else gates
 
 
 @mx.custom_function
 def gru_blend_reference(h: mx.array, *sums: mx.array) -> mx.array:
-    """Plain MLX form of ``gru_blend``; the specification of its kernels."""
+    """Plain MLX form of ``gru_blend``; the specification of its kernels.
+
+    ``sums`` are the three input parts, the three hidden parts and both biases.
+    """
     return _blend(h, *sums)
 
 
@@ -158,13 +181,22 @@ def _gate(x: mx.array) -> mx.array:
     return 0.5 + 0.5 * _rational(_saturate(0.5 * x))
 
 
-def _gates(sums: Sums) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+def _gates(
+    x_r: mx.array,
+    x_z: mx.array,
+    x_n: mx.array,
+    h_r: mx.array,
+    h_z: mx.array,
+    h_n: mx.array,
+    b: mx.array,
+    bhn: mx.array,
+) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """Reset gate, update gate, candidate and the candidate's hidden part."""
-    b_r, b_z, b_n = mx.split(sums.b, 3)
-    r = _end_loop(_gate(sums.r_x + sums.r_h + b_r))
-    hidden_part = _end_loop(sums.n_h + sums.bhn)
-    n = _end_loop(_rational(_saturate(sums.n_x + b_n + r * hidden_part)))
-    z = _end_loop(_gate(sums.z_x + sums.z_h + b_z))
+    b_r, b_z, b_n = mx.split(b, 3)
+    r = _end_loop(_gate(x_r + h_r + b_r))
+    hidden_part = _end_loop(h_n + bhn)
+    n = _end_loop(_rational(_saturate(x_n + b_n + r * hidden_part)))
+    z = _end_loop(_gate(x_z + h_z + b_z))
     return r, z, n, hidden_part
 
 
@@ -175,7 +207,7 @@ def _wide(arrays: tuple[mx.array, ...]) -> list[mx.array]:
 @mx.compile
 def _blend(h: mx.array, *sums: mx.array) -> mx.array:
     old, *wide = _wide((h, *sums))
-    _, z, n, _ = _gates(Sums(*wide))
+    _, z, n, _ = _gates(*wide)
     return (n + z * (old - n)).astype(h.dtype)
 
 
@@ -183,7 +215,7 @@ def _blend(h: mx.array, *sums: mx.array) -> mx.array:
 def _gradients(g: mx.array, h: mx.array, *sums: mx.array) -> tuple[mx.array, ...]:
     """Gradients of ``h``, ``r``, ``z``, ``n``, the hidden part, ``b`` and ``bhn``."""
     up, old, *wide = _wide((g, h, *sums))
-    r, z, n, hidden_part = _gates(Sums(*wide))
+    r, z, n, hidden_part = _gates(*wide)
     d_n = _end_loop(up * (1.0 - z) * (1.0 - n * n))  # before the tanh
     d_r = _end_loop(d_n * hidden_part * (r * (1.0 - r)))
     d_z = _end_loop(up * (old - n) * (z * (1.0 - z)))
@@ -196,13 +228,13 @@ def _gradients(g: mx.array, h: mx.array, *sums: mx.array) -> tuple[mx.array, ...
 
 @cache
 def _blend_on(backend: str) -> Callable[..., mx.array]:
-    """``(h, *sums) -> blended`` on a kernel, with its gradient; biases are float32."""
+    """``(h, from_x, from_h, b, bhn) -> blended`` on a kernel; biases are float32."""
 
     @mx.custom_function
-    def blend(h: mx.array, *sums: mx.array) -> mx.array:
+    def blend(h: mx.array, *rest: mx.array) -> mx.array:
         (blended,) = launch(
             FORWARD,
-            [h, *sums],
+            [h, *rest],
             output_shapes=[h.shape],
             output_dtypes=[h.dtype],
             backend=backend,
@@ -214,26 +246,25 @@ def _blend_on(backend: str) -> Callable[..., mx.array]:
     def blend_vjp(
         primals: tuple[mx.array, ...], cotangent: mx.array, _output: mx.array
     ) -> tuple[mx.array, ...]:
-        h, *sums = primals
-        g = cotangent.astype(h.dtype)
-        d_h, d_r, d_z, d_n, d_hidden, d_b, d_bhn = _unblend_on(backend)(g, h, *sums)
-        return d_h, d_r, d_z, d_n, d_r, d_z, d_hidden, d_b, d_bhn
+        return _unblend_on(backend)(cotangent.astype(primals[0].dtype), *primals)
 
     return blend
 
 
 @cache
 def _unblend_on(backend: str) -> Callable[..., tuple[mx.array, ...]]:
-    """``_gradients`` on a kernel; its own gradient is that of the plain form."""
+    """Gradients of all inputs on a kernel; their own gradient is of the plain form."""
 
     @mx.custom_function
-    def unblend(g: mx.array, h: mx.array, *sums: mx.array) -> tuple[mx.array, ...]:
+    def unblend(g: mx.array, h: mx.array, *rest: mx.array) -> tuple[mx.array, ...]:
         rows, width = h.shape
         *found, partial = launch(
             BACKWARD,
-            [g, h, *sums],
-            output_shapes=[h.shape] * 5 + [(-(-rows // _ROWS), 4, width)],
-            output_dtypes=[h.dtype] * 5 + [mx.float32],
+            [g, h, *rest],
+            output_shapes=[h.shape]
+            + [(rows, 3 * width)] * 2
+            + [(-(-rows // _ROWS), 4, width)],
+            output_dtypes=[h.dtype] * 3 + [mx.float32],
             backend=backend,
             **_shape(h, backend),
         )
@@ -246,10 +277,20 @@ def _unblend_on(backend: str) -> Callable[..., tuple[mx.array, ...]]:
         cotangents: tuple[mx.array, ...],
         _outputs: tuple[mx.array, ...],
     ) -> tuple[mx.array, ...]:
-        _, found = mx.vjp(_gradients, list(primals), list(cotangents))
+        _, found = mx.vjp(_plain_gradients, list(primals), list(cotangents))
         return tuple(found)
 
     return unblend
+
+
+def _plain_gradients(
+    g: mx.array, h: mx.array, from_x: mx.array, from_h: mx.array, *biases: mx.array
+) -> tuple[mx.array, ...]:
+    """Give what ``unblend`` gives, in the plain form."""
+    sums = *_apart(from_x), *_apart(from_h), *biases
+    d_h, d_r, d_z, d_n, d_hidden, *d_biases = _gradients(g, h, *sums)
+    d_x, d_y = _beside((d_r, d_z, d_n)), _beside((d_r, d_z, d_hidden))
+    return d_h, d_x, d_y, *d_biases
 
 
 def _shape(h: mx.array, backend: str) -> dict:
@@ -264,20 +305,33 @@ def _shape(h: mx.array, backend: str) -> dict:
     }
 
 
-def _check(h: mx.array, sums: tuple[mx.array, ...]) -> None:
-    if h.ndim != 2 or len(sums) != len(Sums._fields):
-        raise ValueError(
-            f"[gru_blend] h must be [N, H] with {len(Sums._fields)} sums, "
-            f"got {list(h.shape)} with {len(sums)}."
-        )
+def _check(
+    h: mx.array, from_x: Gates, from_h: Gates, b: mx.array, bhn: mx.array
+) -> None:
+    if h.ndim != 2:
+        raise ValueError(f"[gru_blend] h must be [N, H], got {list(h.shape)}.")
     if h.dtype not in FLOAT_DTYPES:
         raise TypeError(f"[gru_blend] h must be a float array, got {h.dtype}.")
     width = h.shape[1]
-    for name, array in zip(Sums._fields, sums, strict=True):
-        expected = {"b": (3 * width,), "bhn": (width,)}.get(name, h.shape)
-        if array.shape != expected:
+    for name, array, size in (("b", b, 3 * width), ("bhn", bhn, width)):
+        if array.shape != (size,):
             raise ValueError(
-                f"[gru_blend] {name} must be {list(expected)}, got {list(array.shape)}."
+                f"[gru_blend] {name} must be [{size}], got {list(array.shape)}."
             )
-        if array.dtype != h.dtype and name not in ("b", "bhn"):
+    for name, gates in (("from_x", from_x), ("from_h", from_h)):
+        _check_gates(h, name, gates)
+
+
+def _check_gates(h: mx.array, name: str, gates: Gates) -> None:
+    rows, width = h.shape
+    apart = isinstance(gates, tuple)
+    arrays = gates if isinstance(gates, tuple) else (gates,)
+    expected = [(rows, width)] * 3 if apart else [(rows, 3 * width)]
+    if [array.shape for array in arrays] != expected:
+        raise ValueError(
+            f"[gru_blend] {name} must be [{rows}, {3 * width}] or three of "
+            f"[{rows}, {width}], got {[list(array.shape) for array in arrays]}."
+        )
+    for array in arrays:
+        if array.dtype != h.dtype:
             raise TypeError(f"[gru_blend] {name} must be {h.dtype}, got {array.dtype}.")

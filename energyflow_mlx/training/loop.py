@@ -74,7 +74,7 @@ class Trainer:
         """Plan the run and take over the newest checkpoint, if there is one."""
         settings = self.config.trainer
         self.engine = ReadbackEngine(debug=settings.debug_timing)
-        self.stepper = Stepper(self.codec.model, self.config)
+        self.stepper = Stepper(self.codec.model, self.config, self.engine)
         self.batcher = BucketBatcher(
             self.data.train_ids,
             self.data.train_targets,

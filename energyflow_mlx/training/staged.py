@@ -42,10 +42,15 @@ class StagedFlow:
         model: Model with a lattice.
         config: The run's configuration.
         objective: Its two ends.
+        compute: Starts to compute its arguments, without waiting for them.
     """
 
     def __init__(
-        self, model: EnergyFlow, config: Config, objective: FlowObjective
+        self,
+        model: EnergyFlow,
+        config: Config,
+        objective: FlowObjective,
+        compute: Callable[..., None],
     ) -> None:
         self._model = model
         self._config = config
@@ -55,6 +60,7 @@ class StagedFlow:
             model.lattice.config,
             cast=self._cast,
             compile=config.trainer.compile,
+            compute=compute,
         )
         self._keeps_steps = not (
             config.trainer.compile or model.lattice.config.checkpoint_steps

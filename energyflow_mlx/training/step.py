@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
+from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.training.objectives import (
     FLOW_OBJECTIVES,
     OBJECTIVES,
@@ -104,6 +105,7 @@ class Stepper:
     Args:
         model: The model; its parameters are installed after every update.
         config: The run's configuration.
+        engine: Computes; an update only tells it what may start early.
 
     Attributes:
         state: Current parameters, moments, loss scale.
@@ -113,6 +115,7 @@ class Stepper:
 
     model: EnergyFlow
     config: Config
+    engine: ReadbackEngine = field(default_factory=ReadbackEngine)
     state: TrainState = field(init=False)
     traces: dict[str, int] = field(default_factory=dict)
     _compiled: dict[str, Callable] = field(default_factory=dict)
@@ -121,7 +124,7 @@ class Stepper:
         """Take over the model's parameters and prepare the moments."""
         parameters = flat_parameters(self.model)
         self._flows = {
-            name: StagedFlow(self.model, self.config, ends)
+            name: StagedFlow(self.model, self.config, ends, self.engine.start)
             for name, ends in FLOW_OBJECTIVES.items()
             if "lattice" in self.model
         }

@@ -1,15 +1,16 @@
 // GRU blend, backward.
 //   d_n      = g * (1 - z) * (1 - n * n)           before the tanh
-//   d_r      = d_n * (n_h + bhn) * r * (1 - r)     before the sigmoid
+//   d_r      = d_n * (h_n + bhn) * r * (1 - r)     before the sigmoid
 //   d_z      = g * (h - n) * z * (1 - z)           before the sigmoid
-//   d_hidden = d_n * r                             of n_h + bhn
+//   d_hidden = d_n * r                             of h_n + bhn
 //   d_h      = g * z
 // with the gates of the forward kernel, computed again, and the sums of d_r, d_z, d_n
 // and d_hidden over the rows of each group, which the caller adds up.
 //
-// in   g, h [N, H] T    r_x, z_x, n_x, r_h, z_h, n_h [N, H] T
+// in   g, h [N, H] T    from_x, from_h [N, 3H] T, gates r, z, n side by side
 //      b [3H] float32    bhn [H] float32
-// out  d_h, d_r, d_z, d_n, d_hidden [N, H] T    partial [blocks of rows, 4, H] float32
+// out  d_h [N, H] T    d_x [N, 3H] T, d_r, d_z, d_n side by side
+//      d_y [N, 3H] T, d_r, d_z, d_hidden    partial [blocks of rows, 4, H] float32
 // grid x: groups * SG * 32 threads; one group of SG * 32 threads per
 //      (ROWS rows, tile of 32 * V channels), tile fastest.
 //      Lane = V neighbouring channels, warp = every SG-th of the ROWS rows; warps are
@@ -31,9 +32,7 @@ const int count = H - c;
 // Inputs may start at any element, so the wide path asks for their addresses too.
 const size_t addresses =
     reinterpret_cast<size_t>(g) | reinterpret_cast<size_t>(h) |
-    reinterpret_cast<size_t>(r_x) | reinterpret_cast<size_t>(z_x) |
-    reinterpret_cast<size_t>(n_x) | reinterpret_cast<size_t>(r_h) |
-    reinterpret_cast<size_t>(z_h) | reinterpret_cast<size_t>(n_h);
+    reinterpret_cast<size_t>(from_x) | reinterpret_cast<size_t>(from_h);
 const bool wide_rows = H % V == 0;
 const bool whole = wide_rows && addresses % (V * sizeof(T)) == 0;
 
@@ -50,16 +49,17 @@ if (count > 0) {
   const int last = (block + 1) * ROWS < N ? (block + 1) * ROWS : N;
   for (int row = block * ROWS + warp; row < last; row += SG) {
     const size_t at = static_cast<size_t>(row) * H + c;
+    const size_t gates = at + static_cast<size_t>(row) * 2 * H;
     // Each sum's array becomes the array of its gradient.
     float up[V], old[V], rx[V], zx[V], nx[V], rh[V], zh[V], nh[V];
     read_values<T, V>(g + at, count, whole, up);
     read_values<T, V>(h + at, count, whole, old);
-    read_values<T, V>(r_x + at, count, whole, rx);
-    read_values<T, V>(z_x + at, count, whole, zx);
-    read_values<T, V>(n_x + at, count, whole, nx);
-    read_values<T, V>(r_h + at, count, whole, rh);
-    read_values<T, V>(z_h + at, count, whole, zh);
-    read_values<T, V>(n_h + at, count, whole, nh);
+    read_values<T, V>(from_x + gates, count, whole, rx);
+    read_values<T, V>(from_x + gates + H, count, whole, zx);
+    read_values<T, V>(from_x + gates + 2 * H, count, whole, nx);
+    read_values<T, V>(from_h + gates, count, whole, rh);
+    read_values<T, V>(from_h + gates + H, count, whole, zh);
+    read_values<T, V>(from_h + gates + 2 * H, count, whole, nh);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       const float hidden = nh[j] + b_hidden[j];
@@ -77,10 +77,12 @@ if (count > 0) {
       sum_hidden[j] += nh[j];
     }
     write_values<T, V>(d_h + at, count, wide_rows, old);
-    write_values<T, V>(d_r + at, count, wide_rows, rx);
-    write_values<T, V>(d_z + at, count, wide_rows, zx);
-    write_values<T, V>(d_n + at, count, wide_rows, nx);
-    write_values<T, V>(d_hidden + at, count, wide_rows, nh);
+    write_values<T, V>(d_x + gates, count, wide_rows, rx);
+    write_values<T, V>(d_x + gates + H, count, wide_rows, zx);
+    write_values<T, V>(d_x + gates + 2 * H, count, wide_rows, nx);
+    write_values<T, V>(d_y + gates, count, wide_rows, rx);
+    write_values<T, V>(d_y + gates + H, count, wide_rows, zx);
+    write_values<T, V>(d_y + gates + 2 * H, count, wide_rows, nh);
   }
 }
 

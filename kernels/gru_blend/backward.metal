@@ -1,15 +1,16 @@
 // GRU blend, backward.
 //   d_n      = g * (1 - z) * (1 - n * n)           before the tanh
-//   d_r      = d_n * (n_h + bhn) * r * (1 - r)     before the sigmoid
+//   d_r      = d_n * (h_n + bhn) * r * (1 - r)     before the sigmoid
 //   d_z      = g * (h - n) * z * (1 - z)           before the sigmoid
-//   d_hidden = d_n * r                             of n_h + bhn
+//   d_hidden = d_n * r                             of h_n + bhn
 //   d_h      = g * z
 // with the gates of the forward kernel, computed again, and the sums of d_r, d_z, d_n
 // and d_hidden over the rows of each group, which the caller adds up.
 //
-// in   g, h [N, H] T    r_x, z_x, n_x, r_h, z_h, n_h [N, H] T
+// in   g, h [N, H] T    from_x, from_h [N, 3H] T, gates r, z, n side by side
 //      b [3H] float32    bhn [H] float32
-// out  d_h, d_r, d_z, d_n, d_hidden [N, H] T    partial [blocks of rows, 4, H] float32
+// out  d_h [N, H] T    d_x [N, 3H] T, d_r, d_z, d_n side by side
+//      d_y [N, 3H] T, d_r, d_z, d_hidden    partial [blocks of rows, 4, H] float32
 // grid x: groups * SG * 32 threads; one group of SG * 32 threads per
 //      (ROWS rows, tile of 32 * V channels), tile fastest.
 //      Lane = V neighbouring channels, simdgroup = every SG-th of the ROWS rows;
@@ -42,21 +43,24 @@ for (int j = 0; j < V; ++j) {
     for (int row = block * ROWS + sg; row < last; row += SG) {
       const size_t at = size_t(row) * H + c + j;
       const float up = static_cast<float>(g[at]);
-      const float r =
-          gate_of(static_cast<float>(r_x[at]) + static_cast<float>(r_h[at]) + b_r);
-      const float z =
-          gate_of(static_cast<float>(z_x[at]) + static_cast<float>(z_h[at]) + b_z);
-      const float hidden = static_cast<float>(n_h[at]) + b_hidden;
+      const size_t at_r = at + size_t(row) * 2 * H;
+      const size_t at_z = at_r + H;
+      const size_t at_n = at_z + H;
+      const float r = gate_of(
+          static_cast<float>(from_x[at_r]) + static_cast<float>(from_h[at_r]) + b_r);
+      const float z = gate_of(
+          static_cast<float>(from_x[at_z]) + static_cast<float>(from_h[at_z]) + b_z);
+      const float hidden = static_cast<float>(from_h[at_n]) + b_hidden;
       const float n =
-          metal::precise::tanh(static_cast<float>(n_x[at]) + b_n + r * hidden);
+          metal::precise::tanh(static_cast<float>(from_x[at_n]) + b_n + r * hidden);
       const float gn = up * (1.0f - z) * (1.0f - n * n);
       const float gr = gn * hidden * (r * (1.0f - r));
       const float gz = up * (static_cast<float>(h[at]) - n) * (z * (1.0f - z));
       d_h[at] = static_cast<T>(up * z);
-      d_r[at] = static_cast<T>(gr);
-      d_z[at] = static_cast<T>(gz);
-      d_n[at] = static_cast<T>(gn);
-      d_hidden[at] = static_cast<T>(gn * r);
+      d_x[at_r] = d_y[at_r] = static_cast<T>(gr);
+      d_x[at_z] = d_y[at_z] = static_cast<T>(gz);
+      d_x[at_n] = static_cast<T>(gn);
+      d_y[at_n] = static_cast<T>(gn * r);
       sum_r += gr;
       sum_z += gz;
       sum_n += gn;

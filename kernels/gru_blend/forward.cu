@@ -1,9 +1,9 @@
 // GRU blend, forward.
-//   r = sigmoid(r_x + r_h + b_r)    z = sigmoid(z_x + z_h + b_z)
-//   n = tanh(n_x + b_n + r * (n_h + bhn))
+//   r = sigmoid(x_r + h_r + b_r)    z = sigmoid(x_z + h_z + b_z)
+//   n = tanh(x_n + b_n + r * (h_n + bhn))
 //   blended = n + z * (h - n)
 //
-// in   h [N, H] T    r_x, z_x, n_x, r_h, z_h, n_h [N, H] T
+// in   h [N, H] T    from_x, from_h [N, 3H] T, gates r, z, n side by side
 //      b [3H] float32    bhn [H] float32
 // out  blended [N, H] T
 // grid x: groups * SG * 32 threads; one group of SG * 32 threads per
@@ -26,10 +26,8 @@ if (c >= H) {
 const int count = H - c;
 // Inputs may start at any element, so the wide path asks for their addresses too.
 const size_t addresses =
-    reinterpret_cast<size_t>(h) | reinterpret_cast<size_t>(r_x) |
-    reinterpret_cast<size_t>(z_x) | reinterpret_cast<size_t>(n_x) |
-    reinterpret_cast<size_t>(r_h) | reinterpret_cast<size_t>(z_h) |
-    reinterpret_cast<size_t>(n_h);
+    reinterpret_cast<size_t>(h) | reinterpret_cast<size_t>(from_x) |
+    reinterpret_cast<size_t>(from_h);
 const bool wide_rows = H % V == 0;
 const bool whole = wide_rows && addresses % (V * sizeof(T)) == 0;
 
@@ -42,14 +40,15 @@ read_values<float, V>(bhn + c, count, false, b_hidden);
 const int last = first + ROWS < N ? first + ROWS : N;
 for (int row = first + warp; row < last; row += SG) {
   const size_t at = static_cast<size_t>(row) * H + c;
+  const size_t gates = at + static_cast<size_t>(row) * 2 * H;
   float old[V], rx[V], zx[V], nx[V], rh[V], zh[V], nh[V], value[V];
   read_values<T, V>(h + at, count, whole, old);
-  read_values<T, V>(r_x + at, count, whole, rx);
-  read_values<T, V>(z_x + at, count, whole, zx);
-  read_values<T, V>(n_x + at, count, whole, nx);
-  read_values<T, V>(r_h + at, count, whole, rh);
-  read_values<T, V>(z_h + at, count, whole, zh);
-  read_values<T, V>(n_h + at, count, whole, nh);
+  read_values<T, V>(from_x + gates, count, whole, rx);
+  read_values<T, V>(from_x + gates + H, count, whole, zx);
+  read_values<T, V>(from_x + gates + 2 * H, count, whole, nx);
+  read_values<T, V>(from_h + gates, count, whole, rh);
+  read_values<T, V>(from_h + gates + H, count, whole, zh);
+  read_values<T, V>(from_h + gates + 2 * H, count, whole, nh);
 #pragma unroll
   for (int j = 0; j < V; ++j) {
     const float r = gate_of(rx[j] + rh[j] + b_r[j]);

@@ -1,9 +1,9 @@
 // GRU blend, forward.
-//   r = sigmoid(r_x + r_h + b_r)    z = sigmoid(z_x + z_h + b_z)
-//   n = tanh(n_x + b_n + r * (n_h + bhn))
+//   r = sigmoid(x_r + h_r + b_r)    z = sigmoid(x_z + h_z + b_z)
+//   n = tanh(x_n + b_n + r * (h_n + bhn))
 //   blended = n + z * (h - n)
 //
-// in   h [N, H] T    r_x, z_x, n_x, r_h, z_h, n_h [N, H] T
+// in   h [N, H] T    from_x, from_h [N, 3H] T, gates r, z, n side by side
 //      b [3H] float32    bhn [H] float32
 // out  blended [N, H] T
 // grid x: groups * SG * 32 threads; one group of SG * 32 threads per
@@ -33,13 +33,16 @@ for (int row = first + int(simdgroup_index_in_threadgroup); row < last; row += S
   for (int j = 0; j < V; ++j) {
     if (c + j < H) {
       const size_t at = size_t(row) * H + c + j;
-      const float r =
-          gate_of(static_cast<float>(r_x[at]) + static_cast<float>(r_h[at]) + b_r[j]);
-      const float z =
-          gate_of(static_cast<float>(z_x[at]) + static_cast<float>(z_h[at]) + b_z[j]);
-      const float hidden = static_cast<float>(n_h[at]) + b_hidden[j];
+      const size_t at_r = at + size_t(row) * 2 * H;
+      const size_t at_z = at_r + H;
+      const size_t at_n = at_z + H;
+      const float r = gate_of(
+          static_cast<float>(from_x[at_r]) + static_cast<float>(from_h[at_r]) + b_r[j]);
+      const float z = gate_of(
+          static_cast<float>(from_x[at_z]) + static_cast<float>(from_h[at_z]) + b_z[j]);
+      const float hidden = static_cast<float>(from_h[at_n]) + b_hidden[j];
       const float n =
-          metal::precise::tanh(static_cast<float>(n_x[at]) + b_n[j] + r * hidden);
+          metal::precise::tanh(static_cast<float>(from_x[at_n]) + b_n[j] + r * hidden);
       blended[at] = static_cast<T>(n + z * (static_cast<float>(h[at]) - n));
     }
   }

@@ -86,7 +86,7 @@ def _cases(folder: str, part: str) -> list[tuple[Callable[..., mx.array], list]]
     if folder == "gru_blend":
         sizes = [(3, 5), (33, 33), (70, 264), (35, 127)]
         return [
-            (gru_blend, [mx.random.normal(s) for s in [size] * 7 + _biases(size[1])])
+            (gru_blend, [mx.random.normal(s) for s in _gru_shapes(*size)])
             for size in sizes
         ]
     is_readout = part.startswith("readout")
@@ -108,8 +108,8 @@ def _cases(folder: str, part: str) -> list[tuple[Callable[..., mx.array], list]]
     ]
 
 
-def _biases(width: int) -> list[tuple[int, ...]]:
-    return [(3 * width,), (width,)]
+def _gru_shapes(rows: int, width: int) -> list[tuple[int, ...]]:
+    return [(rows, width), *[(rows, 3 * width)] * 2, (3 * width,), (width,)]
 
 
 def _mean(x: mx.array, *, mask: mx.array, backend: str) -> mx.array:

@@ -1,11 +1,15 @@
-"""GRU blend: the plain form against its formula, the kernels against the plain form."""
+"""GRU blend: the plain form against its formula, the kernels against the plain form.
+
+Gates lie side by side or apart; what lies as the backend does not want it is copied.
+"""
+
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.ops import gru_blend
-from energyflow_mlx.ops.gru_blend import gru_blend_reference
+from energyflow_mlx.ops import even_columns, gate_products, gru_blend, resolve
 from tests.ops.comparison import (
     DTYPES,
     TOLERANCE,
@@ -20,20 +24,30 @@ SHAPES = [(1, 1), (3, 33), (2, 300), (70, 8), (33, 136), (64, 3)]
 
 
 def sample(shape, dtype=mx.float32):
-    """Hidden state and the eight sums, biases included."""
+    """Hidden state, both parts of the gates side by side, and the biases."""
     rows, width = shape
-    keys = mx.random.split(mx.random.key(rows * 1000 + width), 9)
-    shapes = [shape] * 7 + [(3 * width,), (width,)]
+    keys = mx.random.split(mx.random.key(rows * 1000 + width), 5)
+    shapes = [shape, *[(rows, 3 * width)] * 2, (3 * width,), (width,)]
     return [
         (0.7 * mx.random.normal(s, key=k)).astype(dtype)
         for s, k in zip(shapes, keys, strict=True)
     ]
 
 
-def value_and_gradients(arrays, backend):
+def side_by_side(gates):
+    return gates
+
+
+def apart(gates):
+    return tuple(mx.split(gates, 3, axis=1))
+
+
+def value_and_gradients(arrays, backend, layout=side_by_side):
+    def blend(h, from_x, from_h, *biases):
+        return gru_blend(h, layout(from_x), layout(from_h), *biases, backend=backend)
+
     weight = mx.random.normal(arrays[0].shape, key=mx.random.key(1))
-    weight = weight.astype(arrays[0].dtype)
-    (y,), found = mx.vjp(lambda *a: gru_blend(*a, backend=backend), arrays, [weight])
+    (y,), found = mx.vjp(blend, arrays, [weight.astype(arrays[0].dtype)])
     return [y, *found]
 
 
@@ -44,9 +58,10 @@ def sigmoid(x):
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 def test_reference_is_the_formula_in_float32(dtype):
     arrays = sample((5, 7), dtype)
-    h, rx, zx, nx, rh, zh, nh, b, bhn = (
+    h, from_x, from_h, b, bhn = (
         np.array(a.astype(mx.float32), np.float64) for a in arrays
     )
+    (rx, zx, nx), (rh, zh, nh) = (np.split(a, 3, axis=1) for a in (from_x, from_h))
     r, z = sigmoid(rx + rh + b[:7]), sigmoid(zx + zh + b[7:14])
     n = np.tanh(nx + b[14:] + r * (nh + bhn))
     expected = mx.array((n + z * (h - n)).astype(np.float32)).astype(dtype)
@@ -56,13 +71,44 @@ def test_reference_is_the_formula_in_float32(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_kernels_match_reference_in_value_and_every_gradient(gpu_backend, shape, dtype):
+@pytest.mark.parametrize("layout", [side_by_side, apart])
+def test_kernels_match_reference_in_value_and_every_gradient(
+    gpu_backend, shape, dtype, layout
+):
     arrays = sample(shape, dtype)
-    expected = value_and_gradients(arrays, "reference")
+    expected = value_and_gradients(arrays, "reference", apart)
     for ours, theirs in zip(
-        value_and_gradients(arrays, gpu_backend), expected, strict=True
+        value_and_gradients(arrays, gpu_backend, layout), expected, strict=True
     ):
         assert_close(ours, theirs)
+
+
+def test_reference_takes_both_layouts():
+    arrays = sample((5, 7))
+    one = value_and_gradients(arrays, "reference", side_by_side)
+    two = value_and_gradients(arrays, "reference", apart)
+    for first, second in zip(one, two, strict=True):
+        assert_same_bits(first, second)
+
+
+@pytest.mark.parametrize("dim", [1, 8, 65])
+def test_gate_products_are_the_products(dim):
+    x, weights = mx.random.normal((4, dim)), mx.random.normal((9, dim))
+    found = gate_products(x, weights)
+    assert isinstance(found, tuple) == (resolve("auto", "gru_blend") == "reference")
+    if isinstance(found, tuple):
+        found = mx.concatenate(found, axis=1)
+    expected = np.array(x, np.float64) @ np.array(weights, np.float64).T
+    np.testing.assert_allclose(np.array(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dim", "padded"), [(1, 8), (8, 8), (65, 72), (0, 0)])
+def test_even_columns_are_zeros_up_to_a_multiple_of_eight(dim, padded):
+    x = mx.random.normal((2, 3, dim))
+    found = even_columns(x)
+    assert found.shape == (2, 3, padded)
+    assert mx.array_equal(found[..., :dim], x)
+    assert not mx.any(found[..., dim:])
 
 
 def test_kernels_take_strided_and_offset_views(gpu_backend):
@@ -82,7 +128,7 @@ def test_float32_biases_stay_float32_beside_half_sums(gpu_backend):
     arrays[-2:] = [a.astype(mx.float32) for a in arrays[-2:]]
     for backend in ("reference", gpu_backend):
         found = value_and_gradients(arrays, backend)
-        assert [a.dtype for a in found] == [mx.bfloat16] * 8 + [mx.float32] * 2
+        assert [a.dtype for a in found] == [mx.bfloat16] * 4 + [mx.float32] * 2
 
 
 @pytest.mark.parametrize("size", [1e3, 1e30], ids=["1e3", "1e30"])
@@ -91,7 +137,8 @@ def test_huge_sums_saturate(gpu_backend, size):
     biases = mx.zeros((12,)), mx.zeros((4,))
 
     def blend(z, n):
-        return gru_blend(h, big, z, n, zero, zero, zero, *biases, backend=gpu_backend)
+        gates = (big, z, n), (zero, zero, zero)
+        return gru_blend(h, *gates, *biases, backend=gpu_backend)
 
     assert mx.allclose(blend(-big, big), mx.ones((1, 4)))
     assert mx.allclose(blend(-big, -big), -mx.ones((1, 4)))
@@ -108,21 +155,22 @@ def test_equal_input_gives_equal_bits(gpu_backend):
 def test_checkpoint_keeps_the_kernel_gradient(gpu_backend):
     arrays = sample((5, 6))
 
-    def loss(*a):
-        return gru_blend(*a, backend=gpu_backend).sum()
+    def loss(backend, *a):
+        return gru_blend(*a, backend=backend).sum()
 
-    found = mx.grad(mx.checkpoint(loss), argnums=tuple(range(9)))(*arrays)
-    expected = mx.grad(lambda *a: gru_blend_reference(*a).sum(), tuple(range(9)))
-    for ours, theirs in zip(found, expected(*arrays), strict=True):
+    every = tuple(range(5))
+    saved = mx.grad(mx.checkpoint(partial(loss, gpu_backend)), argnums=every)
+    plain = mx.grad(partial(loss, "reference"), argnums=every)
+    for ours, theirs in zip(saved(*arrays), plain(*arrays), strict=True):
         assert_close(ours, theirs)
 
 
 def test_second_gradient_matches_reference(gpu_backend):
-    h, *sums = sample((3, 5))
+    h, *rest = sample((3, 5))
 
     def curvature(backend):
         def loss(h):
-            return (gru_blend(h, *sums, backend=backend) ** 3).sum()
+            return (gru_blend(h, *rest, backend=backend) ** 3).sum()
 
         return mx.grad(lambda h: (mx.grad(loss)(h) ** 2).sum())(h)
 
@@ -131,17 +179,28 @@ def test_second_gradient_matches_reference(gpu_backend):
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=str)
 def test_empty_axes_need_no_kernel(gpu_backend, shape):
-    arrays = [mx.zeros(shape)] * 7 + [mx.zeros((3 * shape[1],)), mx.zeros((shape[1],))]
+    rows, width = shape
+    gates = [mx.zeros((rows, 3 * width))] * 2
+    arrays = [mx.zeros(shape), *gates, mx.zeros((3 * width,)), mx.zeros((width,))]
     assert gru_blend(*arrays, backend=gpu_backend).shape == shape
 
 
 def test_wrong_arguments_are_named():
-    h, *sums = sample((2, 3))
-    with pytest.raises(ValueError, match=r"\[N, H\] with 8 sums, got \[2, 3\] with 7"):
-        gru_blend(h, *sums[:-1])
+    h, from_x, from_h, b, bhn = sample((2, 3))
+    with pytest.raises(ValueError, match=r"h must be \[N, H\], got \[3\]"):
+        gru_blend(h[0], from_x, from_h, b, bhn)
+    with pytest.raises(
+        ValueError,
+        match=r"from_x must be \[2, 9\] or three of \[2, 3\], got \[\[2, 3\]\]",
+    ):
+        gru_blend(h, h, from_h, b, bhn)
+    with pytest.raises(
+        ValueError, match=r"from_h must be .*, got \[\[2, 3\], \[2, 3\]\]"
+    ):
+        gru_blend(h, from_x, (h, h), b, bhn)
     with pytest.raises(ValueError, match=r"b must be \[9\], got \[3\]"):
-        gru_blend(h, *sums[:-2], sums[-1], sums[-1])
-    with pytest.raises(TypeError, match="n_x must be .*float32, got .*float16"):
-        gru_blend(h, *sums[:2], sums[2].astype(mx.float16), *sums[3:])
+        gru_blend(h, from_x, from_h, bhn, bhn)
+    with pytest.raises(TypeError, match="from_x must be .*float32, got .*float16"):
+        gru_blend(h, from_x.astype(mx.float16), from_h, b, bhn)
     with pytest.raises(TypeError, match="h must be a float array"):
-        gru_blend(h.astype(mx.int32), *sums)
+        gru_blend(h.astype(mx.int32), from_x, from_h, b, bhn)

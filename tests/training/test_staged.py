@@ -118,6 +118,18 @@ def test_gradient_is_that_of_plain_backpropagation(task, way):
         assert any(p.startswith(f"lattice.flow.{part}") for p in reached), part
 
 
+def test_steps_start_before_the_fence_through_the_engine():
+    """The one evaluation stays the engine's, guarded in debug mode too."""
+    stepper = make_stepper(make_config("flow"))
+    stepper.engine.debug = True
+    with stepper.engine.batch("update"):
+        stepper.update("flow", make_batch(), no_rows(), 1e-3, controls())
+        stepper.engine.fence(stepper.state.arrays())
+    steps = stepper.config.lattice.total_steps
+    assert stepper.engine.submissions == 2 * steps
+    assert stepper.engine.evaluations == 1
+
+
 @pytest.mark.parametrize("checkpoints", [False, True])
 def test_truncated_gradient_is_staged_alike(checkpoints):
     config = make_config("flow", truncate_every=2, checkpoint_steps=checkpoints)
