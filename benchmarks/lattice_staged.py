@@ -40,6 +40,11 @@ class Staged:
             compile=compile,
             compute=mx.async_eval,
         )
+        # Tracing leaves placeholders in the modules, so nothing is read from them.
+        self._own = {
+            name: dict(tree_flatten(lattice[name].trainable_parameters()))
+            for name in ("mapper", "flow", "collector")
+        }
         self._options = FlowOptions(lattice.config.displacement_scale_min)
         self._front = wrap(self._map)
         self._back = wrap(self._collect)
@@ -52,14 +57,14 @@ class Staged:
 
     def forward(self, v: mx.array) -> mx.array:
         """Output vectors."""
-        own = {name: self._of(name) for name in ("mapper", "flow", "collector")}
+        own = self._own
         states = self._travel(own, v)
         vector: mx.array = self._back(own["collector"], tuple(states[-1]))
         return vector
 
     def both(self, v: mx.array) -> tuple[mx.array, dict]:
         """Mean square of the output vectors and its gradients, as a tree."""
-        own = {name: self._of(name) for name in ("mapper", "flow", "collector")}
+        own = self._own
         if self._keeps_steps:
             loss, gradients = self._in_one(own, v)
             return loss, _as_trees(gradients)
@@ -84,13 +89,7 @@ class Staged:
             state = tuple(flows)
             return (self._collect(own["collector"], state) ** 2).mean()
 
-        found = mx.value_and_grad(loss)(own)
-        for name, arrays in own.items():
-            self._install(name, arrays)
-        return found
-
-    def _of(self, name: str) -> Arrays:
-        return dict(tree_flatten(self._lattice[name].trainable_parameters()))
+        return mx.value_and_grad(loss)(own)
 
     def _travel(self, own: dict[str, Arrays], v: mx.array) -> list[FlowState]:
         start = launch(self._lattice.config, self._front(own["mapper"], v))
@@ -111,7 +110,6 @@ class Staged:
             return [launch(self._lattice.config, surface).energy]
 
         _, found = mx.vjp(energy, list(own.values()), [cotangent])
-        self._install("mapper", own)
         return dict(zip(own, found, strict=True))
 
     def _collect(self, own: Arrays, state: tuple) -> mx.array:
