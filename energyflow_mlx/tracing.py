@@ -10,9 +10,8 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.flow_record import Cube, FlowRecord
 from energyflow_mlx.inference import SentenceCodec, load
-from energyflow_mlx.lattice import EnergyLattice, FlowPaths
+from energyflow_mlx.lattice import FlowPaths
 from energyflow_mlx.lattice.geometry import start_level
-from energyflow_mlx.lattice.simulate import launch
 from energyflow_mlx.teacher import load_teacher
 
 
@@ -67,26 +66,12 @@ def _trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
     ):
         ids, mask = pad_rows([row], len(row))
         surface = model.encode_surface(mx.array(ids), mx.array(mask))
-        paths = trace_surface(model.lattice, surface)
+        paths = model.lattice.trace_surface(surface)
         vector = _host(paths.output.vector)
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         result = f"read back from the vector: {codec.decode(vector)[0]}"
         records.append(record_flows(text, result, paths))
     return records
-
-
-def trace_surface(lattice: EnergyLattice, surface: mx.array) -> FlowPaths:
-    """Paths of the flows of ready surfaces ``[B, S]``, as ``lattice.trace`` gives."""
-    config = lattice.config
-    surface = surface.reshape(-1, config.height, config.width)
-    *states, landed = lattice._travel(surface, lattice._options(None, 0.0, None, None))
-    states.insert(0, launch(config, surface))
-    return FlowPaths(
-        position=mx.stack([state.position for state in states]),
-        energy=mx.stack([state.energy for state in states]),
-        alive=mx.stack([state.alive for state in states]),
-        output=lattice.finish(surface, landed, None),
-    )
 
 
 def record_flows(text: str, result: str, paths: FlowPaths) -> FlowRecord:

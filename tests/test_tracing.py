@@ -7,7 +7,7 @@ import pytest
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.flow_record import Cube
 from energyflow_mlx.lattice import EnergyLattice, count_arrivals
-from energyflow_mlx.tracing import record_flows, trace_surface
+from energyflow_mlx.tracing import record_flows
 from tests.lattice.conftest import SMALL, wake
 
 SPAWNING = {"spawn_slots": 6, "spawn_threshold": 0.05}
@@ -82,4 +82,4 @@ def small_traces():
     lattice.eval()
     vector = mx.random.normal((2, 6))
     surface = lattice.mapper(vector).reshape(2, -1)
-    return lattice.trace(vector), trace_surface(lattice, surface)
+    return lattice.trace(vector), lattice.trace_surface(surface)

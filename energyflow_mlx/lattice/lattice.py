@@ -126,7 +126,19 @@ class EnergyLattice(nn.Module):
             ValueError: As in a call.
         """
         self._check_vector(vector)
-        surface = self.mapper(vector)
+        return self.trace_surface(
+            self.mapper(vector), displacement_scale=displacement_scale
+        )
+
+    def trace_surface(
+        self, surface: mx.array, *, displacement_scale: float | mx.array | None = None
+    ) -> FlowPaths:
+        """Send ready surfaces, ``[B, S]`` or ``[B, H, W]``, and keep every way.
+
+        Raises:
+            ValueError: As in ``from_surface``.
+        """
+        surface = self._as_surface(surface)
         options = self._options(displacement_scale, 0.0, None, None)
         *states, landed = self._travel(surface, options)
         states.insert(0, launch(self.config, surface))

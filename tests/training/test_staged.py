@@ -11,6 +11,8 @@ from energyflow_mlx.lattice.propagate import FlowOptions, StepRunner, propagate
 from energyflow_mlx.lattice.simulate import launch
 from energyflow_mlx.training.objectives import (
     FLOW_OBJECTIVES,
+    FLOW_TEXT,
+    RECONSTRUCTION,
     Controls,
     StepBatch,
 )
@@ -186,3 +188,17 @@ def test_without_checkpoints_no_step_is_computed_twice():
     runs, steps = count_steps(checkpoints=False)
     assert runs == steps
     assert count_steps(checkpoints=True)[0] == 2 * steps
+
+
+@pytest.mark.parametrize("objective", [FLOW_TEXT, RECONSTRUCTION])
+def test_the_text_decoder_learns_from_either_update_of_flow_text(objective):
+    """F29: no loss of the reference reaches its decoder, which has no train switch."""
+    config = make_config("flow_text")
+    config.trainer.compile, config.loss.text = False, 0.5
+    stepper = make_stepper(config)
+    assert stepper.model.decoder.training
+    found = stepper.micro_gradients(objective, make_batch(), no_rows(), controls())
+    moved = {p for p, g in found.gradients.items() if mx.abs(g).max().item() > 0}
+    own = {p for p in stepper.trainable if p.startswith("decoder.")}
+    assert len(own) > 5
+    assert own <= moved
