@@ -61,8 +61,8 @@ class LatticeConfig:
         mapper_width_cap: Most hidden units of the mapper and the collector.
         dropout: Rate in the mapper and the collector; half of it on the layer
             nearest the surface.
-        checkpoint_steps: Recompute each step in the backward pass to save memory;
-            compiled training always does.
+        checkpoint_steps: Recompute each step in the backward pass: a fraction of the
+            memory for a third more work.
         truncate_every: Cut the recurrence's gradient every so many steps; 0 = never.
         convergence_threshold: Stop early, in inference, when this share of the flows
             has arrived; 0 = never stop early.

@@ -1,18 +1,18 @@
-"""Backpropagation through the steps, one compiled step at a time.
+"""Backpropagation through the steps with little memory, one step at a time.
 
-MLX does not compile inside ``mx.grad``, and compiling the unrolled loop costs minutes.
-So the loop is differentiated by hand: the forward pass keeps the state before every
-step, the backward pass goes through the steps in reverse and recomputes each from its
-state. Both run outside ``mx.grad``, where one compiled step serves all. This is
-gradient checkpointing over steps (Chen et al., "Training Deep Nets with Sublinear
-Memory Cost", 2016): memory grows by a state, not by the inside of a step.
+The loop over the steps is differentiated by hand: the forward pass keeps the state
+before every step, the backward pass goes through the steps in reverse and recomputes
+each from its state. This is gradient checkpointing over steps (Chen et al., "Training
+Deep Nets with Sublinear Memory Cost", 2016): memory grows by a state, not by the
+inside of a step. Both passes run outside ``mx.grad``, where one compiled step serves
+all.
 
 Every step is handed to the device as soon as it is built. Nothing waits for it: but
 what a step needs inside is then freed before the next one starts, and on a GPU the
 building of graphs goes on beside the work.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -82,20 +82,12 @@ class StagedSteps:
             options: Noise and scale; ``read`` is not used, training never stops early.
         """
         states = [start]
-        for state in self.unroll(parameters, start, options):
-            self._compute(tuple(state))
-            states.append(state)
-        return states
-
-    def unroll(
-        self, parameters: Arrays, start: FlowState, options: FlowOptions
-    ) -> Iterator[FlowState]:
-        """Yield the state after every step, as a graph to differentiate as a whole."""
-        state = start
         for index, arguments in self._arguments(start, options):
             step = self._function("forward", index)
-            state = FlowState(*step(parameters, tuple(state), *arguments))
-            yield state
+            state = step(parameters, tuple(states[-1]), *arguments)
+            self._compute(state)
+            states.append(FlowState(*state))
+        return states
 
     def backward(
         self,

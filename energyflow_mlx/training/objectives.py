@@ -188,7 +188,7 @@ def _sentence_loss(
 
 
 class FlowObjective(NamedTuple):
-    """A flow objective in two pieces, with the steps of the lattice between them.
+    """A flow objective in two pieces, with the lattice between them.
 
     Attributes:
         surface: Model, batch and key to the surface ``[B, H, W]`` that launches.
@@ -204,6 +204,35 @@ class FlowObjective(NamedTuple):
     ]
     front: tuple[str, ...]
     back: tuple[str, ...]
+
+
+def flow_keys(key: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Keys of a flow objective's surface, lattice and outcome."""
+    front, lattice, end = mx.random.split(key, 3)
+    return front, lattice, end
+
+
+def through_lattice(ends: FlowObjective) -> Objective:
+    """Join the two pieces by the model's lattice."""
+
+    def objective(
+        model: EnergyFlow,
+        batch: StepBatch,
+        rows: Rows,
+        loss: LossConfig,
+        controls: Controls,
+    ) -> Outcome:
+        front_key, lattice_key, end_key = flow_keys(controls.key)
+        is_noisy = model.lattice.config.exploration_noise > 0
+        output = model.lattice.from_surface(
+            ends.surface(model, batch, front_key),
+            key=lattice_key,
+            displacement_scale=controls.displacement_scale,
+            noise_sigma=controls.noise_sigma if is_noisy else 0.0,
+        )
+        return ends.outcome(model, batch, rows, loss, end_key, output)
+
+    return objective
 
 
 def _flow_outcome(
@@ -272,10 +301,6 @@ def _text_outcome(
     return Outcome(total, found.count, found.metrics | {"own_ce": mean})
 
 
-OBJECTIVES: dict[str, Objective] = {
-    DISTILLATION: distillation,
-    RECONSTRUCTION: reconstruction,
-}
 FLOW_OBJECTIVES: dict[str, FlowObjective] = {
     FLOW: FlowObjective(
         _surface_of_vector, _vector_outcome, ("lattice.mapper",), ("lattice.collector",)
@@ -286,6 +311,11 @@ FLOW_OBJECTIVES: dict[str, FlowObjective] = {
         ("encoder", "shared"),
         ("lattice.collector", "decoder", "shared"),
     ),
+}
+OBJECTIVES: dict[str, Objective] = {
+    DISTILLATION: distillation,
+    RECONSTRUCTION: reconstruction,
+    **{name: through_lattice(ends) for name, ends in FLOW_OBJECTIVES.items()},
 }
 
 

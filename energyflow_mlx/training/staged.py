@@ -1,13 +1,12 @@
-"""Gradients of a flow objective: front, the lattice's steps, back, each compiled alone.
+"""Gradients of a flow objective with little memory: front, steps, back, each alone.
 
 front   batch -> energies at launch
 steps   energies -> landed flows, ``lattice.staged``
 back    landed flows -> loss
 
-The chain rule between the three is written out here, because one graph of all of them
-would be unrolled and compiled as a whole, which costs minutes. Where nothing is
-compiled one graph serves; no step is computed twice then unless
-``lattice.checkpoint_steps`` asks for it.
+For ``lattice.checkpoint_steps``. The chain rule between the three is written out here,
+so that a step is computed again from its state in the backward pass and nothing of
+its inside is kept.
 """
 
 from collections.abc import Callable, Collection
@@ -27,6 +26,7 @@ from energyflow_mlx.training.objectives import (
     Gradients,
     Outcome,
     StepBatch,
+    flow_keys,
     under,
 )
 from energyflow_mlx.training.optimizer import Rows
@@ -62,9 +62,6 @@ class StagedFlow:
             compile=config.trainer.compile,
             compute=compute,
         )
-        self._keeps_steps = not (
-            config.trainer.compile or model.lattice.config.checkpoint_steps
-        )
         self._functions: dict[str, Callable[..., Any]] = {}
 
     def gradients(
@@ -86,63 +83,24 @@ class StagedFlow:
             scale: Loss scale.
             controls: Key and schedules of the update.
         """
-        keys = mx.random.split(controls.key, 4)
-        options = self._options(controls, keys[1])
-        way = self._in_one if self._keeps_steps else self._in_stages
-        ends = batch, rows, scale, keys
-        (loss, count, metrics), total = way(parameters, options, *ends)
-        return Gradients({p: total[p] for p in stepped}, loss, count, metrics)
-
-    def _in_stages(
-        self,
-        parameters: Arrays,
-        options: FlowOptions,
-        batch: StepBatch,
-        rows: Rows,
-        scale: mx.array,
-        keys: mx.array,
-    ) -> tuple[Outcome, Arrays]:
-        """Outcome and gradients, every stage and step compiled alone."""
+        front_key, lattice_key, end_key = flow_keys(controls.key)
+        _, noise_key, collector_key = mx.random.split(lattice_key, 3)
+        options = self._options(controls, noise_key)
         front, steps, back = self._parts(parameters)
-        start = self._launch(self._call("front", front, batch, keys[0]))
+        start = self._launch(self._call("front", front, batch, front_key))
         states = self._steps.forward(steps, start, options)
         # The image of the target is a goal, not a way for gradients.
         has_image = self._config.loss.surface > 0
         fixed = under(parameters, ("lattice.mapper",)) if has_image else {}
-        ends = tuple(states[-1]), batch, rows, scale, (keys[2], keys[3])
+        ends = tuple(states[-1]), batch, rows, scale, (collector_key, end_key)
         outcome, back_gradients, cotangents = self._call("back", back, fixed, *ends)
         step_gradients, first = self._steps.backward(steps, states, cotangents, options)
         front_gradients = self._call(
-            "front_vjp", front, batch, keys[0], first["energy"]
+            "front_vjp", front, batch, front_key, first["energy"]
         )
         total = _add(front_gradients, back_gradients)
-        return outcome, total | {f"{_FLOW}{p}": g for p, g in step_gradients.items()}
-
-    def _in_one(
-        self,
-        parameters: Arrays,
-        options: FlowOptions,
-        batch: StepBatch,
-        rows: Rows,
-        scale: mx.array,
-        keys: mx.array,
-    ) -> tuple[Outcome, Arrays]:
-        """Outcome and gradients of one graph that keeps the inside of every step."""
-        has_image = self._config.loss.surface > 0
-        fixed = under(parameters, ("lattice.mapper",)) if has_image else {}
-
-        def loss(own: Arrays) -> tuple[mx.array, Outcome]:
-            front, steps, back = self._parts(own)
-            start = self._launch(self._front(front, batch, keys[0]))
-            *_, flows = self._steps.unroll(steps, start, options)
-            goal = {path: mx.stop_gradient(a) for path, a in fixed.items()}
-            ends = batch, rows, scale, (keys[2], keys[3])
-            return self._loss(back | goal, flows, *ends)
-
-        touched = *self._objective.front, _FLOW.removesuffix("."), *self._objective.back
-        own = under(parameters, touched)
-        (_, outcome), gradients = mx.value_and_grad(loss)(own)
-        return outcome, gradients
+        total |= {f"{_FLOW}{p}": g for p, g in step_gradients.items()}
+        return Gradients({p: total[p] for p in stepped}, *outcome)
 
     def _parts(self, parameters: Arrays) -> tuple[Arrays, Arrays, Arrays]:
         """Parameters of front, steps (by path inside the flow) and back."""

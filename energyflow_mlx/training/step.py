@@ -123,10 +123,11 @@ class Stepper:
     def __post_init__(self) -> None:
         """Take over the model's parameters and prepare the moments."""
         parameters = flat_parameters(self.model)
-        self._flows = {
+        lattice = self.config.lattice
+        self._staged = {
             name: StagedFlow(self.model, self.config, ends, self.engine.start)
             for name, ends in FLOW_OBJECTIVES.items()
-            if "lattice" in self.model
+            if lattice is not None and lattice.checkpoint_steps
         }
         self.trainable = trainable_paths(parameters, self.config)
         self.lazy = lazy_tables(parameters, self.config) & self.trainable
@@ -237,8 +238,8 @@ class Stepper:
         self, objective: str, batch: StepBatch, rows: Rows, controls: Controls
     ) -> Gradients:
         """Lazy gradients of one micro-batch."""
-        if objective in FLOW_OBJECTIVES:
-            return self._flow_gradients(objective, batch, rows, controls)
+        if objective in self._staged:
+            return self._staged_gradients(objective, batch, rows, controls)
 
         def function(
             parameters: Arrays,
@@ -255,12 +256,12 @@ class Stepper:
         install_parameters(self.model, self.state.parameters)
         return result
 
-    def _flow_gradients(
+    def _staged_gradients(
         self, objective: str, batch: StepBatch, rows: Rows, controls: Controls
     ) -> Gradients:
-        """Those of a flow objective, whose stages are compiled one by one."""
+        """Those of a flow objective with checkpoints, every stage compiled alone."""
         dtype = DTYPES[self.config.precision.dtype]
-        found = self._flows[objective].gradients(
+        found = self._staged[objective].gradients(
             self._gather(self.state.parameters, rows),
             self._stepped(objective),
             batch._replace(mask=batch.mask.astype(dtype)),
@@ -289,9 +290,9 @@ class Stepper:
     ) -> Arrays:
         """One update from one micro-batch.
 
-        Forward to AdamW is one compiled graph, except for the flow objectives.
+        Forward to AdamW is one compiled graph, except for flows with checkpoints.
         """
-        if objective in FLOW_OBJECTIVES:
+        if objective in self._staged:
             total = self.micro_gradients(objective, batch, rows, controls)
             return self.apply(total, rows, lr)
 
