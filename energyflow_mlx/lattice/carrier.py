@@ -12,7 +12,6 @@ import mlx.nn as nn
 
 from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.gru import GRUCell
-from energyflow_mlx.ops import even_columns
 
 MEMORY_SLOTS = 5
 _MOVE_HIDDEN = 64
@@ -20,6 +19,24 @@ _MOVE_HIDDEN = 64
 _LIMIT = 10.0
 
 Hidden = tuple[mx.array, ...]
+
+
+class MergedHeads(NamedTuple):
+    """Weights of both heads; linear layers with nothing between them are multiplied.
+
+    Attributes:
+        top: From the last GRU layer to the fused features, ``[Hc, Hc]``.
+        memory: From the position memory to them, the bias as last column,
+            ``[Hc, 16]``.
+        inner: From the fused features to the heads' hidden layers, energy first,
+            ``[Hc / 2 + 64, Hc]``.
+        inner_bias: ``[Hc / 2 + 64]``.
+    """
+
+    top: mx.array
+    memory: mx.array
+    inner: mx.array
+    inner_bias: mx.array
 
 
 class Carried(NamedTuple):
@@ -96,8 +113,27 @@ class EnergyCarrier(nn.Module):
             self.move_out.weight = mx.zeros_like(self.move_out.weight)
         self._gru_float32 = gru_float32
 
+    def merged(self) -> MergedHeads:
+        """Merge the heads' weights, for any number of calls."""
+        channels = self.fuse_in.weight.shape[0]
+        w_top, w_memory = mx.split(self.fuse_in.weight, [channels], axis=1)
+        bias = self.fuse_in.bias + self.memory.bias @ w_memory.T
+        w_in = mx.concatenate([self.energy_in.weight, self.move_in.weight])
+        b_in = mx.concatenate([self.energy_in.bias, self.move_in.bias])
+        return MergedHeads(
+            top=w_top,
+            memory=mx.concatenate([w_memory @ self.memory.weight, bias[:, None]], 1),
+            inner=w_in @ self.fuse_out.weight,
+            inner_bias=b_in + self.fuse_out.bias @ w_in.T,
+        )
+
     def __call__(
-        self, features: mx.array, energy: mx.array, memory: mx.array, hidden: Hidden
+        self,
+        features: mx.array,
+        energy: mx.array,
+        memory: mx.array,
+        hidden: Hidden,
+        heads: MergedHeads | None = None,
     ) -> Carried:
         """Advance N flows by one step.
 
@@ -106,10 +142,11 @@ class EnergyCarrier(nn.Module):
             energy: ``[N, 1]``.
             memory: Newest positions, flattened, ``[N, 15]``; zeros where none yet.
             hidden: State of every layer, ``[N, Hc]`` each; ``()`` stands for zeros.
+            heads: Of ``merged``; None merges now.
         """
         x = sanitise(mx.concatenate([features, energy], axis=-1))
         state = self._recur(x, hidden)
-        energy_out, move = self._heads(state[-1], memory)
+        energy_out, move = self._heads(state[-1], memory, heads or self.merged())
         return Carried(energy_out, move, state)
 
     def _recur(self, x: mx.array, hidden: Hidden) -> Hidden:
@@ -120,24 +157,16 @@ class EnergyCarrier(nn.Module):
             state.append(x)
         return tuple(state)
 
-    def _heads(self, top: mx.array, memory: mx.array) -> tuple[mx.array, mx.array]:
-        """Both heads on the fused features; ``[N]`` and ``[N, 3]``.
-
-        Where two linear layers follow each other with nothing between them (memory
-        and fusion, fusion and heads) their weights are multiplied first: the same
-        function for a fifth less work, since N is large.
-        """
-        dtype, channels = self.fuse_in.weight.dtype, top.shape[-1]
+    def _heads(
+        self, top: mx.array, memory: mx.array, heads: MergedHeads
+    ) -> tuple[mx.array, mx.array]:
+        """Both heads on the fused features; ``[N]`` and ``[N, 3]``."""
+        dtype = heads.top.dtype
         top, memory = top.astype(dtype), memory.astype(dtype)
-        w_top, w_memory = mx.split(self.fuse_in.weight, [channels], axis=1)
-        w_past = even_columns(w_memory @ self.memory.weight)
-        bias = self.fuse_in.bias + self.memory.bias @ w_memory.T
-        past = mx.addmm(bias, even_columns(memory), w_past.T)
-        fused = gelu(mx.addmm(past, top, w_top.T))  # [N, Hc]
-        w_in = mx.concatenate([self.energy_in.weight, self.move_in.weight])
-        b_in = mx.concatenate([self.energy_in.bias, self.move_in.bias])
-        bias = b_in + self.fuse_out.bias @ w_in.T
-        inner = gelu(mx.addmm(bias, fused, (w_in @ self.fuse_out.weight).T))
+        memory = mx.pad(memory, ((0, 0), (0, 1)), constant_values=1.0)  # for the bias
+        past = memory @ heads.memory.T
+        fused = gelu(mx.addmm(past, top, heads.top.T))  # [N, Hc]
+        inner = gelu(mx.addmm(heads.inner_bias, fused, heads.inner.T))
         for_energy, for_move = mx.split(inner, [self.energy_in.weight.shape[0]], axis=1)
         energy, move = self.energy_out(for_energy)[:, 0], self.move_out(for_move)
         return sanitise(energy.astype(mx.float32)), sanitise(move.astype(mx.float32))

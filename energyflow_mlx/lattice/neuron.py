@@ -5,6 +5,7 @@ already in [-1, 1], and all twelve coordinate features are used.
 """
 
 import math
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,6 +23,18 @@ def _normal_linear(dim_in: int, dim_out: int) -> nn.Linear:
     return layer
 
 
+class MergedEntry(NamedTuple):
+    """Two linear layers with nothing between them, multiplied.
+
+    Attributes:
+        weight: From position and energy, ``[hidden, 4]``.
+        bias: ``[hidden]``.
+    """
+
+    weight: mx.array
+    bias: mx.array
+
+
 class SimpleNeuron(nn.Module):
     """Features of a flow from where it is and what it carries."""
 
@@ -36,18 +49,36 @@ class SimpleNeuron(nn.Module):
         ]
         self.norms = [nn.LayerNorm(hidden), nn.LayerNorm(hidden)]
 
-    def __call__(self, position: mx.array, energy: mx.array) -> mx.array:
+    def merged(self) -> MergedEntry:
+        """Coordinates and first layer as one, for any number of calls."""
+        w_place, w_energy = mx.split(
+            self.layers[0].weight, [_COORDINATE_FEATURES], axis=1
+        )
+        return MergedEntry(
+            mx.concatenate([w_place @ self.coordinates.weight, w_energy], axis=1),
+            self.layers[0].bias + self.coordinates.bias @ w_place.T,
+        )
+
+    def __call__(
+        self, position: mx.array, energy: mx.array, entry: MergedEntry | None = None
+    ) -> mx.array:
         """Compute the features of N flows.
 
         Args:
             position: Inside the cube, ``[N, 3]``.
             energy: ``[N, 1]``.
+            entry: Of ``merged``; None merges now.
 
         Returns:
             ``[N, features]``.
         """
-        x = mx.concatenate([self.coordinates(position), energy], axis=-1)
-        for layer, norm in zip(self.layers, self.norms, strict=False):
-            # Contiguous: fused with the norm's broadcasts the GELU would not vectorise.
-            x = gelu(mx.contiguous(norm(layer(x))))
-        return self.layers[-1](x)
+        entry = entry or self.merged()
+        x = mx.concatenate([position, energy], axis=-1)
+        x = mx.addmm(entry.bias, x, entry.weight.T)
+        x = self._activate(0, x)
+        x = self._activate(1, self.layers[1](x))
+        return self.layers[2](x)
+
+    def _activate(self, index: int, x: mx.array) -> mx.array:
+        # Contiguous: fused with the norm's broadcasts the GELU would not vectorise.
+        return gelu(mx.contiguous(self.norms[index](x)))

@@ -9,7 +9,14 @@ import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.convergence import Progress, has_converged
-from energyflow_mlx.lattice.simulate import FlowState, FlowStep, Phase, land, phase
+from energyflow_mlx.lattice.simulate import (
+    FlowState,
+    FlowStep,
+    Merged,
+    Phase,
+    land,
+    phase,
+)
 
 
 class FlowOptions(NamedTuple):
@@ -52,6 +59,7 @@ class StepRunner:
         *,
         scale: float | mx.array,
         noise: mx.array | None,
+        merged: Merged | None = None,
     ) -> FlowState:
         """Take step ``index``; arguments as in ``FlowStep``."""
         now = phase(self._config, index)
@@ -62,7 +70,12 @@ class StepRunner:
         advance: Advance = self._compiled[kind]
         if self._config.checkpoint_steps:
             advance = nn.utils.checkpoint(self._flow, advance)
-        return FlowState(*advance(tuple(state), now.pace, mx.array(scale), noise))
+        rest = now.pace, mx.array(scale), noise, merged
+        return FlowState(*advance(tuple(state), *rest))
+
+    def merged(self) -> Merged:
+        """Weights merged for all steps of a run."""
+        return self._flow.merged()
 
 
 def advance_flows(
@@ -73,10 +86,12 @@ def advance_flows(
     pace: mx.array,
     scale: mx.array,
     noise: mx.array | None,
+    merged: Merged | None = None,
 ) -> tuple:
     """Take one step with plain tuples, as MLX's transformations want them."""
     now = Phase(pace, spawns, cuts)
-    return tuple(step(FlowState(*state), now, scale=scale, noise=noise))
+    after = step(FlowState(*state), now, scale=scale, noise=noise, merged=merged)
+    return tuple(after)
 
 
 def draw_noise(
@@ -95,8 +110,9 @@ def propagate(
     """Yield the state after every step, then the state after landing."""
     progress = Progress.start()
     stops_early = options.read is not None and config.convergence_threshold > 0
+    merged = steps.merged()
     for index, noise in enumerate(draw_noise(config, options, state.position.shape)):
-        state = steps(state, index, scale=options.scale, noise=noise)
+        state = steps(state, index, scale=options.scale, noise=noise, merged=merged)
         yield state
         if stops_early:
             progress, stop = has_converged(

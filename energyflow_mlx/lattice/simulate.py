@@ -18,6 +18,7 @@ from energyflow_mlx.lattice.carrier import (
     MEMORY_SLOTS,
     EnergyCarrier,
     Hidden,
+    MergedHeads,
     sanitise,
 )
 from energyflow_mlx.lattice.geometry import (
@@ -27,7 +28,7 @@ from energyflow_mlx.lattice.geometry import (
     plane_distance,
 )
 from energyflow_mlx.lattice.motion import move_flows
-from energyflow_mlx.lattice.neuron import SimpleNeuron
+from energyflow_mlx.lattice.neuron import MergedEntry, SimpleNeuron
 from energyflow_mlx.lattice.spawn import (
     assign_slots,
     count_children,
@@ -173,6 +174,18 @@ def phase(config: LatticeConfig, index: int) -> Phase:
     )
 
 
+class Merged(NamedTuple):
+    """Weights of a step that are products of others, the same for every step.
+
+    Attributes:
+        entry: Of the neuron.
+        heads: Of the carrier.
+    """
+
+    entry: MergedEntry
+    heads: MergedHeads
+
+
 class FlowStep(nn.Module):
     """One propagation step: the neuron and the carrier that all flows share."""
 
@@ -189,6 +202,10 @@ class FlowStep(nn.Module):
         )
         self._config = config
 
+    def merged(self) -> Merged:
+        """Merge weights once for all steps."""
+        return Merged(self.neuron.merged(), self.carrier.merged())
+
     def __call__(
         self,
         state: FlowState,
@@ -196,6 +213,7 @@ class FlowStep(nn.Module):
         *,
         scale: float | mx.array = 1.0,
         noise: mx.array | None = None,
+        merged: Merged | None = None,
     ) -> FlowState:
         """Advance every living flow by one step; a pure function.
 
@@ -204,10 +222,11 @@ class FlowStep(nn.Module):
             phase: Of the step.
             scale: Factor on the displacement head's output.
             noise: Random move, ``[B, F, 3]``, or None.
+            merged: Of ``merged``; None merges now.
         """
-        config = self._config
+        config, merged = self._config, merged or self.merged()
         seen = _cut(state) if phase.cuts else state
-        output, energy, hidden = self._carry(seen, state.energy)
+        output, energy, hidden = self._carry(seen, state.energy, merged)
         move = move_flows(
             config,
             state.position,
@@ -236,16 +255,16 @@ class FlowStep(nn.Module):
         return _spawn(config, state, moved, length) if phase.spawns else moved
 
     def _carry(
-        self, seen: FlowState, energy: mx.array
+        self, seen: FlowState, energy: mx.array, merged: Merged
     ) -> tuple[mx.array, mx.array, Hidden]:
         """Displacement output ``[B, F, 3]``, new energy ``[B, F]``, new hidden."""
         config, shape = self._config, energy.shape
         rows = energy.size
         column = seen.energy.reshape(rows, 1)
-        features = self.neuron(seen.position.reshape(rows, 3), column)
+        features = self.neuron(seen.position.reshape(rows, 3), column, merged.entry)
         hidden = tuple(h.reshape(rows, -1) for h in seen.hidden)
         memory = seen.memory.reshape(rows, -1)
-        carried = self.carrier(features, column, memory, hidden)
+        carried = self.carrier(features, column, memory, hidden, merged.heads)
         change = mx.tanh(carried.energy.reshape(shape))
         if config.energy_update == "residual":
             change = energy + change / config.total_steps

@@ -1,4 +1,5 @@
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from energyflow_mlx.lattice.neuron import SimpleNeuron
@@ -15,12 +16,14 @@ def test_positions_go_in_as_they_are_and_every_coordinate_feature_counts():
     """F14: the reference normalises twice and drops 9 of 12 coordinate features."""
     neuron = SimpleNeuron(8, 4)
     position, energy = mx.random.uniform(-1, 1, (6, 3)), mx.random.normal((6, 1))
-    seen = []
+    for part in (neuron.coordinates, *neuron.layers):
+        part.bias = mx.random.normal(part.bias.shape)
     inner = neuron.coordinates
-    neuron.coordinates = lambda x: seen.append(x) or inner(x)
-    neuron(position, energy)
-    assert mx.array_equal(seen[0], position)
-    neuron.coordinates = inner
+    x = mx.concatenate([inner(position), energy], axis=-1)
+    for layer, norm in zip(neuron.layers, neuron.norms, strict=False):
+        x = nn.gelu(norm(layer(x)))
+    expected = neuron.layers[-1](x)
+    assert mx.allclose(neuron(position, energy), expected, rtol=1e-4, atol=1e-4)
 
     def loss(weight):
         inner.weight = weight
