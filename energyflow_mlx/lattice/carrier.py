@@ -22,7 +22,9 @@ Hidden = tuple[mx.array, ...]
 
 
 class MergedHeads(NamedTuple):
-    """Weights of both heads; linear layers with nothing between them are multiplied.
+    """Weights of both heads side by side.
+
+    Linear layers with nothing between them are multiplied.
 
     Attributes:
         top: From the last GRU layer to the fused features, ``[Hc, Hc]``.
@@ -31,12 +33,17 @@ class MergedHeads(NamedTuple):
         inner: From the fused features to the heads' hidden layers, energy first,
             ``[Hc / 2 + 64, Hc]``.
         inner_bias: ``[Hc / 2 + 64]``.
+        out: To the energy and the move, ``[4, Hc / 2 + 64]``; zero from one head's
+            hidden layer to the other's output.
+        out_bias: ``[4]``.
     """
 
     top: mx.array
     memory: mx.array
     inner: mx.array
     inner_bias: mx.array
+    out: mx.array
+    out_bias: mx.array
 
 
 class Carried(NamedTuple):
@@ -63,6 +70,12 @@ def sanitise(x: mx.array) -> mx.array:
 def _sanitise_vjp(x: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
     # Of a NaN the comparison is false too. One mask where autodiff makes five.
     return mx.where(mx.abs(x) <= _LIMIT, cotangent, 0.0)
+
+
+def _diagonal(a: mx.array, b: mx.array) -> mx.array:
+    """Block-diagonal matrix of two."""
+    over = mx.pad(a, ((0, 0), (0, b.shape[1])))
+    return mx.concatenate([over, mx.pad(b, ((0, 0), (a.shape[1], 0)))])
 
 
 def _head(dim_in: int, dim_out: int) -> nn.Linear:
@@ -125,6 +138,8 @@ class EnergyCarrier(nn.Module):
             memory=mx.concatenate([w_memory @ self.memory.weight, bias[:, None]], 1),
             inner=w_in @ self.fuse_out.weight,
             inner_bias=b_in + self.fuse_out.bias @ w_in.T,
+            out=_diagonal(self.energy_out.weight, self.move_out.weight),
+            out_bias=mx.concatenate([self.energy_out.bias, self.move_out.bias]),
         )
 
     def __call__(
@@ -167,6 +182,6 @@ class EnergyCarrier(nn.Module):
         past = memory @ heads.memory.T
         fused = gelu(mx.addmm(past, top, heads.top.T))  # [N, Hc]
         inner = gelu(mx.addmm(heads.inner_bias, fused, heads.inner.T))
-        for_energy, for_move = mx.split(inner, [self.energy_in.weight.shape[0]], axis=1)
-        energy, move = self.energy_out(for_energy)[:, 0], self.move_out(for_move)
-        return sanitise(energy.astype(mx.float32)), sanitise(move.astype(mx.float32))
+        out = mx.addmm(heads.out_bias, inner, heads.out.T)  # [N, 4]
+        energy, move = mx.split(sanitise(out.astype(mx.float32)), [1], axis=1)
+        return energy[:, 0], move

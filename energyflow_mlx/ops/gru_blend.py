@@ -78,9 +78,33 @@ def gate_products(x: mx.array, weights: mx.array) -> Gates:
     Returns:
         ``[..., 3H]`` where ``gru_blend`` has a kernel, else three ``[..., H]``.
     """
-    if resolve("auto", "gru_blend") == "reference":
+    backend = resolve("auto", "gru_blend")
+    if backend == "reference":
         return tuple(x @ gate.T for gate in mx.split(weights, 3))
-    return even_columns(x) @ even_columns(weights).T
+    x, weights = even_columns(x), even_columns(weights)
+    if backend == "cuda" and x.dtype == mx.float32:
+        return product_of_rows(x, weights)
+    return x @ weights.T
+
+
+@mx.custom_function
+def product_of_rows(x: mx.array, weights: mx.array) -> mx.array:
+    """``x @ weights.T`` of ``[..., D]`` and ``[M, D]``, for float32 on tensor cores.
+
+    They read float32 factors along the summed axis only, so the gradient of ``x`` is
+    taken with a transposed copy of the weights; compiled, one copy serves all steps.
+    """
+    return x @ weights.T
+
+
+@product_of_rows.vjp
+def _product_of_rows_vjp(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, _output: mx.array
+) -> tuple[mx.array, mx.array]:
+    x, weights = primals
+    rows = cotangent.reshape(-1, weights.shape[0])
+    d_weights = rows.T @ x.reshape(-1, x.shape[-1])
+    return cotangent @ mx.contiguous(weights.T).T, d_weights
 
 
 def gru_blend(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.ops import even_columns, gate_products, gru_blend, resolve
+from energyflow_mlx.ops.gru_blend import product_of_rows
 from tests.ops.comparison import (
     DTYPES,
     TOLERANCE,
@@ -100,6 +101,16 @@ def test_gate_products_are_the_products(dim):
         found = mx.concatenate(found, axis=1)
     expected = np.array(x, np.float64) @ np.array(weights, np.float64).T
     np.testing.assert_allclose(np.array(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)], ids=str)
+def test_product_of_rows_has_the_gradients_of_the_product(shape):
+    x, weights = mx.random.normal(shape), mx.random.normal((4, 5))
+    weight = mx.random.normal((*shape[:-1], 4))
+    ours = mx.vjp(product_of_rows, [x, weights], [weight])
+    plain = mx.vjp(lambda x, w: x @ w.T, [x, weights], [weight])
+    for a, b in zip(ours[0] + ours[1], plain[0] + plain[1], strict=True):
+        assert mx.allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dim", "padded"), [(1, 8), (8, 8), (65, 72), (0, 0)])
