@@ -71,7 +71,7 @@ def products(config: LatticeConfig, dim: int, batch: int) -> int:
     """
     c, rows = config.carrier_hidden, batch * config.slots
     inputs = [config.neuron_features + 1] + [c] * (config.carrier_layers - 1)
-    neuron = 3 * 12 + 13 * config.neuron_hidden + config.neuron_hidden**2
+    neuron = 4 * config.neuron_hidden + config.neuron_hidden**2
     neuron += config.neuron_hidden * config.neuron_features
     heads = c * (c + 15) + c * (c // 2 + 64) + c // 2 + 3 * 64
     step = neuron + sum(3 * c * i for i in inputs) + heads
