@@ -301,13 +301,13 @@ def _unblend_on(backend: str) -> Callable[..., tuple[mx.array, ...]]:
         cotangents: tuple[mx.array, ...],
         _outputs: tuple[mx.array, ...],
     ) -> tuple[mx.array, ...]:
-        _, found = mx.vjp(_plain_gradients, list(primals), list(cotangents))
+        _, found = mx.vjp(plain_gradients, list(primals), list(cotangents))
         return tuple(found)
 
     return unblend
 
 
-def _plain_gradients(
+def plain_gradients(
     g: mx.array, h: mx.array, from_x: mx.array, from_h: mx.array, *biases: mx.array
 ) -> tuple[mx.array, ...]:
     """Give what ``unblend`` gives, in the plain form."""

@@ -106,7 +106,7 @@ def test_damaged_weights_move_nothing_instead_of_spreading():
 
 
 def test_sanitise_replaces_nan_and_clips():
-    x = mx.array([float("nan"), float("inf"), -float("inf"), 3.0, -30.0])
+    x = mx.array([float("nan"), float("inf"), -float("inf"), 3.0, -12.0])
     assert sanitise(x).tolist() == [0.0, 10.0, -10.0, 3.0, -10.0]
     slope = mx.grad(lambda x: (sanitise(x) * mx.arange(1.0, 6.0)).sum())(x)
     assert slope.tolist() == [0.0, 0.0, 0.0, 4.0, 0.0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.ops import even_columns, gate_products, gru_blend, resolve
-from energyflow_mlx.ops.gru_blend import product_of_rows
+from energyflow_mlx.ops.gru_blend import plain_gradients, product_of_rows
 from tests.ops.comparison import (
     DTYPES,
     TOLERANCE,
@@ -90,6 +90,15 @@ def test_reference_takes_both_layouts():
     two = value_and_gradients(arrays, "reference", apart)
     for first, second in zip(one, two, strict=True):
         assert_same_bits(first, second)
+
+
+def test_plain_gradients_are_those_of_the_plain_form():
+    """What a kernel's own gradient is differentiated by."""
+    arrays = sample((5, 7))
+    weight = mx.random.normal((5, 7))
+    _, expected = mx.vjp(partial(gru_blend, backend="reference"), arrays, [weight])
+    for ours, theirs in zip(plain_gradients(weight, *arrays), expected, strict=True):
+        assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("dim", [1, 8, 65])
