@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import mlx.core as mx
 
+from energyflow_mlx.errors import InputError
+
 Backend = Literal["cpu", "metal", "cuda"]
 _CHOICES = ("auto", *get_args(Backend))
 
@@ -73,7 +75,7 @@ def select(name: str = "auto") -> DeviceInfo:
 
     Raises:
         ValueError: ``name`` is not one of the four choices.
-        RuntimeError: The named backend is not there; says what it needs.
+        InputError: The named backend is not there; says what it needs.
     """
     if name not in _CHOICES:
         choices = ", ".join(_CHOICES)
@@ -81,7 +83,7 @@ def select(name: str = "auto") -> DeviceInfo:
     present = available()
     backend = present[0] if name == "auto" else name
     if backend not in present:
-        raise RuntimeError(
+        raise InputError(
             f"[device] backend {backend} must be available, got "
             f"{' and '.join(present)} only: {_HOW_TO_GET[backend]}."
         )

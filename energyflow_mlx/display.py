@@ -224,9 +224,11 @@ class _Pace:
         self._reports: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
 
     def report(self, done: int) -> None:
+        """Note how much is done now."""
         self._reports.append((self._clock(), done))
 
     def eta(self, total: int) -> str:
+        """Time left until ``total``, by the latest reports."""
         (first_time, first), (last_time, last) = self._reports[0], self._reports[-1]
         if last >= total:
             return format_duration(0)

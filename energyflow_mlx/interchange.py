@@ -163,11 +163,13 @@ class _Reader:
         self.offset = len(magic)
 
     def error(self, claim: str, got: object, offset: int) -> InputError:
+        """Describe a byte that must not be there."""
         return InputError(
             f"[{self.room}] {self.path}: {claim}, got {got}, at byte {offset}."
         )
 
     def take(self, name: str, size: int) -> bytes:
+        """Take the next ``size`` bytes."""
         left = len(self.data) - self.offset
         if size > left:
             claim = f"truncated: {name} must be {size} bytes"
@@ -176,15 +178,18 @@ class _Reader:
         return self.data[self.offset - size : self.offset]
 
     def u32(self) -> int:
+        """Take a little-endian unsigned number."""
         return int.from_bytes(self.take("number", 4), "little")
 
     def count(self, name: str) -> int:
+        """Take a number that must not be 0."""
         value = self.u32()
         if value == 0:
             raise self.error(f"{name} must be at least 1", 0, self.offset - 4)
         return value
 
     def floats(self, name: str, size: int) -> np.ndarray:
+        """Take finite float32 numbers, little-endian."""
         start = self.offset
         values = np.frombuffer(self.take(name, 4 * size), _F32).astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(values))
@@ -194,6 +199,7 @@ class _Reader:
         return values
 
     def end(self) -> None:
+        """Refuse bytes after the last field."""
         left = len(self.data) - self.offset
         if left:
             raise self.error("file must end", f"{left} more bytes", self.offset)

@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 from energyflow_mlx import device
+from energyflow_mlx.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_absent_backend_raises_and_says_what_it_needs(name):
     if name in device.available():
         pytest.skip(f"{name} is available here")
     before = mx.default_device()
-    with pytest.raises(RuntimeError, match=rf"backend {name} must be available.*needs"):
+    with pytest.raises(InputError, match=rf"backend {name} must be available.*needs"):
         device.select(name)
     assert mx.default_device() == before
 

@@ -31,7 +31,7 @@ LEAVES = {
     "errors": set(),
     "blas": set(),
     "allocator": set(),
-    "device": set(),
+    "device": {"errors"},
     "hidden_reads": set(),
     "config": {"errors"},
     "conf_store": {"errors", "config"},
