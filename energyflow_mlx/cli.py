@@ -74,7 +74,9 @@ def main(
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(usage(schema, function.__module__) + "\n")
+        # Run with -m the module is called __main__; its spec knows the name.
+        spec = sys.modules[function.__module__].__spec__
+        sys.stdout.write(usage(schema, spec.name if spec else sys.argv[0]) + "\n")
         return
     with clean_exit():
         function(parse(schema, words))
