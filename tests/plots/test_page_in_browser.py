@@ -165,14 +165,18 @@ def test_between_two_steps_flows_are_on_their_way(page, records):
 
 
 def test_near_flows_are_drawn_over_far_ones_and_larger(page):
-    page.evaluate(
+    first = page.evaluate(
         "window.radii = []; const arc = view.context.arc;"
         "view.context.arc = function (x, y, r, ...rest)"
-        " { window.radii.push(r); arc.call(this, x, y, r, ...rest); }"
+        " { window.radii.push(r); arc.call(this, x, y, r, ...rest); };"
+        "Number(view.canvas.dataset.frame)"
     )
     drawn_after(page, lambda: page.evaluate("goTo(1)"))
-    radii = page.evaluate("window.radii")
-    assert len(radii) == 32 and radii == sorted(radii)
+    radii, last = page.evaluate("[window.radii, Number(view.canvas.dataset.frame)]")
+    # A new page may still be drawing itself: every frame draws every flow once.
+    assert len(radii) == 32 * (last - first)
+    radii = radii[-32:]
+    assert radii == sorted(radii)
     assert radii[-1] > 1.2 * radii[0]
 
 
