@@ -153,6 +153,41 @@ def torch_way(
     return call, weights
 
 
+def _torch_cell(torch: Any, w: dict[str, Any], cell: str, x: Any, h: Any) -> Any:
+    """One step of a GRU layer; None is a state of zeros."""
+    linear = torch.nn.functional.linear
+    gx = linear(x, w[f"{cell}.Wx"], w[f"{cell}.b"])
+    if h is None:
+        h = torch.zeros(*x.shape[:-1], len(w[f"{cell}.bhn"])).to(x)
+    gh = linear(h, w[f"{cell}.Wh"])
+    (xr, xz, xn), (hr, hz, hn) = gx.chunk(3, -1), gh.chunk(3, -1)
+    r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+    n = torch.tanh(xn + r * (hn + w[f"{cell}.bhn"]))
+    return (1 - z) * n + z * h
+
+
+def _torch_move(
+    torch: Any, config: LatticeConfig, index: int, position: Any, face: Any, out: Any
+) -> tuple[Any, Any, Any]:
+    """New positions, whether a face is reached, and the face headed for."""
+    learned, steps = config.displacement_bound * torch.tanh(out), config.total_steps
+    along = learned[..., 2]
+    if index == 0:
+        clear = along.abs() > config.face_tie * config.displacement_bound
+        face = torch.where(clear, along.detach().sign(), face)
+    way = (face - position[..., 2].detach()).abs()
+    drift = torch.clamp(way / (steps - index), min=1 / steps)
+    towards = face * along
+    dz = face * (drift + torch.where(towards >= 0, towards, 0.0 * towards))
+    raw = position + torch.cat([learned[..., :2], dz[..., None]], -1)
+    side = raw[..., :2]
+    side = torch.where(side > 1, 2 - side, side)
+    side = torch.where(side < -1, -2 - side, side).clamp(-1, 1)
+    z = raw[..., 2:].clamp(-1, 1)
+    reached = z.abs() >= 1 - 1e-5
+    return torch.cat([side, torch.where(reached, z.sign(), z)], -1), reached, face
+
+
 def _torch_forward(
     torch: Any,
     config: LatticeConfig,
@@ -193,16 +228,9 @@ def _torch_forward(
             x = F.gelu(norm(f"flow.neuron.norms.{i}", x))
         x = torch.cat([linear("flow.neuron.layers.2", x), column], -1)
         for i in range(config.carrier_layers):
-            cell = f"flow.carrier.cells.{i}"
-            gx = F.linear(x, w[f"{cell}.Wx"], w[f"{cell}.b"])
-            h = hidden[i]
-            if h is None:
-                h = torch.zeros(*energy.shape, config.carrier_hidden).to(x)
-            gh = F.linear(h, w[f"{cell}.Wh"])
-            (xr, xz, xn), (hr, hz, hn) = gx.chunk(3, -1), gh.chunk(3, -1)
-            r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
-            n = torch.tanh(xn + r * (hn + w[f"{cell}.bhn"]))
-            x = hidden[i] = (1 - z) * n + z * h
+            x = hidden[i] = _torch_cell(
+                torch, w, f"flow.carrier.cells.{i}", x, hidden[i]
+            )
         fused = torch.cat([x, linear("flow.carrier.memory", memory)], -1)
         fused = F.gelu(linear("flow.carrier.fuse_in", fused))
         fused = linear("flow.carrier.fuse_out", fused)
@@ -210,22 +238,7 @@ def _torch_forward(
         change = linear("flow.carrier.energy_out", change)[..., 0]
         out = F.gelu(linear("flow.carrier.move_in", fused))
         out = linear("flow.carrier.move_out", out)
-        learned = config.displacement_bound * torch.tanh(out)
-        along = learned[..., 2]
-        if index == 0:
-            clear = along.abs() > config.face_tie * config.displacement_bound
-            face = torch.where(clear, along.detach().sign(), face)
-        way = (face - position[..., 2].detach()).abs()
-        drift = torch.clamp(way / (steps - index), min=1 / steps)
-        towards = face * along
-        dz = face * (drift + torch.where(towards >= 0, towards, 0.0 * towards))
-        raw = position + torch.cat([learned[..., :2], dz[..., None]], -1)
-        side = raw[..., :2]
-        side = torch.where(side > 1, 2 - side, side)
-        side = torch.where(side < -1, -2 - side, side).clamp(-1, 1)
-        z = raw[..., 2:].clamp(-1, 1)
-        reached = z.abs() >= 1 - 1e-5
-        moved = torch.cat([side, torch.where(reached, z.sign(), z)], -1)
+        moved, reached, face = _torch_move(torch, config, index, position, face, out)
         energy = torch.where(alive, energy + torch.tanh(change) / steps, energy)
         position = torch.where(alive[..., None], moved, position)
         age = age + alive

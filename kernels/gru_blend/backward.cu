@@ -42,9 +42,7 @@ for (int j = 0; j < V; ++j) {
 }
 if (count > 0) {
   float b_r[V], b_z[V], b_n[V], b_hidden[V];
-  read_values<float, V>(b + c, count, false, b_r);
-  read_values<float, V>(b + H + c, count, false, b_z);
-  read_values<float, V>(b + 2 * H + c, count, false, b_n);
+  read_gates<float, V>(b + c, H, count, false, b_r, b_z, b_n);
   read_values<float, V>(bhn + c, count, false, b_hidden);
   const int last = (block + 1) * ROWS < N ? (block + 1) * ROWS : N;
   for (int row = block * ROWS + warp; row < last; row += SG) {
@@ -54,12 +52,8 @@ if (count > 0) {
     float up[V], old[V], rx[V], zx[V], nx[V], rh[V], zh[V], nh[V];
     read_values<T, V>(g + at, count, whole, up);
     read_values<T, V>(h + at, count, whole, old);
-    read_values<T, V>(from_x + gates, count, whole, rx);
-    read_values<T, V>(from_x + gates + H, count, whole, zx);
-    read_values<T, V>(from_x + gates + 2 * H, count, whole, nx);
-    read_values<T, V>(from_h + gates, count, whole, rh);
-    read_values<T, V>(from_h + gates + H, count, whole, zh);
-    read_values<T, V>(from_h + gates + 2 * H, count, whole, nh);
+    read_gates<T, V>(from_x + gates, H, count, whole, rx, zx, nx);
+    read_gates<T, V>(from_h + gates, H, count, whole, rh, zh, nh);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       const float hidden = nh[j] + b_hidden[j];
@@ -77,12 +71,8 @@ if (count > 0) {
       sum_hidden[j] += nh[j];
     }
     write_values<T, V>(d_h + at, count, wide_rows, old);
-    write_values<T, V>(d_x + gates, count, wide_rows, rx);
-    write_values<T, V>(d_x + gates + H, count, wide_rows, zx);
-    write_values<T, V>(d_x + gates + 2 * H, count, wide_rows, nx);
-    write_values<T, V>(d_y + gates, count, wide_rows, rx);
-    write_values<T, V>(d_y + gates + H, count, wide_rows, zx);
-    write_values<T, V>(d_y + gates + 2 * H, count, wide_rows, nh);
+    write_gates<T, V>(d_x + gates, H, count, wide_rows, rx, zx, nx);
+    write_gates<T, V>(d_y + gates, H, count, wide_rows, rx, zx, nh);
   }
 }
 

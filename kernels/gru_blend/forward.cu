@@ -32,9 +32,7 @@ const bool wide_rows = H % V == 0;
 const bool whole = wide_rows && addresses % (V * sizeof(T)) == 0;
 
 float b_r[V], b_z[V], b_n[V], b_hidden[V];
-read_values<float, V>(b + c, count, false, b_r);
-read_values<float, V>(b + H + c, count, false, b_z);
-read_values<float, V>(b + 2 * H + c, count, false, b_n);
+read_gates<float, V>(b + c, H, count, false, b_r, b_z, b_n);
 read_values<float, V>(bhn + c, count, false, b_hidden);
 
 const int last = first + ROWS < N ? first + ROWS : N;
@@ -43,12 +41,8 @@ for (int row = first + warp; row < last; row += SG) {
   const size_t gates = at + static_cast<size_t>(row) * 2 * H;
   float old[V], rx[V], zx[V], nx[V], rh[V], zh[V], nh[V], value[V];
   read_values<T, V>(h + at, count, whole, old);
-  read_values<T, V>(from_x + gates, count, whole, rx);
-  read_values<T, V>(from_x + gates + H, count, whole, zx);
-  read_values<T, V>(from_x + gates + 2 * H, count, whole, nx);
-  read_values<T, V>(from_h + gates, count, whole, rh);
-  read_values<T, V>(from_h + gates + H, count, whole, zh);
-  read_values<T, V>(from_h + gates + 2 * H, count, whole, nh);
+  read_gates<T, V>(from_x + gates, H, count, whole, rx, zx, nx);
+  read_gates<T, V>(from_h + gates, H, count, whole, rh, zh, nh);
 #pragma unroll
   for (int j = 0; j < V; ++j) {
     const float r = gate_of(rx[j] + rh[j] + b_r[j]);

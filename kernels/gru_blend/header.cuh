@@ -45,3 +45,22 @@ write_values(T* at, int count, bool whole, const float (&value)[V]) {
     }
   }
 }
+
+// Three gates of a row of [3H], H values apart.
+template <typename T, int V>
+__device__ inline void read_gates(
+    const T* at, int H, int count, bool whole,
+    float (&r)[V], float (&z)[V], float (&n)[V]) {
+  read_values<T, V>(at, count, whole, r);
+  read_values<T, V>(at + H, count, whole, z);
+  read_values<T, V>(at + 2 * H, count, whole, n);
+}
+
+template <typename T, int V>
+__device__ inline void write_gates(
+    T* at, int H, int count, bool whole,
+    const float (&r)[V], const float (&z)[V], const float (&n)[V]) {
+  write_values<T, V>(at, count, whole, r);
+  write_values<T, V>(at + H, count, whole, z);
+  write_values<T, V>(at + 2 * H, count, whole, n);
+}
