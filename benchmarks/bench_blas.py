@@ -11,7 +11,7 @@ import json
 import statistics
 from datetime import UTC, datetime
 
-from energyflow_mlx import blas, device, diagnosis
+from energyflow_mlx.runtime import blas, device, diagnosis
 
 SIZE = 1024
 REPEATS = 31

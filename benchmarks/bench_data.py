@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from energyflow_mlx.data.batching import BucketBatcher
-from energyflow_mlx.data.captions import generate_captions
+from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.jsonl import write_jsonl
 

@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.text.decoder import TCNDecoder
-from energyflow_mlx.text.generate import generate
+from energyflow_mlx.text.generation.generate import generate
 
 SPECIAL = {"start_id": 1, "end_id": 2, "pad_id": 0}
 SETTINGS = {

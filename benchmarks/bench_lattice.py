@@ -31,8 +31,8 @@ from mlx.utils import tree_flatten, tree_map
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice import EnergyLattice
-from energyflow_mlx.lattice.propagate import StepRunner
-from energyflow_mlx.lattice.simulate import FlowState, launch
+from energyflow_mlx.lattice.dynamics import FlowState, launch
+from energyflow_mlx.lattice.solve import StepRunner
 
 VALUE_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 5e-3

@@ -25,9 +25,9 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
-from energyflow_mlx import blas, device
 from energyflow_mlx.nn.losses import cosine
-from energyflow_mlx.readback import Readback, ReadbackEngine
+from energyflow_mlx.readback.engine import Readback, ReadbackEngine
+from energyflow_mlx.runtime import blas, device
 from energyflow_mlx.text.encoder import TCNEncoder
 
 VOCABULARY, LENGTH, TEACHER = 5000, 32, 384

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 import energyflow_mlx  # noqa: F401  before mlx.core: it brings the BLAS
-from energyflow_mlx import blas, device
+from energyflow_mlx.runtime import blas, device
 from energyflow_mlx.teacher import Teacher, load_teacher
 
 CHECKOUT = Path(__file__).resolve().parents[1]

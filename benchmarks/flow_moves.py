@@ -29,7 +29,7 @@ import lattice_presets  # isort: skip  before mlx
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.build import build_model
+from energyflow_mlx.build.model import build_model
 from energyflow_mlx.config import Config
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -95,7 +95,7 @@ def carry(config: Config, paths: list[Path], folder: Path) -> list[str]:
 
 def train(args: argparse.Namespace, setting: str, seed: int, frozen: bool) -> None:
     """One run; its last metrics as a line of JSON."""
-    from energyflow_mlx.training.run import run
+    from energyflow_mlx.build.run import run
 
     config = configure(args, setting, seed)
     with tempfile.TemporaryDirectory() as scratch:

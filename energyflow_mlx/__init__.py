@@ -1,8 +1,8 @@
 """Distilled text encoders, vector-to-text decoders and an energy lattice, on MLX."""
 
 # Before anything imports mlx.core: the CPU backend takes its BLAS from the process.
-from energyflow_mlx import allocator as _allocator
-from energyflow_mlx import blas as _blas
+from energyflow_mlx.runtime import allocator as _allocator
+from energyflow_mlx.runtime import blas as _blas
 
 _blas.install()
 _allocator.install()
@@ -26,6 +26,6 @@ def load(path: "str | Path") -> "SentenceCodec":
     Raises:
         InputError: The folder is missing, damaged or not a run.
     """
-    from energyflow_mlx.inference import load as load_run
+    from energyflow_mlx.build.codec import load as load_run
 
     return load_run(path)

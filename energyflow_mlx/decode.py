@@ -7,9 +7,9 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from energyflow_mlx import cli
 from energyflow_mlx.atomic import write_aside
-from energyflow_mlx.data.matrix import finite_rows, open_matrix
+from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class DecodeArgs:
 
 def decode_file(args: DecodeArgs) -> None:
     """Decode a file of vectors, a chunk at a time."""
-    from energyflow_mlx.inference import load
+    from energyflow_mlx.build.codec import load
 
     source = Path(args.input)
     vectors = open_matrix(source)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from energyflow_mlx.diagnosis import Finding, examine
+from energyflow_mlx.runtime.diagnosis import Finding, examine
 
 _STYLE = {"ok": "green", "slow": "yellow", "missing": "bold red"}
 

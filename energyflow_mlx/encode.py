@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from energyflow_mlx import cli
 from energyflow_mlx.atomic import write_aside
-from energyflow_mlx.data.matrix import finite_rows, open_matrix
+from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def read_rows(path: Path, size: int) -> Iterator[np.ndarray]:
 
 def encode_file(args: EncodeArgs) -> None:
     """Encode a file; two passes, one to count its rows and one to encode them."""
-    from energyflow_mlx.inference import load
+    from energyflow_mlx.build.codec import load
 
     if not args.output.endswith(".npy"):
         raise InputError(f"[encode] output must end in .npy, got {args.output}.")

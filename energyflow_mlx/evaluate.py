@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from energyflow_mlx import cli
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.checks import as_paths
 from energyflow_mlx.errors import InputError
 
@@ -65,7 +65,7 @@ def spearman_of(paths: Sequence[str], encode: Encode) -> dict[str, float]:
 
 def evaluate_run(args: EvaluateArgs, folder: str) -> dict[str, Any]:
     """Metrics of a trained run on ``data.val`` and the STS files."""
-    from energyflow_mlx.inference import load
+    from energyflow_mlx.build.codec import load
 
     codec = load(folder)
 
@@ -84,11 +84,11 @@ def evaluate_run(args: EvaluateArgs, folder: str) -> dict[str, Any]:
 
 def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
     """Distances to the teacher, retrieval, cross entropy and decoding quality."""
+    from energyflow_mlx.build.data import held_out_set
+    from energyflow_mlx.evaluation.held_out import decoding_metrics, validate
     from energyflow_mlx.evaluation.similarity import cosine_rows
-    from energyflow_mlx.readback import ReadbackEngine
+    from energyflow_mlx.readback.engine import ReadbackEngine
     from energyflow_mlx.teacher import load_teacher
-    from energyflow_mlx.training.data import held_out_set
-    from energyflow_mlx.training.validation import decoding_metrics, validate
 
     config = codec.config
     if args.teacher:

@@ -6,24 +6,17 @@ Needs MLX, NumPy and the tokenizer; no training dependency.
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx import checkpoint
-from energyflow_mlx.build import build_model
-from energyflow_mlx.config import Config, read_config
+from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
+from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import sequence_cross_entropy
-from energyflow_mlx.text.generate import generate
-from energyflow_mlx.text.tokenizer import Tokenizer
-
-CHECKPOINTS = "checkpoints"
-TOKENIZER = "tokenizer"
-CONFIG = "config.json"
+from energyflow_mlx.text.generation.generate import generate
+from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
 
 
 def cover(
@@ -216,37 +209,3 @@ def _sentence_losses(
     """Teacher-forced cross entropy over the whole vocabulary."""
     logits = model.decoder.logits(model.decode_features(ids[:, :-1], mask[:, :-1], z))
     return sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
-
-
-def load(path: str | Path) -> SentenceCodec:
-    """Load a trained model from its run folder.
-
-    The best checkpoint by the run's chosen metric is taken; its digests are checked.
-
-    Args:
-        path: Run folder, as given to ``run.dir``.
-
-    Raises:
-        InputError: The folder, its config, tokenizer or checkpoint is missing or
-            damaged.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"[load] run folder {folder} does not exist.")
-    config = read_config(folder / CONFIG)
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    newest = checkpoint.load_latest(folder / CHECKPOINTS, groups=("model",))
-    if newest is None:
-        raise InputError(f"[load] no checkpoint in {folder / CHECKPOINTS}.")
-    arrays, meta = newest.arrays, newest.meta
-    best = meta.get("best_step", meta["step"])
-    if best != meta["step"]:
-        chosen = folder / CHECKPOINTS / f"step_{best:08d}"
-        arrays, meta = checkpoint.load(chosen, groups=("model",))
-    model = build_model(config, tokenizer.vocab_size, meta["dimension"])
-    parameters = {name.split(".", 1)[1]: array for name, array in arrays.items()}
-    checkpoint.require_match(
-        flat_parameters(model), parameters, str(folder / CHECKPOINTS)
-    )
-    install_parameters(model, parameters)
-    return SentenceCodec(model, tokenizer, config, meta["dimension"])

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energyflow_mlx import cli
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
     from energyflow_mlx.config import Config
-    from energyflow_mlx.flow_record import Cube, FlowRecord
+    from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
 
 _DEFAULT_SENTENCES = 4
 PAGE = "flows.html"
@@ -36,12 +36,13 @@ class PlotArgs:
 
 def plot(args: PlotArgs) -> None:
     """Draw everything, then say what the flows do and which files were written."""
+    from energyflow_mlx.build.codec import load
     from energyflow_mlx.config import read_config
     from energyflow_mlx.display import RunDisplay
-    from energyflow_mlx.inference import CONFIG
-    from energyflow_mlx.metrics import read_metrics
+    from energyflow_mlx.evaluation.tracing import trace
     from energyflow_mlx.plots import plot_metrics, write_page, write_pictures
-    from energyflow_mlx.tracing import trace_run
+    from energyflow_mlx.runs.folder import CONFIG
+    from energyflow_mlx.runs.metrics import read_metrics
 
     run = Path(args.run)
     if not run.is_dir():
@@ -55,7 +56,7 @@ def plot(args: PlotArgs) -> None:
     records: list[FlowRecord] = []
     if config.lattice is not None:
         validated = read_metrics(metrics)  # refuse a bad log before any work
-        cube, records = trace_run(run, sentences or choose_captions(config))
+        cube, records = trace(load(run), sentences or choose_captions(config))
     files = plot_metrics(metrics, folder)
     with RunDisplay() as display:
         if records:
@@ -88,7 +89,7 @@ def check_sentences(given: Any, config: "Config") -> list[str]:
 
 def choose_captions(config: "Config") -> list[str]:
     """A few built-in captions that the run has not trained on."""
-    from energyflow_mlx.data.captions import generate_captions
+    from energyflow_mlx.data.captions.generate import generate_captions
     from energyflow_mlx.data.dataset import SentenceSet, split
 
     data = config.data
@@ -103,7 +104,7 @@ def _statistics(
     cube: "Cube", records: list["FlowRecord"], log: list[dict[str, Any]]
 ) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table: these sentences, and the run's last validation."""
-    from energyflow_mlx.flow_record import describe, mean_statistics
+    from energyflow_mlx.evaluation.flow_record import describe, mean_statistics
 
     count = len(records)
     head = "1 sentence" if count == 1 else f"mean of {count} sentences"

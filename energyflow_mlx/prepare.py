@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from energyflow_mlx import cli
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_path
 from energyflow_mlx.data.sources import deduplicate, read_texts
@@ -24,7 +24,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.bert import load_teacher
 from energyflow_mlx.teacher.folder import open_folder
-from energyflow_mlx.teacher.vectors import Teacher, cached_vectors
+from energyflow_mlx.teacher.teacher import Teacher, cached_vectors
 
 
 @dataclass

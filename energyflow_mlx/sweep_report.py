@@ -15,8 +15,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from energyflow_mlx import cli
 from energyflow_mlx.atomic import write_text
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.display import RunDisplay, format_value
 from energyflow_mlx.errors import InputError
 

@@ -17,9 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from energyflow_mlx import cli
-from energyflow_mlx.conf_store import CONF_FOLDER, register
 from energyflow_mlx.config import Config
+from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.config.store import CONF_FOLDER, register
 from energyflow_mlx.errors import InputError
 
 logger = logging.getLogger("energyflow_mlx")
@@ -44,7 +44,7 @@ def to_config(composed: DictConfig) -> Config:
 @hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name="config")
 def _job(composed: DictConfig) -> float:
     """One Hydra job; returns the metric that chose the best checkpoint."""
-    from energyflow_mlx.training.run import run
+    from energyflow_mlx.build.run import run
 
     job = HydraConfig.get()
     with cli.clean_exit():

@@ -30,7 +30,7 @@ def pytest_runtest_setup(item):
 
 
 def _backends():
-    from energyflow_mlx import device
+    from energyflow_mlx.runtime import device
 
     return device.available()
 

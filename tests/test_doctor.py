@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from energyflow_mlx import blas, diagnosis, doctor
-from energyflow_mlx.diagnosis import Finding, MatmulRate
+from energyflow_mlx import doctor
+from energyflow_mlx.runtime import blas, diagnosis
+from energyflow_mlx.runtime.diagnosis import Finding, MatmulRate
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_wrong_product_is_refused_a_rate(monkeypatch):
 def test_slow_matmul_is_reported(monkeypatch):
     rate = MatmulRate(mlx_gflops=7.5, numpy_gflops=240.0)
     monkeypatch.setattr(diagnosis, "measure_matmul_rate", lambda: rate)
-    from energyflow_mlx import device
+    from energyflow_mlx.runtime import device
 
     cpu = device.describe()._replace(backend="cpu")
     found = diagnosis._matmul(cpu)
@@ -87,7 +88,7 @@ def test_slow_matmul_is_reported(monkeypatch):
 
 
 def test_reference_blas_is_a_shortfall_on_the_cpu_only(monkeypatch):
-    from energyflow_mlx import device
+    from energyflow_mlx.runtime import device
 
     slow = blas.BlasInfo("no_compiler", "reference BLAS, slow", advice="install gcc")
     monkeypatch.setattr(blas, "info", lambda: slow)

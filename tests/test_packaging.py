@@ -64,7 +64,10 @@ def files_of(checkout, folder):
 
 def test_wheel_holds_the_package_and_its_c_source(checkout, wheel):
     assert files_of(checkout, "energyflow_mlx") <= names(wheel)
-    assert {"energyflow_mlx/py.typed", "energyflow_mlx/_blas/forward.c"} <= names(wheel)
+    assert {
+        "energyflow_mlx/py.typed",
+        "energyflow_mlx/runtime/_blas/forward.c",
+    } <= names(wheel)
 
 
 @pytest.mark.parametrize("folder", ["conf", "kernels"])

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from energyflow_mlx import cli
 from energyflow_mlx.config import Config, LatticeConfig
-from energyflow_mlx.data.captions import generate_captions
+from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.metrics import MetricsLog
 from energyflow_mlx.plot import PlotArgs, check_sentences, choose_captions, plot
+from energyflow_mlx.runs.metrics import MetricsLog
 from tests.plots.browser import Browser, find_chromium
 
 ROOT = Path(__file__).resolve().parents[1]

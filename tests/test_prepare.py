@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from energyflow_mlx import cli, prepare
+from energyflow_mlx import prepare
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.efb import EFBReader
 from energyflow_mlx.data.jsonl import write_jsonl
@@ -31,7 +32,8 @@ SLOW_TEACHER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from energyflow_mlx import cli, prepare
+from energyflow_mlx import prepare
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.teacher import cache
 
 class Teacher:

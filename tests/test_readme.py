@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from energyflow_mlx.conf_store import CONF_FOLDER, register
 from energyflow_mlx.config import Config, TransformerEncoderConfig, config_from_json
+from energyflow_mlx.config.store import CONF_FOLDER, register
 from energyflow_mlx.data.dataset import read_sentences
 from energyflow_mlx.decode import DecodeArgs
 from energyflow_mlx.encode import EncodeArgs
@@ -271,7 +271,7 @@ def test_rooms_of_its_map_are_rooms(checkout, readme):
     lines = drawing.splitlines()
     rooms = [re.split(r" {2,}", x.strip())[0] for x in lines if x.startswith("  ")]
     names = [name for part in rooms for name in part.split()]
-    assert {"training/", "ops/", "readback", "train"} <= set(names)
+    assert {"training/", "ops/", "readback/", "train"} <= set(names)
     for name in names:
         path = package / (name if name.endswith("/") else f"{name}.py")
         assert path.exists() or (package / name).is_dir(), name

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from energyflow_mlx import checkpoint
+from energyflow_mlx.build.codec import load
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.inference import load
+from energyflow_mlx.runs import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [

@@ -27,7 +27,7 @@ import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BL
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx import device
+from energyflow_mlx.runtime import device
 
 Call = Callable[[], Any]
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}

@@ -8,9 +8,9 @@ import numpy as np
 
 from energyflow_mlx.data.efb import EFBReader, EFBWriter
 from energyflow_mlx.data.jsonl import read_jsonl
-from energyflow_mlx.data.matrix import finite_rows, open_matrix
 from energyflow_mlx.data.provenance import Provenance
 from energyflow_mlx.data.sources import read_text_lines
+from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 
 

@@ -7,15 +7,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.mapper import EmbeddingMapper, OutputCollector
-from energyflow_mlx.lattice.propagate import FlowOptions, StepRunner, propagate
-from energyflow_mlx.lattice.readout import describe_flows, read_surface
-from energyflow_mlx.lattice.simulate import (
+from energyflow_mlx.lattice.dynamics import (
     FlowState,
     FlowStep,
     check_flow_count,
     launch,
 )
+from energyflow_mlx.lattice.ends import EmbeddingMapper, OutputCollector
+from energyflow_mlx.lattice.readout import describe_flows, read_surface
+from energyflow_mlx.lattice.solve import FlowOptions, StepRunner, propagate
 
 
 class LatticeOutput(NamedTuple):

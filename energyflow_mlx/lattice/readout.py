@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.simulate import FlowState
+from energyflow_mlx.lattice.dynamics import FlowState
 from energyflow_mlx.ops import lattice_readout, lattice_scatter
 from energyflow_mlx.ops.lattice_scatter import Mode
 

@@ -20,8 +20,8 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.propagate import FlowOptions, advance_flows, draw_noise
-from energyflow_mlx.lattice.simulate import FlowState, FlowStep, phase
+from energyflow_mlx.lattice.dynamics import FlowState, FlowStep, phase
+from energyflow_mlx.lattice.solve import FlowOptions, advance_flows, draw_noise
 
 Arrays = dict[str, mx.array]
 

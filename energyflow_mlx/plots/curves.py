@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.metrics import read_metrics
 from energyflow_mlx.plots.pictures import save
+from energyflow_mlx.runs.metrics import read_metrics
 
 _FLOW_SHARES = ("reached", "reached_near", "reached_far", "projected", "covered")
 _SMOOTH_FROM = 60  # points, from which on a running mean is drawn over the raw line

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from energyflow_mlx.atomic import write_aside
-from energyflow_mlx.flow_record import Cube, FlowRecord
+from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
 
 _SIGNED = "RdBu_r"  # energies: zero is white
 _COUNT = "viridis_r"  # arrivals; none is white

@@ -1,7 +1,7 @@
 """Teachers: sentence encoders whose vectors the student learns to give."""
 
 from energyflow_mlx.teacher.bert import BertEncoder, load_teacher
-from energyflow_mlx.teacher.vectors import (
+from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
     cached_vectors,

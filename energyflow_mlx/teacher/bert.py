@@ -22,7 +22,7 @@ from energyflow_mlx.nn.activations import activation, fast_exp
 from energyflow_mlx.ops import masked_mean
 from energyflow_mlx.teacher.folder import Pooling, TeacherFolder, open_folder
 from energyflow_mlx.teacher.layouts import BertConfig, convert_weights
-from energyflow_mlx.teacher.vectors import Teacher
+from energyflow_mlx.teacher.teacher import Teacher
 
 # Added to the score of a padded key: its weight is then 0 in float32.
 _PADDED_SCORE = -1e9

@@ -2,14 +2,44 @@
 
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.data.batching import Batch, BucketBatcher
+from energyflow_mlx.evaluation.held_out import ValidationSet
+from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.objectives import StepBatch
 from energyflow_mlx.training.optimizer import Rows
-from energyflow_mlx.training.step import Update
+from energyflow_mlx.training.update import Update
+
+
+@dataclass
+class RunData:
+    """Everything a run reads.
+
+    Attributes:
+        tokenizer: Of the student.
+        train_ids: Token ids per training sentence.
+        train_targets: The teacher's vectors, ``[N, E]`` float32; with pairs those
+            of the pair's second sentence beside those of the first, ``[N, 2E]``.
+        held_out: Validation sentences.
+        word_embeddings: The teacher's word vectors of the student's tokens,
+            ``[V, W]``, or none when its model is not at hand.
+        dimension: Size E of the vectors.
+        source: Where the sentences came from, for the run header.
+        teacher: Name of the teacher, for the run header.
+    """
+
+    tokenizer: Tokenizer
+    train_ids: list[np.ndarray]
+    train_targets: np.ndarray
+    held_out: ValidationSet
+    word_embeddings: np.ndarray | None
+    dimension: int
+    source: str
+    teacher: str
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:

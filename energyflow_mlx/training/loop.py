@@ -16,34 +16,33 @@ from typing import Any
 
 import mlx.core as mx
 
-from energyflow_mlx import checkpoint
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import BucketBatcher
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.held_out import ValidationSet, validate
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import displacement_scale, exploration_sigma
-from energyflow_mlx.metrics import MetricsLog
 from energyflow_mlx.model import install_parameters
-from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.readback.engine import ReadbackEngine
+from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runs.folder import RunFolder
+from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.training.alternation import (
     RECONSTRUCTION,
     objective_counts,
     objective_of,
 )
-from energyflow_mlx.training.data import RunData
-from energyflow_mlx.training.feed import Feed, token_shares
+from energyflow_mlx.training.feed import Feed, RunData, token_shares
 from energyflow_mlx.training.objectives import Controls, Gradients
 from energyflow_mlx.training.progress import Progress, RunningMeans
-from energyflow_mlx.training.run_folder import RunFolder
 from energyflow_mlx.training.schedule import learning_rate
-from energyflow_mlx.training.step import (
+from energyflow_mlx.training.update import (
     Stepper,
     TrainState,
     Update,
     add_gradients,
 )
-from energyflow_mlx.training.validation import ValidationSet, validate
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.lattice.propagate import FlowOptions
-from energyflow_mlx.lattice.simulate import FlowState, land, launch
+from energyflow_mlx.lattice.dynamics import FlowState, land, launch
+from energyflow_mlx.lattice.solve import FlowOptions
 from energyflow_mlx.lattice.staged import StagedSteps
 from energyflow_mlx.model import EnergyFlow, install_parameters
 from energyflow_mlx.training.objectives import (

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from energyflow_mlx.data import caption_words as words
-from energyflow_mlx.data.caption_scenes import SCENES
-from energyflow_mlx.data.captions import _Grammar, generate_captions
-from energyflow_mlx.data.inflection import (
+from energyflow_mlx.data.captions import words
+from energyflow_mlx.data.captions.generate import _Grammar, generate_captions
+from energyflow_mlx.data.captions.inflection import (
     participle,
     pluralize,
     third_person,
     with_article,
 )
+from energyflow_mlx.data.captions.scenes import SCENES
 
 COUNT = 20_000
 GOLDEN_DIGEST = "21c4211d4a919c33"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from energyflow_mlx.data.captions import generate_captions
+from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import (
     SentenceSet,
     permutation,

@@ -8,9 +8,9 @@ import mlx.optimizers as optim
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.hidden_reads import HiddenReadGuard
 from energyflow_mlx.lattice import EnergyLattice, FlowState
-from energyflow_mlx.lattice.simulate import FlowStep
+from energyflow_mlx.lattice.dynamics import FlowStep
+from energyflow_mlx.readback.guard import HiddenReadGuard
 
 
 def vectors(rows=3, seed=7):

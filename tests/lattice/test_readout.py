@@ -2,6 +2,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from energyflow_mlx.lattice.dynamics import land, launch
 from energyflow_mlx.lattice.geometry import cell_index
 from energyflow_mlx.lattice.readout import (
     count_arrivals,
@@ -9,7 +10,6 @@ from energyflow_mlx.lattice.readout import (
     read_surface,
     score_flows,
 )
-from energyflow_mlx.lattice.simulate import land, launch
 
 
 def scattered(config, batch=2, seed=0):

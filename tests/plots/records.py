@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from energyflow_mlx.flow_record import Cube, FlowRecord
+from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
 
 STATISTICS = {
     "reached_near": 0.4,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.metrics import MetricsLog
 from energyflow_mlx.plots import plot_metrics
 from energyflow_mlx.plots.curves import _curves, _running_mean
+from energyflow_mlx.runs.metrics import MetricsLog
 
 
 def write_log(path, steps=200):

@@ -7,13 +7,13 @@ import pytest
 from mlx.utils import tree_flatten
 from rich.console import Console
 
-from energyflow_mlx.build import build_model, start_tables
+from energyflow_mlx.build.data import load_run_data
+from energyflow_mlx.build.model import build_model, start_tables
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.training.data import load_run_data
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.training.loop import Trainer
-from energyflow_mlx.training.run_folder import RunFolder
 
 
 def make_config(cache_dir, seed=7):

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.build import build_model
+from energyflow_mlx.build.codec import load
+from energyflow_mlx.build.data import load_run_data
+from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.run import run
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.inference import load
-from energyflow_mlx.training.data import load_run_data
-from energyflow_mlx.training.run import run
 
 SMALL = {
     "width": 6,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from energyflow_mlx import encode, evaluate
+from energyflow_mlx.build.codec import load
+from energyflow_mlx.build.data import load_run_data
+from energyflow_mlx.build.run import run
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.inference import load
-from energyflow_mlx.metrics import read_metrics
-from energyflow_mlx.training.data import load_run_data
-from energyflow_mlx.training.run import run
+from energyflow_mlx.runs.metrics import read_metrics
 
 SMALL = {
     "width": 8,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-from energyflow_mlx.build import build_model
+from energyflow_mlx.build.model import build_model
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
-from energyflow_mlx.lattice.propagate import FlowOptions, StepRunner, propagate
-from energyflow_mlx.lattice.simulate import launch
+from energyflow_mlx.lattice.dynamics import launch
+from energyflow_mlx.lattice.solve import FlowOptions, StepRunner, propagate
 from energyflow_mlx.training.objectives import (
     FLOW_OBJECTIVES,
     FLOW_TEXT,
@@ -17,7 +17,7 @@ from energyflow_mlx.training.objectives import (
     StepBatch,
 )
 from energyflow_mlx.training.optimizer import Rows
-from energyflow_mlx.training.step import Stepper, add_gradients
+from energyflow_mlx.training.update import Stepper, add_gradients
 
 V, E, B, L = 30, 12, 4, 6
 KEY = mx.random.key(7)

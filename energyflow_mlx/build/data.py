@@ -1,0 +1,266 @@
+"""From config to data: sentences, tokenizer, teacher vectors, held-out set."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from energyflow_mlx.config import Config
+from energyflow_mlx.data.captions.generate import generate_captions
+from energyflow_mlx.data.dataset import (
+    SentenceSet,
+    permutation,
+    read_many,
+    split,
+)
+from energyflow_mlx.display import RunDisplay
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.held_out import ValidationSet
+from energyflow_mlx.runtime.blas import cache_folder
+from energyflow_mlx.teacher.bert import load_teacher
+from energyflow_mlx.teacher.teacher import (
+    PrecomputedTeacher,
+    Teacher,
+    cached_vectors,
+)
+from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
+from energyflow_mlx.training.feed import RunData
+
+_SUFFIXES = {
+    "text": (".txt", ".txt.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz"),
+    "efb": (".efb",),
+    "npy": (".npy",),
+}
+
+
+def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
+    """Training and held-out sentences, and a word on where they came from.
+
+    Raises:
+        InputError: A file is missing, empty, damaged or of the wrong kind.
+    """
+    data = config.data
+    if data.train:
+        _check_suffixes([*data.train, *data.val], data.format)
+        train = read_many([Path(p) for p in data.train])
+        source = ", ".join(Path(p).name for p in data.train)
+    else:
+        train = SentenceSet(generate_captions(data.captions, config.seed), None, None)
+        source = f"built-in captions ({data.captions})"
+    if data.val:
+        held_out = read_many([Path(p) for p in data.val])
+    else:
+        train, held_out = split(train, data.val_fraction, config.seed)
+    if data.limit and data.limit < len(train):
+        keep = permutation(len(train), config.seed)[: data.limit]
+        train = train.subset(np.sort(keep))
+    return train, held_out, source
+
+
+def _check_suffixes(paths: Sequence[str], kind: str) -> None:
+    for path in paths if kind != "auto" else ():
+        if not path.endswith(_SUFFIXES[kind]):
+            raise InputError(
+                f"[data] {path} must end in {' or '.join(_SUFFIXES[kind])}, "
+                f"because data.format is {kind}."
+            )
+
+
+def _build_tokenizer(config: Config, train: SentenceSet, teacher: Teacher) -> Tokenizer:
+    settings = config.tokenizer
+    if config.task == "flow":  # nothing to read or write: the smallest one
+        return Tokenizer.from_source(teacher.tokenizer_path, [])
+    if settings.kind == "bpe":
+        if train.texts is None:
+            raise InputError("[data] tokenizer.kind=bpe needs text, got token ids.")
+        return Tokenizer.train_bpe(train.texts, settings.bpe_size)
+    corpus = train.texts if train.texts is not None else train.ids
+    if settings.full_vocabulary:
+        corpus = None
+    return Tokenizer.from_source(
+        teacher.tokenizer_path, corpus, min_count=settings.min_count
+    )
+
+
+def _token_rows(
+    sentences: SentenceSet, tokenizer: Tokenizer, config: Config
+) -> list[np.ndarray]:
+    """Token ids of a set, from its text or from its stored source ids.
+
+    Flows between vectors read none; one padding token stands for each vector.
+    """
+    if config.task == "flow":
+        return [np.full(1, tokenizer.pad_id, np.int32)] * len(sentences)
+    if sentences.ids is not None:
+        return tokenizer.from_source_ids(sentences.ids, config.data.max_length)
+    if sentences.texts is None:
+        raise InputError(
+            f"[data] task={config.task} must have text or token ids, got vectors alone."
+        )
+    return tokenizer.encode(sentences.texts, config.data.max_length)
+
+
+def _targets(
+    sentences: SentenceSet,
+    vectors: str | None,
+    teacher: Teacher,
+    config: Config,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """The teacher's vectors of a set, ``[N, E]`` float32.
+
+    A vectors file wins, then vectors stored with the data, then the teacher's model.
+    """
+    settings = config.teacher
+    if config.data.pairs:
+        return _pair_targets(sentences, teacher, config, progress)
+    if vectors is not None:
+        given = PrecomputedTeacher(Path(vectors), normalize=settings.normalize)
+        return given.vectors(len(sentences))
+    if sentences.targets is not None:
+        return _scaled(sentences.targets, settings.normalize)
+    if settings.kind == "precomputed":
+        raise InputError(
+            "[teacher] teacher=precomputed needs teacher.train_vectors and "
+            "teacher.val_vectors, or data files that hold vectors (.efb, .jsonl)."
+        )
+    if sentences.texts is None:
+        raise InputError("[teacher] a teacher needs text, got token ids only.")
+    return _taught(sentences.texts, teacher, config, progress)
+
+
+def _scaled(rows: np.ndarray, normalize: bool) -> np.ndarray:
+    """Rows ``[..., E]`` as float32, of length one if asked."""
+    found = np.asarray(rows, np.float32)
+    if not normalize:
+        return found
+    norms = np.linalg.norm(found, axis=-1, keepdims=True)
+    return (found / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+def _taught(
+    texts: list[str],
+    teacher: Teacher,
+    config: Config,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """The teacher's vectors of texts, from the cache where they are there."""
+    settings = config.teacher
+    folder = Path(settings.cache_dir or cache_folder() / "vectors")
+    size = settings.batch_size
+    return cached_vectors(teacher, texts, folder, progress, batch_size=size)
+
+
+def _pair_targets(
+    sentences: SentenceSet,
+    teacher: Teacher,
+    config: Config,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Vectors of the second members beside those of the first, ``[N, 2E]``.
+
+    Vectors alone are pairs already, each row the first member's and then the second's.
+    """
+    first, second = sentences.texts, sentences.pair_texts
+    if first is None and sentences.targets is not None:
+        return _swapped(sentences.targets, config)
+    if first is None or second is None:
+        raise InputError(
+            "[data] data.pairs=true must have text and pair_target in every record."
+        )
+    if config.teacher.kind == "precomputed":
+        raise InputError("[data] data.pairs=true needs a teacher that reads text.")
+    columns = [_taught(texts, teacher, config, progress) for texts in (second, first)]
+    return np.concatenate(columns, axis=1)
+
+
+def _swapped(rows: np.ndarray, config: Config) -> np.ndarray:
+    count, width = rows.shape
+    if width % 2:
+        raise InputError(
+            "[data] data.pairs=true must have rows of two vectors, an even number of "
+            f"columns, got {width}."
+        )
+    pairs = _scaled(rows.reshape(count, 2, width // 2), config.teacher.normalize)
+    return np.ascontiguousarray(pairs[:, ::-1]).reshape(count, width)
+
+
+def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
+    if targets.shape[1] != dimension:
+        raise InputError(
+            f"[data] {which} vectors must have {dimension} numbers as the training "
+            f"vectors, got {targets.shape[1]}."
+        )
+
+
+def held_out_set(
+    paths: Sequence[Path], tokenizer: Tokenizer, config: Config
+) -> ValidationSet:
+    """Sentences of files with their vectors, for evaluation.
+
+    Vectors stored with the data are used, others come from the run's teacher.
+
+    Raises:
+        InputError: A file is missing or damaged, or the teacher is.
+    """
+    sentences = read_many(list(paths))
+    targets = _targets(sentences, None, _teacher(config), config, None)
+    rows = _token_rows(sentences, tokenizer, config)
+    return ValidationSet(sentences.texts or [], rows, targets)
+
+
+def _teacher(config: Config) -> Teacher:
+    settings = config.teacher
+    return load_teacher(
+        settings.name, settings.max_length, normalize=settings.normalize
+    )
+
+
+def load_run_data(
+    config: Config, tokenizer_folder: Path | None, display: RunDisplay
+) -> RunData:
+    """Read sentences, build or load the tokenizer, fetch the teacher's vectors.
+
+    Args:
+        config: The run's configuration.
+        tokenizer_folder: Folder of the tokenizer of a run that is resumed.
+        display: Shows the teacher's progress.
+
+    Raises:
+        InputError: Anything the user gave does not fit together.
+    """
+    train, held_out, source = read_sets(config)
+    if config.task != "flow" and train.texts is None and train.ids is None:
+        raise InputError(
+            f"[data] task={config.task} must have text or token ids, got vectors alone."
+        )
+    teacher = _teacher(config)
+    if tokenizer_folder is not None:
+        tokenizer = Tokenizer.load(tokenizer_folder)
+    else:
+        tokenizer = _build_tokenizer(config, train, teacher)
+    settings = config.teacher
+    with display.task("teacher vectors") as report:
+        train_targets = _targets(train, settings.train_vectors, teacher, config, report)
+    with display.task("teacher vectors, held out") as report:
+        held_out_targets = _targets(
+            held_out, settings.val_vectors, teacher, config, report
+        )
+    _check_size(held_out_targets, train_targets.shape[1], "held-out")
+    dimension = train_targets.shape[1] // (2 if config.data.pairs else 1)
+    own = config.tokenizer.kind == "bpe"
+    return RunData(
+        tokenizer=tokenizer,
+        train_ids=_token_rows(train, tokenizer, config),
+        train_targets=train_targets,
+        held_out=ValidationSet(
+            held_out.texts or [],
+            _token_rows(held_out, tokenizer, config),
+            held_out_targets,
+        ),
+        word_embeddings=None if own else teacher.word_embeddings[tokenizer.source_ids],
+        dimension=dimension,
+        source=source,
+        teacher=teacher.name,
+    )

@@ -1,0 +1,96 @@
+"""Sentences through the lattice of a finished run, with the way of every flow."""
+
+import mlx.core as mx
+import numpy as np
+
+from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
+from energyflow_mlx.evaluation.similarity import cosine_rows
+from energyflow_mlx.inference import SentenceCodec
+from energyflow_mlx.lattice import FlowPaths
+from energyflow_mlx.lattice.geometry import start_level
+from energyflow_mlx.teacher import load_teacher
+
+
+def trace(codec: SentenceCodec, texts: list[str]) -> tuple[Cube, list[FlowRecord]]:
+    """Send sentences through a model's lattice, one at a time, and keep every path.
+
+    Raises:
+        InputError: The run's teacher does not fit.
+    """
+    config = codec.config.lattice
+    assert config is not None
+    cube = Cube(
+        width=config.width,
+        height=config.height,
+        steps=config.total_steps,
+        start_z=start_level(config.depth),
+        is_dual=config.output_planes == "dual",
+    )
+    if codec.config.task == "flow":
+        return cube, _trace_vectors(codec, texts)
+    return cube, _trace_texts(codec, texts)
+
+
+def _trace_vectors(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
+    """The teacher's vectors of the sentences through the lattice."""
+    settings = codec.config.teacher
+    teacher = load_teacher(
+        settings.name, settings.max_length, normalize=settings.normalize
+    )
+    if teacher.dimension != codec.dimension:
+        raise InputError(
+            f"[plot] teacher {teacher.name} must give vectors of {codec.dimension} "
+            f"numbers as the run's, got {teacher.dimension}."
+        )
+    records = []
+    for text, vector in zip(texts, teacher.encode(texts), strict=True):
+        paths = codec.model.lattice.trace(mx.array(vector[None]))
+        output = _host(paths.output.vector)
+        cosine = float(cosine_rows(output, vector[None])[0])
+        result = f"cosine of the vector out to the vector in: {cosine:.3f}"
+        records.append(record_flows(text, result, paths))
+    return records
+
+
+def _trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
+    """The sentences through encoder and lattice, and what the decoder reads."""
+    model, data = codec.model, codec.config.data
+    records = []
+    for text, row in zip(
+        texts, codec.tokenizer.encode(texts, data.max_length), strict=True
+    ):
+        ids, mask = pad_rows([row], len(row))
+        surface = model.encode_surface(mx.array(ids), mx.array(mask))
+        paths = model.lattice.trace_surface(surface)
+        vector = _host(paths.output.vector)
+        vector /= max(float(np.linalg.norm(vector)), 1e-12)
+        result = f"read back from the vector: {codec.decode(vector)[0]}"
+        records.append(record_flows(text, result, paths))
+    return records
+
+
+def record_flows(text: str, result: str, paths: FlowPaths) -> FlowRecord:
+    """The only sample of a trace as NumPy arrays, unused slots left out."""
+    output = paths.output
+    flows = output.flows
+    used = _host(flows.exists)[0]
+    return FlowRecord(
+        text=text,
+        result=result,
+        statistics={n: float(_host(v)) for n, v in output.statistics.items()},
+        position=_host(paths.position)[:, 0, used],
+        energy=_host(paths.energy)[:, 0, used],
+        alive=_host(paths.alive)[:, 0, used],
+        reached=_host(flows.reached)[0, used],
+        age=_host(flows.age)[0, used],
+        landed=_host(flows.position)[0, used],
+        surface_in=_host(output.surface_in)[0],
+        surface_out=_host(output.surface_out)[0],
+    )
+
+
+def _host(a: mx.array) -> np.ndarray:
+    """On the host; NumPy has no bfloat16."""
+    return np.array(a.astype(mx.float32) if a.dtype == mx.bfloat16 else a)

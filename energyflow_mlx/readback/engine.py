@@ -1,0 +1,398 @@
+"""Deferred readback: the only room that evaluates arrays during training.
+
+MLX arrays are lazy: building an expression submits nothing, ``mx.eval`` computes it.
+Deferral is therefore the default and this engine is a thin discipline on top. Open a
+*batch*, build the whole micro-batch, hand what the host wants to see to ``defer`` and
+what must not stay lazy (parameters, optimizer state) to ``fence``. Leaving the batch
+runs exactly one ``mx.eval`` on all of it; ``Readback.value()`` then only copies::
+
+    engine = ReadbackEngine()
+    with engine.batch("step 7"):
+        loss, grads = loss_and_grad(model, batch)
+        optimizer.update(model, grads)
+        loss = engine.defer("loss", loss)
+        engine.fence(model, optimizer.state)
+        engine.submit()              # the device starts now ...
+        batch = next(batches)        # ... while the host prepares what comes next
+    history.append(loss.value())
+
+Reading a readback inside its own batch raises ``BatchNotSynced`` naming its label.
+Batches nest: only the outermost one evaluates. An exception discards the batch it
+leaves, and the readbacks of that batch then raise ``BatchDiscarded``.
+
+Debug mode (``ReadbackEngine(debug=True)``) evaluates every deferred label at once and
+times it, and refuses hidden reads (``.item()``, ``float(x)``, ``if x``, printing,
+``mx.eval``) while a batch is open. NumPy reads through the buffer protocol, which
+cannot be intercepted. An engine belongs to one thread at a time.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+
+from energyflow_mlx.readback.guard import HiddenReadGuard, ReadbackError
+
+logger = logging.getLogger(__name__)
+
+Converter = Callable[[Any], Any]
+
+
+class BatchNotSynced(ReadbackError):
+    """A deferred value was read before the sync of its batch."""
+
+
+class BatchDiscarded(ReadbackError):
+    """A deferred value was read after its batch was discarded by an exception."""
+
+
+@dataclass(frozen=True)
+class OperationTiming:
+    """One deferred label, evaluated and timed on its own in debug mode."""
+
+    label: str
+    shapes: tuple[tuple[int, ...], ...]
+    wall_ms: float
+
+
+@dataclass(frozen=True)
+class BatchTiming:
+    """Where the time of one outermost batch went.
+
+    Attributes:
+        label: Label of the batch.
+        build_ms: From ``begin`` to ``sync``: host work and graph building, and in
+            debug mode also the operations themselves.
+        sync_ms: The one evaluation at the end.
+        peak_bytes: Highest device memory between ``begin`` and the end of ``sync``.
+        operations: Per deferred label, debug mode only.
+    """
+
+    label: str
+    build_ms: float
+    sync_ms: float
+    peak_bytes: int
+    operations: tuple[OperationTiming, ...] = ()
+
+
+@dataclass
+class _Batch:
+    """One open nesting level."""
+
+    label: str
+    started: float
+    readbacks: list["Readback"] = field(default_factory=list)
+    fenced: list[Any] = field(default_factory=list)
+    operations: list[OperationTiming] = field(default_factory=list)
+
+
+class Readback:
+    """A host value that can be read once its batch has been synced."""
+
+    def __init__(
+        self, engine: "ReadbackEngine", label: str, arrays: Any, convert: Converter
+    ) -> None:
+        self._engine = engine
+        self._label = label
+        self._arrays = arrays
+        self._convert = convert
+        self._host: Any = None
+        self._state = "free"  # "free" | "open" | "synced" | "discarded" | "read"
+        self._batch_label = ""
+
+    @property
+    def label(self) -> str:
+        """The label given to ``defer``."""
+        return self._label
+
+    @property
+    def array(self) -> Any:
+        """The lazy array (or tree of arrays), to build further expressions on.
+
+        Raises:
+            ReadbackError: The value was read or the batch discarded, so the arrays
+                were released; keep the array itself where it is needed for longer.
+        """
+        if self._state in ("read", "discarded"):
+            raise ReadbackError(
+                f"[readback] arrays of '{self._label}' must be taken before they are "
+                f"released, got a readback already {self._state}."
+            )
+        return self._arrays
+
+    def value(self) -> Any:
+        """Return the host value; converted once, then remembered.
+
+        Outside any batch an unevaluated readback evaluates itself.
+
+        Raises:
+            BatchNotSynced: Its batch is still open.
+            BatchDiscarded: Its batch ended with an exception.
+        """
+        if self._state == "read":
+            return self._host
+        if self._state == "open":
+            raise BatchNotSynced(
+                f"[readback] '{self._label}' must be read after the sync of batch "
+                f"'{self._batch_label}', got value() while that batch is open."
+            )
+        if self._state == "discarded":
+            raise BatchDiscarded(
+                f"[readback] '{self._label}' must belong to a completed batch, got "
+                f"batch '{self._batch_label}', which an exception discarded."
+            )
+        with self._engine._guard.lifted():
+            if self._state == "free":
+                self._engine._evaluate(self._label, self._arrays)
+            self._host = self._convert(self._arrays)
+        self._release("read")
+        return self._host
+
+    def _release(self, state: str) -> None:
+        """Drop the arrays, so that no graph or buffer outlives its use."""
+        self._state = state
+        self._arrays = None
+        self._convert = _to_host
+
+    def __repr__(self) -> str:
+        return f"Readback('{self._label}', {self._state})"
+
+
+class ReadbackEngine:
+    """Collects what a micro-batch computes and evaluates it all at once.
+
+    Attributes:
+        evaluations: Number of ``mx.eval`` calls made so far.
+        submissions: Number of ``mx.async_eval`` calls made so far.
+        last_timing: Timing of the last completed outermost batch.
+    """
+
+    def __init__(self, *, debug: bool = False) -> None:
+        self.debug = debug
+        self.evaluations = 0
+        self.submissions = 0
+        self.last_timing: BatchTiming | None = None
+        self._batches: list[_Batch] = []
+        self._thread = 0
+        self._guard = HiddenReadGuard()
+
+    @property
+    def depth(self) -> int:
+        """Number of open nesting levels."""
+        return len(self._batches)
+
+    def begin(self, label: str) -> None:
+        """Open a batch, or a level inside the open one. Prefer ``batch``."""
+        self._check_thread()
+        if not self._batches:
+            self._thread = threading.get_ident()
+            mx.reset_peak_memory()
+        self._batches.append(_Batch(label, time.perf_counter()))
+        if self.debug:
+            self._guard.arm(label)
+
+    def sync(self, label: str) -> None:
+        """Close the innermost level; closing the outermost evaluates everything.
+
+        Raises:
+            ReadbackError: No batch is open, or ``label`` is not the innermost label.
+            RuntimeError: The evaluation failed; the batch is discarded.
+        """
+        self._check_thread()
+        self._check_innermost("sync", label)
+        if len(self._batches) > 1:
+            self._merge_into_parent()
+            return
+        batch = self._batches[0]
+        built = time.perf_counter()
+        try:
+            with self._guard.lifted():
+                trees = [readback._arrays for readback in batch.readbacks]
+                self._evaluate(label, [trees, batch.fenced])
+        except RuntimeError:
+            self.discard(label)
+            raise
+        for readback in batch.readbacks:
+            readback._state = "synced"
+        self._batches.clear()
+        self._guard.disarm()
+        self._record(batch, built, time.perf_counter())
+
+    def discard(self, label: str) -> None:
+        """Drop the innermost level without evaluating; its readbacks turn invalid."""
+        self._check_innermost("discard", label)
+        self._unwind(len(self._batches) - 1)
+
+    @contextmanager
+    def batch(self, label: str) -> Iterator[None]:
+        """``begin`` on entry, ``sync`` on exit, ``discard`` when the body raises."""
+        self.begin(label)
+        depth = len(self._batches)
+        try:
+            yield
+            if len(self._batches) != depth:
+                raise ReadbackError(
+                    f"[readback] batch '{label}' must end at its own level {depth}, "
+                    f"got {len(self._batches)} open levels."
+                )
+            self.sync(label)
+        finally:
+            if len(self._batches) >= depth:  # the body or the sync raised
+                self._unwind(depth - 1)
+
+    def defer(
+        self, label: str, arrays: Any, convert: Converter | None = None
+    ) -> Readback:
+        """Register arrays whose host value is wanted after the sync.
+
+        Args:
+            label: Name of the value in errors and timings.
+            arrays: An ``mx.array`` or a nested dict, list or tuple of them.
+            convert: From the evaluated arrays to the host value. By default a scalar
+                becomes a Python number and any other array a NumPy copy (bfloat16 as
+                float32), the nesting kept.
+
+        Returns:
+            The readback. Outside a batch it may be read at any time.
+        """
+        self._check_thread()
+        leaves = _leaves(arrays)
+        if not leaves or not all(isinstance(leaf, mx.array) for leaf in leaves):
+            kinds = sorted({type(leaf).__name__ for leaf in leaves}) or ["nothing"]
+            raise TypeError(
+                f"[readback] '{label}' must be an mx.array or a tree of them, "
+                f"got {', '.join(kinds)}."
+            )
+        if convert is None:
+            arrays = tree_map(_widen, arrays)  # part of the graph, not of the read
+        readback = Readback(self, label, arrays, convert or _to_host)
+        if self._batches:
+            readback._state = "open"
+            readback._batch_label = self._batches[-1].label
+            self._batches[-1].readbacks.append(readback)
+        if self.debug:
+            self._time_operation(label, arrays)
+        return readback
+
+    def fence(self, *trees: Any) -> None:
+        """Evaluate these trees at the sync too, without a host copy.
+
+        A module or a state dict is looked into at the sync, so it may be updated
+        after this call. Without the fence on parameters and optimizer state the
+        graph would grow from step to step.
+        """
+        self._check_thread()
+        if not self._batches:
+            raise ReadbackError(
+                "[readback] fence must be called inside a batch, got none open."
+            )
+        self._batches[-1].fenced.extend(trees)
+
+    def submit(self, readbacks: list[Readback] | None = None) -> None:
+        """Start computing without waiting, to overlap host work.
+
+        Args:
+            readbacks: What to start; by default all that was deferred and fenced in
+                the open batch. Reading still has to wait for the sync.
+        """
+        self._check_thread()
+        if readbacks is None:
+            levels = self._batches
+            trees = [[r._arrays for r in level.readbacks] for level in levels]
+            trees.append([level.fenced for level in levels])
+        else:
+            trees = [readback.array for readback in readbacks]
+        self.start(trees)
+
+    def start(self, *trees: Any) -> None:
+        """Start computing trees of arrays that are built in parts; waits for none."""
+        with self._guard.lifted():
+            mx.async_eval(trees)
+        self.submissions += 1
+
+    def _evaluate(self, label: str, tree: Any) -> None:
+        self.evaluations += 1
+        try:
+            mx.eval(tree)
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeError(
+                f"[readback] evaluation of '{label}' must succeed, got: {error}"
+            ) from error
+
+    def _time_operation(self, label: str, arrays: Any) -> None:
+        started = time.perf_counter()
+        with self._guard.lifted():
+            self._evaluate(label, arrays)
+        wall_ms = (time.perf_counter() - started) * 1e3
+        shapes = tuple(tuple(leaf.shape) for leaf in _leaves(arrays))
+        logger.info("readback '%s': %.3f ms, shapes %s", label, wall_ms, shapes)
+        if self._batches:
+            timing = OperationTiming(label, shapes, wall_ms)
+            self._batches[-1].operations.append(timing)
+
+    def _merge_into_parent(self) -> None:
+        batch = self._batches.pop()
+        parent = self._batches[-1]
+        for readback in batch.readbacks:
+            readback._batch_label = parent.label
+        parent.readbacks += batch.readbacks
+        parent.fenced += batch.fenced
+        parent.operations += batch.operations
+
+    def _unwind(self, depth: int) -> None:
+        while len(self._batches) > depth:
+            for readback in self._batches.pop().readbacks:
+                readback._release("discarded")
+        if not self._batches:
+            self._guard.disarm()
+
+    def _record(self, batch: _Batch, built: float, synced: float) -> None:
+        self.last_timing = timing = BatchTiming(
+            label=batch.label,
+            build_ms=(built - batch.started) * 1e3,
+            sync_ms=(synced - built) * 1e3,
+            peak_bytes=mx.get_peak_memory(),
+            operations=tuple(batch.operations),
+        )
+        logger.debug("synced %s", timing)
+
+    def _check_innermost(self, verb: str, label: str) -> None:
+        if not self._batches:
+            raise ReadbackError(
+                f"[readback] {verb} must follow a begin, got {verb}('{label}') with "
+                f"no batch open."
+            )
+        innermost = self._batches[-1].label
+        if innermost != label:
+            raise ReadbackError(
+                f"[readback] {verb} must name the innermost batch '{innermost}', "
+                f"got '{label}'."
+            )
+
+    def _check_thread(self) -> None:
+        if self._batches and threading.get_ident() != self._thread:
+            raise ReadbackError(
+                f"[readback] batch '{self._batches[0].label}' must be used by the "
+                f"thread that opened it, got another thread."
+            )
+
+
+def _leaves(tree: Any) -> list[Any]:
+    flat: Any = tree_flatten(tree)
+    return [leaf for _, leaf in flat]
+
+
+def _widen(array: mx.array) -> mx.array:
+    """NumPy has no bfloat16."""
+    return array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
+
+
+def _to_host(arrays: Any) -> Any:
+    return tree_map(lambda a: a.item() if a.ndim == 0 else np.array(a), arrays)

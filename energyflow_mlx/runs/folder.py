@@ -1,0 +1,125 @@
+"""The run folder: configuration, tokenizer, metrics, checkpoints, summary.
+
+Everything of a run is in one folder; the same command on it resumes the run, and
+another configuration is refused.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from energyflow_mlx.atomic import write_text
+from energyflow_mlx.config import Config, read_config
+from energyflow_mlx.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+TOKENIZER = "tokenizer"
+CONFIG = "config.json"
+
+# Settings that may differ when a run is resumed: they change no number of it.
+_FREE = {
+    "run.dir",
+    "trainer.log_every",
+    "trainer.keep",
+    "trainer.debug_timing",
+    "trainer.memory_limit_gb",
+    "data.prefetch",
+    "teacher.cache_dir",
+    "teacher.batch_size",
+}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, as ``key -> (first, second)``."""
+    a, b = flatten(first.to_json()), flatten(second.to_json())
+    keys = sorted(a.keys() | b.keys())
+    return {k: (a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints, one folder each."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer."""
+        return self.path / TOKENIZER
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Result of the run."""
+        return self.path / "summary.json"
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / CONFIG).is_file()
+
+    def check(self, config: Config) -> None:
+        """Refuse a folder that holds another run or foreign files.
+
+        Raises:
+            InputError: The folder belongs to another configuration, or is not empty
+                and not a run folder.
+        """
+        if not self.exists():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise InputError(
+                    f"[run] run.dir {self.path} must be empty or a run folder, got "
+                    f"other files in it."
+                )
+            return
+        other = differences(read_config(self.path / CONFIG), config)
+        changed = {k: v for k, v in other.items() if k not in _FREE}
+        if changed:
+            key, (old, new) = next(iter(changed.items()))
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise InputError(
+                f"[run] {self.path} belongs to another configuration: {key} was "
+                f"{old!r}, got {new!r}{more}; choose another run.dir."
+            )
+
+    def begin(self, config: Config) -> None:
+        """Write the configuration; the last thing before training starts."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config.to_json(), indent=1, ensure_ascii=False)
+        write_text(self.path / CONFIG, text + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the result, atomically."""
+        text = json.dumps(summary, indent=1, ensure_ascii=False, default=str)
+        write_text(self.summary, text + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The result of the run, or an empty dictionary before its end."""
+        if not self.summary.is_file():
+            return {}
+        found: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return found

@@ -1,0 +1,1 @@
+"""The machine under the package: BLAS, allocator, device, diagnosis."""

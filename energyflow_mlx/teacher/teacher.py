@@ -1,0 +1,243 @@
+"""Sentence vectors from a teacher: computed, or read from a file.
+
+``Teacher`` runs a model. ``PrecomputedTeacher`` holds vectors that somebody computed
+before, one row per sentence. ``cached_vectors`` (in ``cache.py``) keeps what a
+``Teacher`` computed. A teacher that fails raises; it never returns a stand-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+import tokenizers
+
+from energyflow_mlx.data.vectors import open_matrix
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.teacher.cache import cached_vectors, deduplicate
+from energyflow_mlx.teacher.chunks import run_chunks
+from energyflow_mlx.teacher.folder import Pooling, TeacherFolder
+
+if TYPE_CHECKING:
+    from energyflow_mlx.teacher.bert import BertEncoder
+
+__all__ = ["PrecomputedTeacher", "Teacher", "cached_vectors", "check_vectors"]
+
+Progress = Callable[[int, int], None]
+
+# Row norms outside this range mean a broken teacher or file, not a sentence.
+_NORM_RANGE = (0.01, 100.0)
+_BLOCK_ROWS = 8192
+_TOKENIZE_ROWS = 8192
+
+
+class Teacher:
+    """A sentence encoder with its tokenizer: texts in, vectors out.
+
+    Args:
+        encoder: The model, weights in memory.
+        folder: Where it came from.
+        max_length: Truncation length in tokens; truncation keeps the end token.
+        normalized: Whether vectors are scaled to unit length.
+
+    Attributes:
+        name: What the user called it.
+        dimension: Width E of a vector.
+        normalized: Whether rows have unit length.
+        max_length: Truncation length in tokens.
+        fingerprint: sha256 of everything but the texts that decides the vectors.
+        tokenizer_path: Its ``tokenizer.json``.
+    """
+
+    def __init__(
+        self,
+        encoder: BertEncoder,
+        folder: TeacherFolder,
+        *,
+        max_length: int,
+        normalized: bool,
+    ) -> None:
+        self._encoder = encoder
+        self._forward = partial(_forward, encoder, folder.pooling, normalized)
+        self._tokenizer = _load_tokenizer(folder.tokenizer, max_length)
+        self._digest = folder.digest
+        self.name = folder.name
+        self.tokenizer_path = folder.tokenizer
+        self.max_length = max_length
+        self.normalized = normalized
+        self.dimension = int(encoder.word_embeddings.weight.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the model, the truncation length and the scaling."""
+        return (
+            f"{self._digest}-{self.max_length}-{'unit' if self.normalized else 'raw'}"
+        )
+
+    @property
+    def word_embeddings(self) -> np.ndarray:
+        """The model's token table, ``[V, E]`` float32."""
+        return np.array(self._encoder.word_embeddings.weight)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Encode sentences; equal ones are computed once.
+
+        Args:
+            texts: Sentences.
+            batch_size: Most sentences in one forward pass.
+            progress: Called with (sentences done, sentences to do), counting each
+                distinct sentence once.
+
+        Returns:
+            ``[N, E]`` float32, in the order of ``texts``.
+
+        Raises:
+            TypeError: ``texts`` is a single string.
+            InputError: A vector is not finite or has an impossible length.
+        """
+        if isinstance(texts, str):
+            raise TypeError("[teacher] texts must be a list of strings, got a string.")
+        distinct, position = deduplicate(texts)
+        rows = self._tokenize(distinct)
+        vectors = np.empty((len(distinct), self.dimension), np.float32)
+        done = 0
+        for members, y in run_chunks(self._forward, rows, batch_size, self.max_length):
+            vectors[members] = y
+            done += len(members)
+            if progress is not None:
+                progress(done, len(distinct))
+        check_vectors(vectors, f"teacher {self.name}")
+        return vectors[position]
+
+    def _tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
+        rows: list[np.ndarray] = []
+        vocab_size = self._encoder.word_embeddings.weight.shape[0]
+        for start in range(0, len(texts), _TOKENIZE_ROWS):
+            block = list(texts[start : start + _TOKENIZE_ROWS])
+            encodings = self._tokenizer.encode_batch(block)
+            rows += [np.array(encoding.ids, np.int32) for encoding in encodings]
+        highest = max((int(row.max()) for row in rows), default=0)
+        if highest >= vocab_size:
+            raise InputError(
+                f"[teacher] {self.tokenizer_path}: token id {highest} is outside the "
+                f"model's vocabulary of {vocab_size}."
+            )
+        return rows
+
+
+def _forward(
+    encoder: BertEncoder,
+    pooling: Pooling,
+    normalized: bool,
+    ids: mx.array,
+    mask: mx.array | None,
+) -> mx.array:
+    y = encoder.sentence_vectors(ids, mask, pooling)
+    if not normalized:
+        return y
+    return y / mx.maximum(mx.linalg.norm(y, axis=-1, keepdims=True), 1e-12)
+
+
+class _TokenizerErrors:
+    """Turns the tokenizers library's error, a bare ``Exception``, into InputError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if kind is Exception:  # this very type; any other error passes
+            raise InputError(f"[teacher] {self._path}: not a tokenizer file: {error}.")
+
+
+def _load_tokenizer(path: Path, max_length: int) -> tokenizers.Tokenizer:
+    with _TokenizerErrors(path):
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
+
+
+def check_vectors(vectors: np.ndarray, source: str) -> None:
+    """Refuse vectors that are not finite or whose length is impossible.
+
+    Args:
+        vectors: ``[N, E]``, any float dtype; read in blocks.
+        source: Where they come from, for messages.
+
+    Raises:
+        InputError: Names the first bad row.
+    """
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        block = np.asarray(vectors[start : start + _BLOCK_ROWS], np.float32)
+        norms = np.linalg.norm(block, axis=1)
+        # Written so that NaN fails.
+        bad = np.flatnonzero(~((norms >= _NORM_RANGE[0]) & (norms <= _NORM_RANGE[1])))
+        if len(bad):
+            raise InputError(
+                f"[teacher] {source}: row {start + bad[0]} must be finite with a norm "
+                f"in [{_NORM_RANGE[0]}, {_NORM_RANGE[1]}], got norm {norms[bad[0]]}."
+            )
+
+
+class PrecomputedTeacher:
+    """Vectors of one set of sentences, read from a ``.npy`` file by position.
+
+    Args:
+        path: A float array ``[N, E]``; row i belongs to sentence i.
+        normalize: Scale every row to unit length.
+
+    Attributes:
+        name: The file's name.
+        dimension: Width E of a vector.
+        normalized: Whether rows were scaled to unit length.
+
+    Raises:
+        InputError: The file is missing, damaged or not a matrix of finite floats.
+    """
+
+    def __init__(self, path: Path, *, normalize: bool = True) -> None:
+        self._path = Path(path)
+        self._rows = open_matrix(self._path)
+        check_vectors(self._rows, str(self._path))
+        self.name = self._path.name
+        self.normalized = normalize
+        self.dimension = int(self._rows.shape[1])
+
+    def vectors(self, count: int) -> np.ndarray:
+        """Vectors of a set of ``count`` sentences.
+
+        Returns:
+            ``[count, E]`` float32; the memory-mapped file itself when nothing has to
+            be converted.
+
+        Raises:
+            InputError: The file has another number of rows.
+        """
+        if len(self._rows) != count:
+            raise InputError(
+                f"[teacher] {self._path}: needs one row per sentence, {count}, "
+                f"got {len(self._rows)}."
+            )
+        if not self.normalized:
+            return self._rows.astype(np.float32, copy=False)
+        rows = np.array(self._rows, np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)

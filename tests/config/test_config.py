@@ -1,0 +1,114 @@
+"""Configuration: every experiment composes, mistakes are named, JSON round trip."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from energyflow_mlx.config import Config, config_from_json, read_config
+from energyflow_mlx.config.store import CONF_FOLDER, register
+from energyflow_mlx.errors import InputError
+
+register()
+EXPERIMENTS = sorted(p.stem for p in (CONF_FOLDER / "experiment").glob("*.yaml"))
+
+
+def compose_config(*overrides):
+    with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        composed = compose("config", list(overrides), return_hydra_config=False)
+    return OmegaConf.to_object(composed)
+
+
+def test_experiments_are_there():
+    assert {"ab", "distill", "reconstruct", "smoke"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_survives_json(name):
+    config = compose_config(f"+experiment={name}", "run.dir=x")
+    assert isinstance(config, Config)
+    assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "encoder=transformer",
+        "data=text",
+        "data=jsonl",
+        "data=efb",
+        "teacher=bert",
+        "teacher=precomputed",
+        "precision=bf16",
+        "precision=fp16",
+        "tokenizer=bpe",
+    ],
+)
+def test_every_group_option_composes(override):
+    extra = {
+        "encoder=transformer": ["share=none"],
+        "data=text": ["data.train=a.txt"],
+        "data=jsonl": ["data.train=[a.jsonl]"],
+        "data=efb": ["data.train=a.efb"],
+        "teacher=bert": ["teacher.name=folder"],
+        "teacher=precomputed": ["data.train=a.efb"],
+    }.get(override, [])
+    assert compose_config(override, *extra, "run.dir=x")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("trainer.epoch=3", "epoch"),
+        ("traner.epochs=3", "traner"),
+        ("trainer.epochs=many", "trainer.epochs"),
+        ("encoder.dilations=[a]", "dilations"),
+    ],
+)
+def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
+    with pytest.raises(HydraException, match=named):
+        compose_config(override, "run.dir=x")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["trainer.ratio=1.5"], "trainer.ratio"),
+        (["trainer.micro_batch=0"], "trainer.micro_batch"),
+        (["data.buckets=[32,16]"], "data.buckets"),
+        (["data.max_length=500"], "data.max_length"),
+        (["encoder.kernel_size=0"], "encoder.kernel_size"),
+        (["decoder.hidden=100"], "decoder.hidden"),
+        (["decoder.dilations=[1,4]"], "decoder.dilations"),
+        (["encoder=transformer"], "share"),
+        (["data=text"], "data.train"),
+        (["teacher=precomputed"], "data.train"),
+        (["share=none", "trainer.ratio=0.0"], "trainer.best_metric"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas"),
+        (["precision.loss_scale=0"], "precision.loss_scale"),
+        (["seed=-1"], "seed"),
+    ],
+)
+def test_ranges_and_cross_field_rules_are_checked_naming_the_key(overrides, named):
+    with pytest.raises(InputError, match=named):
+        compose_config(*overrides, "run.dir=x")
+
+
+def test_paths_are_one_or_several():
+    assert compose_config("data.train=a.txt", "run.dir=x").data.train == ["a.txt"]
+    two = compose_config("data.train=[a.txt,b.txt]", "run.dir=x")
+    assert two.data.train == ["a.txt", "b.txt"]
+
+
+def test_a_stored_config_with_an_unknown_key_is_refused(tmp_path: Path):
+    values = Config().to_json()
+    values["trainer"]["surprise"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"trainer\.surprise"):
+        read_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        read_config(tmp_path / "config.json")

@@ -1,0 +1,248 @@
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+
+from energyflow_mlx.nn.losses import sequence_cross_entropy
+from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.text.decoder import TCNDecoder
+from energyflow_mlx.text.generation.generate import generate
+
+PAD, START, END, VOCAB = 0, 1, 2, 40
+SPECIAL = {"start_id": START, "end_id": END, "pad_id": PAD}
+SENTENCES = [[5, 6, 7, 8], [9, 5], [10, 11, 12, 13, 14, 15], [6], [20, 21, 22]]
+
+
+def random_decoder(**options):
+    decoder = TCNDecoder(VOCAB, 12, dim=16, hidden=24, **options)
+    decoder.embedding.weight = mx.random.normal((VOCAB, 16))
+    decoder.output.weight = mx.random.normal((VOCAB, 16))
+    for film in decoder.films if options.get("conditioning") == "film" else []:
+        film.projection.weight = 0.2 * mx.random.normal((32, 12))
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def memorised():
+    """A decoder that learnt to say one sentence for each of five vectors."""
+    mx.random.seed(0)
+    decoder = TCNDecoder(VOCAB, 12, dim=32, hidden=32, conditioning="film")
+    z = mx.random.normal((5, 12))
+    z = z / mx.linalg.norm(z, axis=-1, keepdims=True)
+    rows = [[START, *s, END] for s in SENTENCES]
+    ids = mx.array([row + [PAD] * (8 - len(row)) for row in rows])
+    mask = mx.array([[1.0] * len(row) + [0.0] * (8 - len(row)) for row in rows])
+
+    def loss(model):
+        logits = model(ids[:, :-1], mask[:, :-1], z)
+        total, count = sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
+        return total / count
+
+    optimizer = optim.Adam(1e-2)
+    step = nn.value_and_grad(decoder, loss)
+    for _ in range(60):
+        value, gradients = step(decoder)
+        optimizer.update(decoder, gradients)
+        mx.eval(decoder.parameters(), optimizer.state)
+    assert float(value) < 0.05
+    return decoder, z
+
+
+def padded(sentences, length):
+    rows = [[*s, END] + [PAD] * (length - len(s) - 1) for s in sentences]
+    return np.array(rows, dtype=np.int32)
+
+
+@pytest.mark.parametrize("settings", [{}, {"beams": 3}, {"temperature": 0.2}])
+def test_t14_a_trained_decoder_speaks_from_vectors_and_stops(memorised, settings):
+    decoder, z = memorised
+    ids = generate(decoder, z, **SPECIAL, max_length=10, **settings)
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(ids, padded(SENTENCES, 10))
+
+
+def test_t14_a_batch_stops_when_all_rows_have_ended(memorised, monkeypatch):
+    decoder, z = memorised
+    steps = []
+    step = TCNDecoder.step
+
+    def counted(self, ids, state, shared=()):
+        steps.append(ids.shape)
+        return step(self, ids, state, shared)
+
+    monkeypatch.setattr(TCNDecoder, "step", counted)
+    ids = generate(decoder, z, **SPECIAL, max_length=500)
+    assert ids.shape == (5, 500)
+    assert 7 <= len(steps) <= 10
+    # One token per sentence and step, however many came before it.
+    assert set(steps) == {(5,)}
+
+
+def test_greedy_takes_the_likeliest_token_of_the_teacher_forced_logits():
+    decoder = random_decoder(conditioning="film")
+    z = mx.random.normal((6, 12))
+    ids = generate(decoder, z, **SPECIAL, max_length=9)
+    inputs = np.concatenate([np.full((6, 1), START, np.int32), ids[:, :-1]], axis=1)
+    logits = np.array(decoder(mx.array(inputs), mx.ones((6, 9)), z))
+    logits[:, :, [START, PAD]] = -np.inf
+    for row, col in np.ndindex(ids.shape):
+        if END in ids[row, :col]:
+            assert ids[row, col] == PAD
+        else:
+            assert ids[row, col] == logits[row, col].argmax()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 1.5},
+        {"temperature": 1.5, "top_k": 7},
+        {"temperature": 1.5, "top_p": 0.7},
+        {"beams": 3},
+    ],
+)
+def test_a_sentence_does_not_depend_on_its_batch(settings):
+    decoder = random_decoder()
+    z = mx.random.normal((7, 12))
+    settings = settings | SPECIAL | {"max_length": 9, "seed": 5}
+    whole = generate(decoder, z, **settings)
+    parts = [
+        generate(decoder, z[a:b], first_row=a, **settings)
+        for a, b in ((0, 1), (1, 5), (5, 7))
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another():
+    decoder = random_decoder()
+    z = mx.random.normal((8, 12))
+    settings = SPECIAL | {"max_length": 12, "temperature": 2.0}
+    one, again, other = (generate(decoder, z, seed=s, **settings) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_equal_vectors_in_one_batch_may_get_different_samples():
+    decoder = random_decoder()
+    z = mx.broadcast_to(mx.random.normal((1, 12)), (6, 12))
+    ids = generate(decoder, z, temperature=2.0, max_length=8, **SPECIAL)
+    assert len({tuple(row) for row in ids.tolist()}) > 1
+
+
+def test_low_temperature_and_top_k_of_one_are_greedy():
+    decoder = random_decoder()
+    z = mx.random.normal((4, 12))
+    greedy = generate(decoder, z, max_length=8, **SPECIAL)
+    for settings in ({"temperature": 1e-3}, {"temperature": 1.0, "top_k": 1}):
+        np.testing.assert_array_equal(
+            generate(decoder, z, max_length=8, **SPECIAL, **settings), greedy
+        )
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 3.0}, {"beams": 4}])
+def test_start_and_padding_are_never_chosen_and_only_padding_follows_the_end(settings):
+    decoder = random_decoder()
+    decoder.output.bias = mx.zeros(VOCAB).at[mx.array([PAD, START])].add(50.0)
+    decoder.output.bias = decoder.output.bias.at[END].add(9.0)
+    ids = generate(
+        decoder, mx.random.normal((9, 12)), max_length=12, **SPECIAL, **settings
+    )
+    assert (ids != START).all()
+    ended = False
+    for row in ids:
+        ends = (row == END).nonzero()[0]
+        stop = ends[0] if len(ends) else len(row)
+        ended |= len(ends) > 0
+        assert (row[:stop] != PAD).all() and (row[stop + 1 :] == PAD).all()
+    assert ended
+
+
+def exhaustive(decoder, z, length, penalty):
+    """Best sentence of at most ``length`` tokens by trying them all."""
+    best = (-np.inf, None)
+    allowed = [
+        t for t in range(decoder.output.weight.shape[0]) if t not in (PAD, START)
+    ]
+
+    def visit(prefix, score, state, token):
+        nonlocal best
+        logits, state = decoder.step(mx.array([token]), state)
+        logits = np.array(logits)[0].astype(np.float64)
+        logits[[PAD, START]] = -np.inf
+        logp = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+        for t in allowed:
+            sentence, total = [*prefix, t], score + logp[t]
+            if t == END or len(sentence) == length:
+                value = total / len(sentence) ** penalty
+                best = max(best, (value, sentence))
+            else:
+                visit(sentence, total, state, t)
+
+    visit([], 0.0, decoder.init_state(z), START)
+    return best[1]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_beam_as_wide_as_the_tree_finds_the_best_sentence(penalty):
+    for seed in range(4):
+        mx.random.seed(seed)
+        decoder = TCNDecoder(6, 12, dim=8, hidden=8)
+        # Strong dependence on earlier tokens, so that beams must carry their own past.
+        for block in decoder.blocks:
+            block.conv2.weight = block.conv2.weight * 100
+        decoder.embedding.weight = 3 * mx.random.normal((6, 8))
+        # Nearly equal first choices, so that the best sentence changes beams.
+        decoder.output.weight = 0.5 * mx.random.normal((6, 8))
+        z = mx.random.normal((3, 12))
+        found = generate(
+            decoder, z, max_length=4, beams=100, length_penalty=penalty, **SPECIAL
+        )
+        for row in range(3):
+            expected = exhaustive(decoder, z[row : row + 1], 4, penalty)
+            assert [t for t in found[row].tolist() if t != PAD] == expected
+
+
+def test_shared_blocks_take_part():
+    decoder = random_decoder(shared_blocks=1)
+    shared = [TCNBlock(16, 24, 3, 2)]
+    shared[0].conv2.weight = shared[0].conv2.weight * 30
+    whole = TCNDecoder(VOCAB, 12, dim=16, hidden=24)
+    whole.update(decoder.parameters())
+    whole.blocks[1].update(shared[0].parameters())
+    z = mx.random.normal((4, 12))
+    np.testing.assert_array_equal(
+        generate(decoder, z, max_length=8, shared=shared, **SPECIAL),
+        generate(whole, z, max_length=8, **SPECIAL),
+    )
+
+
+def test_numpy_vectors_are_taken_and_none_gives_no_sentences():
+    decoder = random_decoder()
+    z = mx.random.normal((3, 12))
+    np.testing.assert_array_equal(
+        generate(decoder, np.array(z), max_length=4, **SPECIAL),
+        generate(decoder, z, max_length=4, **SPECIAL),
+    )
+    assert generate(decoder, z[:0], max_length=4, **SPECIAL).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        ({"top_k": -1}, "top_k must be at least 0, got -1"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"beams": 0}, "beams must be at least 1, got 0"),
+        ({"beams": 2, "temperature": 0.5}, "beams must be 1 when temperature"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=r"\[generate\] " + message):
+        generate(
+            random_decoder(),
+            mx.zeros((1, 12)),
+            **(SPECIAL | {"max_length": 4} | settings),
+        )
