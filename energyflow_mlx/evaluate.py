@@ -10,14 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.checks import as_paths
 from energyflow_mlx.errors import InputError
+
+if TYPE_CHECKING:
+    from energyflow_mlx.inference import SentenceCodec
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +32,9 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 class EvaluateData:
     """Sentences to measure on."""
 
-    val: Any = field(default=None, metadata={"help": "path or list of paths"})
+    val: Any = field(
+        default=None, metadata={"help": "held-out sentences: FILE or [FILES]"}
+    )
 
 
 @dataclass
@@ -39,16 +45,17 @@ class EvaluateArgs:
     teacher: str | None = field(
         default=None, metadata={"help": "teacher; by default the run's own"}
     )
-    data: EvaluateData = field(
-        default_factory=EvaluateData, metadata={"help": "data.val=FILE or [FILES]"}
-    )
+    data: EvaluateData = field(default_factory=EvaluateData)
     sts: Any = field(
-        default=None, metadata={"help": "score<TAB>s1<TAB>s2 files, [A,B]"}
+        default=None,
+        metadata={"help": "files of score<TAB>sentence<TAB>sentence, [A,B]"},
     )
     decode_samples: int = field(
         default=0, metadata={"help": "decode this many sentences; 0 = all"}
     )
-    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
+    batch_size: int = field(
+        default=64, metadata={"help": "sentences in a forward pass"}
+    )
 
 
 def spearman_of(paths: Sequence[str], encode: Encode) -> dict[str, float]:
@@ -63,65 +70,54 @@ def spearman_of(paths: Sequence[str], encode: Encode) -> dict[str, float]:
     return found
 
 
-def evaluate_run(args: EvaluateArgs, folder: str) -> dict[str, Any]:
-    """Metrics of a trained run on ``data.val`` and the STS files."""
+def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
+    """Metrics of a trained run, on its own held-out sentences or on ``data.val``.
+
+    With STS files alone only these are measured.
+    """
     from energyflow_mlx.build.codec import load
 
     codec = load(folder)
-
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        return codec.encode(texts, batch_size=args.batch_size)
-
-    result: dict[str, Any] = {}
-    paths = as_paths(args.data.val, "data.val")
-    if paths:
-        result |= _held_out_metrics(args, codec, paths)
-    sts = as_paths(args.sts, "sts")
-    if sts:
-        result["spearman"] = spearman_of(sts, encode)
-    return result
-
-
-def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
-    """Distances to the teacher, retrieval, cross entropy and decoding quality."""
-    from energyflow_mlx.build.data import held_out_set
-    from energyflow_mlx.evaluation.held_out import decoding_metrics, validate
-    from energyflow_mlx.evaluation.similarity import cosine_rows
-    from energyflow_mlx.readback.engine import ReadbackEngine
-    from energyflow_mlx.teacher import load_teacher
-
-    config = codec.config
     if args.teacher:
-        config.teacher.name = args.teacher
-    held_out = held_out_set([Path(p) for p in paths], codec.tokenizer, config)
-    ratio = config.trainer.ratio
-    result: dict[str, Any] = validate(
-        codec,
-        held_out,
-        ReadbackEngine(),
-    )
-    result["sentences"] = len(held_out.ids)
-    if ratio < 1 and held_out.texts:
-        stop = args.decode_samples or len(held_out.texts)
-        truth = list(held_out.texts[:stop])
-        texts = codec.decode(held_out.targets[:stop])
-        result |= decoding_metrics(texts, truth)
-        if config.lattice is not None:
-            through = decoding_metrics(codec.decode(codec.encode(truth)), truth)
-            result |= {f"{k}_through_lattice": v for k, v in through.items()}
-        teacher = load_teacher(config.teacher.name, config.teacher.max_length)
-        again = teacher.encode(texts, batch_size=args.batch_size)
-        result["semantic_cosine"] = float(
-            np.mean(cosine_rows(again, held_out.targets[:stop]))
+        codec.config.teacher.name = args.teacher
+    paths, sts = as_paths(args.data.val, "data.val"), as_paths(args.sts, "sts")
+    result: dict[str, Any] = {}
+    if paths or not sts:
+        result |= _held_out_metrics(args, codec, [Path(p) for p in paths])
+    if sts:
+        result["spearman"] = spearman_of(
+            sts, partial(codec.encode, batch_size=args.batch_size)
         )
     return result
 
 
+def _held_out_metrics(
+    args: EvaluateArgs, codec: "SentenceCodec", paths: list[Path]
+) -> dict[str, Any]:
+    """The table that training ends with."""
+    from energyflow_mlx.build.data import load_held_out
+    from energyflow_mlx.build.objectives import build_objectives
+    from energyflow_mlx.evaluation.held_out import final_metrics
+
+    config = codec.config
+    objectives = build_objectives(config)
+    held_out, embed = load_held_out(config, objectives, codec.tokenizer, paths)
+    found: dict[str, Any] = final_metrics(
+        codec,
+        list(objectives.values()),
+        held_out,
+        samples=args.decode_samples or len(held_out.texts),
+        embed=embed,
+    )
+    return found | {"sentences": len(held_out.ids)}
+
+
 def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
     """Spearman of the teacher itself."""
-    from energyflow_mlx.teacher import load_teacher
+    from energyflow_mlx.config import TeacherConfig
+    from energyflow_mlx.teacher import teacher_from
 
-    teacher = load_teacher(name)
+    teacher = teacher_from(TeacherConfig(name=name))
     sts = as_paths(args.sts, "sts")
     if not sts:
         raise InputError("[evaluate] sts=[FILES] must be given to measure a teacher.")
@@ -140,9 +136,7 @@ def evaluate(args: EvaluateArgs) -> None:
         raise InputError("[evaluate] batch_size must be >= 1, decode_samples >= 0.")
     started = time.perf_counter()
     if args.run is not None:
-        if not as_paths(args.data.val, "data.val") and not as_paths(args.sts, "sts"):
-            raise InputError("[evaluate] data.val=FILE or sts=[FILES] must be given.")
-        result = evaluate_run(args, args.run)
+        result = evaluate_run(args, Path(args.run))
     elif args.teacher is not None:
         result = evaluate_teacher(args, args.teacher)
     else:
@@ -160,8 +154,9 @@ def evaluate(args: EvaluateArgs) -> None:
     line = json.dumps(result, ensure_ascii=False)
     if args.run is not None:
         from energyflow_mlx.atomic import write_text
+        from energyflow_mlx.runs.folder import RunFolder
 
-        write_text(Path(args.run) / "evaluation.json", line + "\n")
+        write_text(RunFolder(Path(args.run)).evaluation, line + "\n")
     sys.stdout.write(line + "\n")
 
 

@@ -13,8 +13,12 @@ from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from energyflow_mlx.config import Config
     from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
+    from energyflow_mlx.runs.folder import RunFolder
+    from energyflow_mlx.training.objectives import Objective
 
 _DEFAULT_SENTENCES = 4
 PAGE = "flows.html"
@@ -36,39 +40,52 @@ class PlotArgs:
 
 def plot(args: PlotArgs) -> None:
     """Draw everything, then say what the flows do and which files were written."""
-    from energyflow_mlx.build.codec import load
-    from energyflow_mlx.config import read_config
+    from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.display import RunDisplay
-    from energyflow_mlx.evaluation.tracing import trace
     from energyflow_mlx.plots import plot_metrics, write_page, write_pictures
-    from energyflow_mlx.runs.folder import CONFIG
+    from energyflow_mlx.runs.folder import RunFolder
     from energyflow_mlx.runs.metrics import read_metrics
 
-    run = Path(args.run)
-    if not run.is_dir():
-        raise InputError(f"[plot] run folder {run} does not exist.")
-    config = read_config(run / CONFIG)
-    sentences = check_sentences(args.sentences, config)
-    folder = Path(args.output) if args.output else run / "plots"
+    run = RunFolder(Path(args.run))
+    config = run.read_config()
+    with_flows = [o for o in build_objectives(config).values() if o.shows_flows]
+    sentences = check_sentences(args.sentences, has_flows=bool(with_flows))
+    folder = Path(args.output) if args.output else run.plots
     if folder.exists() and not folder.is_dir():
         raise InputError(f"[plot] output must be a folder, got the file {folder}.")
-    metrics = run / "metrics.jsonl"
-    records: list[FlowRecord] = []
-    if config.lattice is not None:
-        validated = read_metrics(metrics)  # refuse a bad log before any work
-        cube, records = trace(load(run), sentences or choose_captions(config))
-    files = plot_metrics(metrics, folder)
+    validated = read_metrics(run.metrics)  # refuse a bad log before any work
+    traces = [_trace(run, o, sentences or choose_captions(config)) for o in with_flows]
+    files = plot_metrics(run.metrics, folder)
     with RunDisplay() as display:
-        if records:
+        for cube, records in traces:
             files += write_pictures(cube, records, folder)
-            files.append(write_page(folder / PAGE, cube, records, run.resolve().name))
-            display.table(f"Flows of {run}", *_statistics(cube, records, validated))
+            name = run.path.resolve().name
+            files.append(write_page(folder / PAGE, cube, records, name))
+            table = _statistics(cube, records, validated)
+            display.table(f"Flows of {run.path}", *table)
         display.table(
             "Files", ["file", "bytes"], [[str(f), f.stat().st_size] for f in files]
         )
 
 
-def check_sentences(given: Any, config: "Config") -> list[str]:
+def _trace(
+    run: "RunFolder", objective: "Objective", sentences: list[str]
+) -> tuple["Cube", list["FlowRecord"]]:
+    """Sentences through the run's lattice in the way that an objective sends them."""
+    from energyflow_mlx.build.codec import load
+    from energyflow_mlx.evaluation.tracing import cube_of
+    from energyflow_mlx.teacher import teacher_from
+
+    codec = load(run.path)
+
+    def embed(texts: list[str]) -> "np.ndarray":
+        return teacher_from(codec.config.teacher).encode(texts)
+
+    records = objective.trace(codec, sentences, embed)
+    return cube_of(codec.model.lattice.config), records
+
+
+def check_sentences(given: Any, *, has_flows: bool) -> list[str]:
     """The user's sentences, or an empty list where none are given.
 
     Raises:
@@ -76,7 +93,7 @@ def check_sentences(given: Any, config: "Config") -> list[str]:
     """
     if given is None:
         return []
-    if config.lattice is None:
+    if not has_flows:
         raise InputError("[plot] sentences need a run with a lattice, got one without.")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts:

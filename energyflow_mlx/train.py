@@ -49,7 +49,9 @@ def _job(composed: DictConfig) -> float:
     job = HydraConfig.get()
     with cli.clean_exit():
         try:
-            summary = run(to_config(composed), list(job.overrides.task))
+            config = to_config(composed)
+            logger.setLevel(config.trainer.log_level.upper())
+            summary = run(config, list(job.overrides.task))
         except InputError:
             # Hydra has made the folder; a refused run leaves nothing behind.
             with suppress(OSError):
@@ -62,7 +64,6 @@ def _job(composed: DictConfig) -> float:
 def main() -> None:
     """Command line: Hydra overrides; bad input is one line and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logger.setLevel(logging.INFO)
     # Without this Hydra prints its own multi-line report and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -1,14 +1,13 @@
-"""A finished run as an object."""
+"""A trained model as an object: fresh from a configuration, or from a run's folder."""
 
 from pathlib import Path
 
 from energyflow_mlx.build.model import build_model
-from energyflow_mlx.config import read_config
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import flat_parameters, install_parameters
-from energyflow_mlx.runs import checkpoint
-from energyflow_mlx.runs.folder import CHECKPOINTS, CONFIG, TOKENIZER
+from energyflow_mlx.runs.checkpoint import require_match
+from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 
@@ -24,23 +23,19 @@ def load(path: str | Path) -> SentenceCodec:
         InputError: The folder, its config, tokenizer or checkpoint is missing or
             damaged.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"[load] run folder {folder} does not exist.")
-    config = read_config(folder / CONFIG)
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    newest = checkpoint.load_latest(folder / CHECKPOINTS, groups=("model",))
-    if newest is None:
-        raise InputError(f"[load] no checkpoint in {folder / CHECKPOINTS}.")
-    arrays, meta = newest.arrays, newest.meta
-    best = meta.get("best_step", meta["step"])
-    if best != meta["step"]:
-        chosen = folder / CHECKPOINTS / f"step_{best:08d}"
-        arrays, meta = checkpoint.load(chosen, groups=("model",))
-    model = build_model(config, tokenizer.vocab_size, meta["dimension"])
-    parameters = {name.split(".", 1)[1]: array for name, array in arrays.items()}
-    checkpoint.require_match(
-        flat_parameters(model), parameters, str(folder / CHECKPOINTS)
-    )
+    folder = RunFolder(Path(path))
+    config = folder.read_config()
+    tokenizer = Tokenizer.load(folder.tokenizer)
+    best = folder.best((MODEL,))
+    dimension = best.meta["dimension"]
+    parts = parts_of(build_objectives(config))
+    model = build_model(config, parts, tokenizer.vocab_size, dimension)
+    # A run of an earlier version may hold a part that it never trained.
+    parameters = {
+        path: array
+        for path, array in best.arrays_of(MODEL).items()
+        if path.partition(".")[0] in parts
+    }
+    require_match(flat_parameters(model), parameters, str(best.path))
     install_parameters(model, parameters)
-    return SentenceCodec(model, tokenizer, config, meta["dimension"])
+    return SentenceCodec(model, tokenizer, config, dimension)

@@ -1,6 +1,7 @@
 """From config to data: sentences, tokenizer, teacher vectors, held-out set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from energyflow_mlx.data.dataset import (
     read_many,
     split,
 )
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.evaluation.held_out import ValidationSet
+from energyflow_mlx.evaluation.held_out import Embed, HeldOut
 from energyflow_mlx.runtime.blas import cache_folder
-from energyflow_mlx.teacher.bert import load_teacher
+from energyflow_mlx.teacher.bert import teacher_from
 from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
@@ -25,6 +27,9 @@ from energyflow_mlx.teacher.teacher import (
 )
 from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
 from energyflow_mlx.training.feed import RunData
+from energyflow_mlx.training.objectives import Objective
+
+Objectives = Mapping[str, Objective]
 
 _SUFFIXES = {
     "text": (".txt", ".txt.gz"),
@@ -67,9 +72,11 @@ def _check_suffixes(paths: Sequence[str], kind: str) -> None:
             )
 
 
-def _build_tokenizer(config: Config, train: SentenceSet, teacher: Teacher) -> Tokenizer:
+def _build_tokenizer(
+    config: Config, train: SentenceSet, teacher: Teacher, *, reads_text: bool
+) -> Tokenizer:
     settings = config.tokenizer
-    if config.task == "flow":  # nothing to read or write: the smallest one
+    if not reads_text:  # nothing to read or write: the smallest one
         return Tokenizer.from_source(teacher.tokenizer_path, [])
     if settings.kind == "bpe":
         if train.texts is None:
@@ -83,20 +90,20 @@ def _build_tokenizer(config: Config, train: SentenceSet, teacher: Teacher) -> To
     )
 
 
-def _token_rows(
-    sentences: SentenceSet, tokenizer: Tokenizer, config: Config
+def _token_ids(
+    sentences: SentenceSet, tokenizer: Tokenizer, config: Config, *, reads_text: bool
 ) -> list[np.ndarray]:
     """Token ids of a set, from its text or from its stored source ids.
 
-    Flows between vectors read none; one padding token stands for each vector.
+    Where nothing reads text, one padding token stands for each vector.
     """
-    if config.task == "flow":
+    if not reads_text:
         return [np.full(1, tokenizer.pad_id, np.int32)] * len(sentences)
     if sentences.ids is not None:
         return tokenizer.from_source_ids(sentences.ids, config.data.max_length)
     if sentences.texts is None:
         raise InputError(
-            f"[data] task={config.task} must have text or token ids, got vectors alone."
+            "[data] the objectives must have text or token ids, got vectors alone."
         )
     return tokenizer.encode(sentences.texts, config.data.max_length)
 
@@ -131,12 +138,8 @@ def _targets(
 
 
 def _scaled(rows: np.ndarray, normalize: bool) -> np.ndarray:
-    """Rows ``[..., E]`` as float32, of length one if asked."""
-    found = np.asarray(rows, np.float32)
-    if not normalize:
-        return found
-    norms = np.linalg.norm(found, axis=-1, keepdims=True)
-    return (found / np.maximum(norms, 1e-12)).astype(np.float32)
+    """Rows ``[..., E]`` as float32, of length 1 if asked."""
+    return unit_rows(rows) if normalize else np.asarray(rows, np.float32)
 
 
 def _taught(
@@ -194,36 +197,55 @@ def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
         )
 
 
-def held_out_set(
-    paths: Sequence[Path], tokenizer: Tokenizer, config: Config
-) -> ValidationSet:
-    """Sentences of files with their vectors, for evaluation.
+def load_held_out(
+    config: Config,
+    objectives: Objectives,
+    tokenizer: Tokenizer,
+    paths: Sequence[Path] = (),
+) -> tuple[HeldOut, Embed | None]:
+    """Held-out sentences with their vectors, for evaluation.
 
-    Vectors stored with the data are used, others come from the run's teacher.
+    Vectors stored with the data are used, others come from the teacher.
+
+    Args:
+        config: The run's configuration.
+        objectives: What the run trains.
+        tokenizer: The run's tokenizer.
+        paths: Files; without any, what the run itself held out.
+
+    Returns:
+        The sentences, and the teacher's vectors of texts, none where it cannot read.
 
     Raises:
         InputError: A file is missing or damaged, or the teacher is.
     """
-    sentences = read_many(list(paths))
-    targets = _targets(sentences, None, _teacher(config), config, None)
-    rows = _token_rows(sentences, tokenizer, config)
-    return ValidationSet(sentences.texts or [], rows, targets)
+    teacher = teacher_from(config.teacher)
+    sentences = read_many(list(paths)) if paths else read_sets(config)[1]
+    given = None if paths else config.teacher.val_vectors
+    targets = _targets(sentences, given, teacher, config, None)
+    reads_text = any(o.reads_text for o in objectives.values())
+    ids = _token_ids(sentences, tokenizer, config, reads_text=reads_text)
+    return HeldOut(sentences.texts or [], ids, targets), _embed(teacher, config)
 
 
-def _teacher(config: Config) -> Teacher:
-    settings = config.teacher
-    return load_teacher(
-        settings.name, settings.max_length, normalize=settings.normalize
-    )
+def _embed(teacher: Teacher, config: Config) -> Embed | None:
+    """The teacher's vectors of texts; none where only stored vectors are its own."""
+    if config.teacher.kind == "precomputed":
+        return None
+    return partial(teacher.encode, batch_size=config.teacher.batch_size)
 
 
 def load_run_data(
-    config: Config, tokenizer_folder: Path | None, display: RunDisplay
+    config: Config,
+    objectives: Objectives,
+    tokenizer_folder: Path | None,
+    display: RunDisplay,
 ) -> RunData:
     """Read sentences, build or load the tokenizer, fetch the teacher's vectors.
 
     Args:
         config: The run's configuration.
+        objectives: What the run trains.
         tokenizer_folder: Folder of the tokenizer of a run that is resumed.
         display: Shows the teacher's progress.
 
@@ -231,15 +253,17 @@ def load_run_data(
         InputError: Anything the user gave does not fit together.
     """
     train, held_out, source = read_sets(config)
-    if config.task != "flow" and train.texts is None and train.ids is None:
+    reads_text = any(o.reads_text for o in objectives.values())
+    if reads_text and train.texts is None and train.ids is None:
         raise InputError(
-            f"[data] task={config.task} must have text or token ids, got vectors alone."
+            f"[data] {', '.join(objectives)} must have text or token ids, got vectors "
+            "alone."
         )
-    teacher = _teacher(config)
+    teacher = teacher_from(config.teacher)
     if tokenizer_folder is not None:
         tokenizer = Tokenizer.load(tokenizer_folder)
     else:
-        tokenizer = _build_tokenizer(config, train, teacher)
+        tokenizer = _build_tokenizer(config, train, teacher, reads_text=reads_text)
     settings = config.teacher
     with display.task("teacher vectors") as report:
         train_targets = _targets(train, settings.train_vectors, teacher, config, report)
@@ -248,19 +272,18 @@ def load_run_data(
             held_out, settings.val_vectors, teacher, config, report
         )
     _check_size(held_out_targets, train_targets.shape[1], "held-out")
-    dimension = train_targets.shape[1] // (2 if config.data.pairs else 1)
+    to_ids = partial(
+        _token_ids, tokenizer=tokenizer, config=config, reads_text=reads_text
+    )
     own = config.tokenizer.kind == "bpe"
     return RunData(
         tokenizer=tokenizer,
-        train_ids=_token_rows(train, tokenizer, config),
+        train_ids=to_ids(train),
         train_targets=train_targets,
-        held_out=ValidationSet(
-            held_out.texts or [],
-            _token_rows(held_out, tokenizer, config),
-            held_out_targets,
-        ),
+        held_out=HeldOut(held_out.texts or [], to_ids(held_out), held_out_targets),
         word_embeddings=None if own else teacher.word_embeddings[tokenizer.source_ids],
-        dimension=dimension,
+        dimension=train_targets.shape[1] // (2 if config.data.pairs else 1),
         source=source,
         teacher=teacher.name,
+        embed=_embed(teacher, config),
     )

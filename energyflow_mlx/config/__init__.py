@@ -5,6 +5,16 @@ A leaf of the package: it imports nothing but the error types.
 
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
 from energyflow_mlx.config.lattice import LatticeConfig
+from energyflow_mlx.config.objectives import (
+    DistillationConfig,
+    FlowConfig,
+    FlowTextConfig,
+    ObjectiveConfig,
+    ReconstructionConfig,
+    chosen_objectives,
+    objective_settings,
+    objectives_type,
+)
 from energyflow_mlx.config.root import (
     Config,
     RunConfig,
@@ -19,29 +29,35 @@ from energyflow_mlx.config.text import (
     TransformerEncoderConfig,
 )
 from energyflow_mlx.config.training import (
-    LOWER_IS_BETTER,
-    LossConfig,
     OptimizerConfig,
     PrecisionConfig,
+    TokenRowsConfig,
     TrainerConfig,
 )
 
 __all__ = [
-    "LOWER_IS_BETTER",
     "Config",
     "DataConfig",
     "DecoderConfig",
+    "DistillationConfig",
     "EncoderConfig",
+    "FlowConfig",
+    "FlowTextConfig",
     "LatticeConfig",
-    "LossConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "PrecisionConfig",
+    "ReconstructionConfig",
     "RunConfig",
     "TcnEncoderConfig",
     "TeacherConfig",
+    "TokenRowsConfig",
     "TokenizerConfig",
     "TrainerConfig",
     "TransformerEncoderConfig",
+    "chosen_objectives",
     "config_from_json",
+    "objective_settings",
+    "objectives_type",
     "read_config",
 ]

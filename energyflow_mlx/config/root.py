@@ -10,6 +10,7 @@ from typing import Any
 from energyflow_mlx.config.checks import require, require_choice
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
 from energyflow_mlx.config.lattice import LatticeConfig
+from energyflow_mlx.config.objectives import default_objectives, objectives_type
 from energyflow_mlx.config.text import (
     DecoderConfig,
     EncoderConfig,
@@ -18,11 +19,12 @@ from energyflow_mlx.config.text import (
     TransformerEncoderConfig,
 )
 from energyflow_mlx.config.training import (
-    LossConfig,
     OptimizerConfig,
     PrecisionConfig,
+    TokenRowsConfig,
     TrainerConfig,
 )
+from energyflow_mlx.config.upgrade import VERSION, upgrade
 from energyflow_mlx.errors import InputError
 
 
@@ -42,13 +44,11 @@ class Config:
     """Configuration of one run.
 
     Attributes:
-        name: Of the run, shown in tables.
-        seed: Of everything random.
+        objectives: What is trained; see ``config.objectives``.
+        name: Name of the run, shown in tables.
+        seed: Seed of everything random.
         share: Blocks that encoder and decoder share: ``none``, ``last``, ``all``.
-        task: ``ab``: distil the encoder and train the decoder in alternation.
-            ``flow``: send the teacher's vectors through the lattice and back.
-            ``flow_text``: text -> encoder -> lattice -> vector -> decoder -> text.
-        lattice: The energy lattice; none for ``ab``.
+        lattice: The energy lattice, where an objective has one.
     """
 
     encoder: EncoderConfig = field(default_factory=TcnEncoderConfig)
@@ -56,51 +56,27 @@ class Config:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    objectives: Any = field(default_factory=default_objectives)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    token_rows: TokenRowsConfig = field(default_factory=TokenRowsConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     lattice: LatticeConfig | None = None
-    name: str = "ab"
+    name: str = "run"
     seed: int = 42
     share: str = "last"
-    task: str = "ab"
 
     def __post_init__(self) -> None:
-        """Check the rules that span groups."""
+        """Check the rules that span groups; objectives check theirs when built."""
         require_choice(self.share, "share", ("none", "last", "all"))
         require(self.seed >= 0, "seed", ">= 0", self.seed)
         if self.share != "none":
             self._check_shared_blocks()
         if self.teacher.kind == "precomputed" and not self.data.train:
             raise InputError(
-                "[config] data.train must be set when teacher=precomputed, got none."
+                "[config] data.train must be set when teacher=precomputed, got nothing."
             )
-        self._check_task()
-        used = {"cosine": self.trainer.ratio > 0, "ce": self.trainer.ratio < 1}
-        require(
-            used.get(self.trainer.best_metric, self.trainer.ratio > 0),
-            "trainer.best_metric",
-            f"a metric that trainer.ratio = {self.trainer.ratio} trains",
-            self.trainer.best_metric,
-        )
-
-    def _check_task(self) -> None:
-        require_choice(self.task, "task", ("ab", "flow", "flow_text"))
-        if self.task == "ab":
-            given = self.trainer.train
-            require(given != "flow", "trainer.train", "not flow when task=ab", given)
-        if self.task != "flow":
-            require(not self.data.pairs, "data.pairs", "false unless task=flow", True)
-        if self.task == "ab":
-            require(self.lattice is None, "lattice", "none when task=ab", "a lattice")
-            return
-        require(self.lattice is not None, "lattice", f"set when task={self.task}", None)
-        if self.task == "flow":
-            ratio = self.trainer.ratio
-            require(ratio == 1.0, "trainer.ratio", "1 when task=flow", ratio)
-            require(self.share == "none", "share", "none when task=flow", self.share)
 
     def _check_shared_blocks(self) -> None:
         encoder, decoder = self.encoder, self.decoder
@@ -136,8 +112,8 @@ class Config:
         return 1 if self.share == "last" else len(self.decoder.dilations)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionary of every setting, nested by group."""
-        return dataclasses.asdict(self)
+        """Plain dictionary of every setting, nested by group, and the version."""
+        return {"version": VERSION, **dataclasses.asdict(self)}
 
 
 ENCODERS: dict[str, type[EncoderConfig]] = {
@@ -148,26 +124,31 @@ ENCODERS: dict[str, type[EncoderConfig]] = {
 
 def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     """Instantiate a config dataclass from plain values, refusing unknown keys."""
-    known = {f.name for f in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
-            raise InputError(f"[config] unknown key {where}{key}.")
     hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise InputError(f"[config] unknown key {where}{key}.")
     built = {}
     for key, value in values.items():
-        kind = hints[key]
-        if kind == LatticeConfig | None:
-            kind = LatticeConfig
-        if isinstance(kind, type) and issubclass(kind, EncoderConfig):
-            kind = ENCODERS.get(value.get("family", ""), EncoderConfig)
+        kind = _kind_of(cls, key, hints[key], value)
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-            value = _build(typing.cast(type, kind), value, f"{where}{key}.")
+            value = _build(kind, value, f"{where}{key}.")
         built[key] = value
     return cls(**built)
 
 
+def _kind_of(cls: type, key: str, hint: Any, value: Any) -> Any:
+    """Dataclass that a member is built as, or the hint itself for plain values."""
+    if cls is Config and key == "objectives":
+        return objectives_type()
+    kind = next((k for k in typing.get_args(hint) if dataclasses.is_dataclass(k)), hint)
+    if isinstance(kind, type) and issubclass(kind, EncoderConfig):
+        return ENCODERS.get(value.get("family", ""), EncoderConfig)
+    return kind
+
+
 def config_from_json(values: dict[str, Any]) -> Config:
-    """Config from the dictionary that ``Config.to_json`` made.
+    """Config from the dictionary that ``Config.to_json`` made, now or formerly.
 
     Nothing named in the file is imported or instantiated: only this package's
     dataclasses are built.
@@ -175,7 +156,7 @@ def config_from_json(values: dict[str, Any]) -> Config:
     Raises:
         InputError: Unknown key or value out of range.
     """
-    return typing.cast(Config, _build(Config, values, ""))
+    return typing.cast(Config, _build(Config, upgrade(values), ""))
 
 
 def read_config(path: Path) -> Config:

@@ -10,13 +10,10 @@ from energyflow_mlx.config import (
     DataConfig,
     DecoderConfig,
     LatticeConfig,
-    LossConfig,
-    OptimizerConfig,
     PrecisionConfig,
     TcnEncoderConfig,
     TeacherConfig,
     TokenizerConfig,
-    TrainerConfig,
     TransformerEncoderConfig,
 )
 
@@ -46,9 +43,6 @@ def register() -> None:
         ("lattice", "schema_lattice", LatticeConfig),
         ("data", "schema_data", DataConfig),
         ("teacher", "schema_teacher", TeacherConfig),
-        ("loss", "schema_loss", LossConfig),
-        ("optimizer", "schema_optimizer", OptimizerConfig),
         ("precision", "schema_precision", PrecisionConfig),
-        ("trainer", "schema_trainer", TrainerConfig),
     ):
         store.store(group=group, name=name, node=node)

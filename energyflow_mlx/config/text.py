@@ -121,6 +121,9 @@ class TransformerEncoderConfig(EncoderConfig):
         max_positions: Rows of the (trainable, sinusoidal at start) position table.
     """
 
+    dim: int = 256
+    dropout: float = 0.1
+    family: str = "transformer"
     layers: int = 2
     heads: int = 8
     max_positions: int = 512
@@ -135,7 +138,12 @@ class TransformerEncoderConfig(EncoderConfig):
             f"a divisor of dim = {self.dim}",
             self.heads,
         )
-        require(self.max_positions >= 8, "encoder.max_positions", ">= 8", None)
+        require(
+            self.max_positions >= 8,
+            "encoder.max_positions",
+            ">= 8",
+            self.max_positions,
+        )
 
 
 @dataclass
@@ -160,7 +168,7 @@ class DecoderConfig:
     hidden: int = 512
     kernel_size: int = 3
     dilations: list[int] = field(default_factory=lambda: [1, 2])
-    conditioning: str = "additive"
+    conditioning: str = "film"
     coverage: bool = True
     output_condition: bool = True
     tied: bool = False

@@ -1,72 +1,38 @@
-"""Config of losses, optimiser, precision and trainer: types, ranges, units."""
+"""Config of optimizer, token rows, precision and trainer: types, ranges, units."""
 
 from dataclasses import dataclass, field
 
-from energyflow_mlx.config.checks import require, require_choice, require_share
+from energyflow_mlx.config.checks import require, require_choice
 
-METRICS = ("cosine", "mse", "ce", "p_at_1")
-TRAINED = ("all", "last_block", "projection", "flow")
-LOWER_IS_BETTER = ("mse", "ce")
+# Choices of trainer.train and the prefixes of the parameters that then train.
+_PROJECTIONS = ("encoder.head", "decoder.output")
+TRAINED = {
+    "all": ("",),
+    "last_block": _PROJECTIONS,  # and the last block, shared or of each part
+    "projection": _PROJECTIONS,
+    "flow": ("lattice.flow",),
+}
+LOG_LEVELS = ("debug", "info", "warning")
 
 
 @dataclass
-class LossConfig:
-    """Weights of the objectives' terms.
+class TokenRowsConfig:
+    """How much of the vocabulary an update touches; see ``training.token_rows``.
 
     Attributes:
-        cosine: Weight of ``1 - cos`` in distillation.
-        mse: Weight of the mean squared error in distillation. On unit vectors of
-            384 numbers the plain error is about 0.002, hence the large weight.
-        contrastive: Weight of the in-batch contrastive term in distillation.
-        temperature: Of the contrastive term.
-        label_smoothing: In reconstruction, [0, 1).
-        student_ce: Weight of the cross entropy decoded from the student's own
-            vector, in reconstruction.
-        text: Weight of the cross entropy decoded from the lattice's vector, in
-            ``task=flow_text``.
-        surface: Weight of the mean squared error between the surface the lattice
-            gives out and the mapper's image of the target, in the flow tasks; the
-            image has no gradient.
-        candidates: Train the decoder's softmax over this many tokens an update,
-            those that occur and drawn negatives, instead of the whole vocabulary;
-            0 = the whole. Validation always uses the whole.
-        latent_noise: Length of a random vector added to the unit target vector
-            before decoding, in training only.
+        lazy: Gather and step only the rows of the token tables that a batch touches.
+        candidates: Train the decoder's softmax over this many tokens an update, those
+            that occur and drawn negatives, instead of the whole vocabulary; 0 = the
+            whole. Validation always uses the whole.
     """
 
-    cosine: float = 1.0
-    mse: float = 100.0
-    contrastive: float = 0.0
-    temperature: float = 0.05
-    label_smoothing: float = 0.0
-    student_ce: float = 0.0
-    text: float = 0.2
-    surface: float = 0.0
+    lazy: bool = True
     candidates: int = 0
-    latent_noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in (
-            "cosine",
-            "mse",
-            "contrastive",
-            "student_ce",
-            "latent_noise",
-            "text",
-            "surface",
-        ):
-            value = getattr(self, name)
-            require(value >= 0, f"loss.{name}", ">= 0", value)
-        require(self.candidates >= 0, "loss.candidates", ">= 0", self.candidates)
-        require(self.temperature > 0, "loss.temperature", "> 0", self.temperature)
-        require_share(self.label_smoothing, "loss.label_smoothing")
-        require(
-            self.cosine + self.mse + self.contrastive > 0,
-            "loss.cosine",
-            "positive when loss.mse and loss.contrastive are 0",
-            self.cosine,
-        )
+        value = self.candidates
+        require(value >= 0, "token_rows.candidates", ">= 0", value)
 
 
 @dataclass
@@ -74,20 +40,15 @@ class OptimizerConfig:
     """AdamW with decoupled decay, warm-up and cosine decay.
 
     Attributes:
-        lr: Peak learning rate of distillation.
-        decoder_lr: Peak learning rate of reconstruction.
-        min_lr: Learning rate at the end of the decay, of both.
+        min_lr: Learning rate at the end of every objective's decay.
         warmup_steps: Updates of linear warm-up, counted per objective.
         decay_steps: Updates of cosine decay after it; 0 = until the last update.
         weight_decay: Decoupled decay of matrices (never biases, norms, tables).
         betas: Decay rates of the two moments.
         eps: Added to the root of the second moment.
         clip_norm: Global L2 bound of one update's gradients; 0 = off.
-        lazy_rows: Step only the token-table rows a batch touches.
     """
 
-    lr: float = 1e-3
-    decoder_lr: float = 1e-3
     min_lr: float = 1e-5
     warmup_steps: int = 100
     decay_steps: int = 0
@@ -95,21 +56,18 @@ class OptimizerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     clip_norm: float = 1.0
-    lazy_rows: bool = True
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.lr > 0, "optimizer.lr", "> 0", self.lr)
-        require(self.decoder_lr > 0, "optimizer.decoder_lr", "> 0", self.decoder_lr)
-        require(
-            0 <= self.min_lr <= min(self.lr, self.decoder_lr),
-            "optimizer.min_lr",
-            "in [0, lr]",
-            self.min_lr,
-        )
-        require(self.warmup_steps >= 0, "optimizer.warmup_steps", ">= 0", None)
-        require(self.decay_steps >= 0, "optimizer.decay_steps", ">= 0", None)
-        require(self.weight_decay >= 0, "optimizer.weight_decay", ">= 0", None)
+        for name in (
+            "min_lr",
+            "warmup_steps",
+            "decay_steps",
+            "weight_decay",
+            "clip_norm",
+        ):
+            value = getattr(self, name)
+            require(value >= 0, f"optimizer.{name}", ">= 0", value)
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "optimizer.betas",
@@ -117,7 +75,6 @@ class OptimizerConfig:
             self.betas,
         )
         require(self.eps > 0, "optimizer.eps", "> 0", self.eps)
-        require(self.clip_norm >= 0, "optimizer.clip_norm", ">= 0", self.clip_norm)
 
 
 @dataclass
@@ -145,7 +102,12 @@ class PrecisionConfig:
             "in [1, 65536]",
             self.loss_scale,
         )
-        require(self.scale_interval >= 1, "precision.scale_interval", ">= 1", None)
+        require(
+            self.scale_interval >= 1,
+            "precision.scale_interval",
+            ">= 1",
+            self.scale_interval,
+        )
 
 
 @dataclass
@@ -153,10 +115,8 @@ class TrainerConfig:
     """How long, how often, and which part trains.
 
     Attributes:
-        ratio: Share of updates that are distillation (mode A), [0, 1]; the rest
-            are reconstruction (mode B).
-        epochs: Passes over the training sentences (each sentence once a pass, by
-            one of the two modes).
+        epochs: Passes over the training sentences (each sentence once a pass, by one
+            of the objectives).
         max_steps: Stop after this many updates; 0 = by epochs.
         micro_batch: Sentences per forward and backward.
         accumulate: Micro-batches per update; N micro-batches equal one N times
@@ -167,7 +127,8 @@ class TrainerConfig:
         validate_every: Updates between validations; 0 = once an epoch.
         save_every: Updates between checkpoints; 0 = at every validation.
         keep: Newest checkpoints kept beside the best one.
-        best_metric: Validation metric that chooses the best checkpoint.
+        best_metric: Validation metric that chooses the best checkpoint, one that the
+            objectives measure.
         patience: Validations without improvement before stopping; 0 = never.
         min_delta: Smallest change that counts as improvement.
         decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
@@ -175,9 +136,9 @@ class TrainerConfig:
         compile: Compile each step (off for debugging only).
         debug_timing: Evaluate and time every deferred label.
         memory_limit_gb: Allocator limit in GiB; 0 = MLX's own.
+        log_level: Least level of the messages shown: ``debug``, ``info``, ``warning``.
     """
 
-    ratio: float = 0.5
     epochs: int = 4
     max_steps: int = 0
     micro_batch: int = 64
@@ -195,10 +156,10 @@ class TrainerConfig:
     compile: bool = True
     debug_timing: bool = False
     memory_limit_gb: float = 0.0
+    log_level: str = "info"
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(0 <= self.ratio <= 1, "trainer.ratio", "in [0, 1]", self.ratio)
         for name in ("epochs", "micro_batch", "accumulate", "log_every", "keep"):
             value = getattr(self, name)
             require(value >= 1, f"trainer.{name}", ">= 1", value)
@@ -213,8 +174,8 @@ class TrainerConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name}", ">= 0", value)
-        require_choice(self.train, "trainer.train", TRAINED)
-        require_choice(self.best_metric, "trainer.best_metric", METRICS)
+        require_choice(self.train, "trainer.train", tuple(TRAINED))
+        require_choice(self.log_level, "trainer.log_level", LOG_LEVELS)
         require_choice(
             self.backend, "trainer.backend", ("auto", "cpu", "metal", "cuda")
         )

@@ -1,38 +1,128 @@
-"""Validation: how close vectors are, how well they find their own, how well they read.
+"""Held-out sentences: how close vectors are, how well they find their own, how they read.
 
-Metrics on the held-out sentences, computed through the readback engine in batches.
+Computed through the readback engine in batches. ``final_metrics`` is the one table of a
+model, at the end of training and by the evaluate command.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.data.batching import cover, pad_rows
 from energyflow_mlx.evaluation.generation import score_generation
 from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
-from energyflow_mlx.inference import SentenceCodec, cover
+from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import LatticeOutput
-from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback.engine import ReadbackEngine
 
+Embed = Callable[[Sequence[str]], np.ndarray]
+# Rows of a batch, and what sends them through the lattice.
+Pass = tuple[np.ndarray, Callable[[], LatticeOutput]]
 
-@dataclass
-class ValidationSet:
+
+@dataclass(frozen=True)
+class HeldOut:
     """Held-out sentences.
 
     Attributes:
         texts: The sentences; empty in token mode.
         ids: Token ids of each.
-        targets: The teacher's vectors, ``[N, E]``.
+        targets: The teacher's vectors, ``[N, E]``; with pairs ``[N, 2E]``.
     """
 
     texts: Sequence[str]
     ids: Sequence[np.ndarray]
     targets: np.ndarray
+
+    def first(self, count: int) -> "HeldOut":
+        """The first ``count`` sentences; 0 = all."""
+        stop = count or len(self.ids)
+        return HeldOut(self.texts[:stop], self.ids[:stop], self.targets[:stop])
+
+    def spread(self, count: int) -> "HeldOut":
+        """``count`` sentences with text, evenly spread over the set."""
+        count = min(count, len(self.texts))
+        chosen = np.linspace(0, len(self.texts) - 1, count).astype(int)
+        return HeldOut(
+            [self.texts[i] for i in chosen],
+            [self.ids[i] for i in chosen],
+            self.targets[chosen],
+        )
+
+
+class ReadBack(NamedTuple):
+    """Sentences as a model wrote them.
+
+    Attributes:
+        suffix: End of the metrics' names; empty for the plain path.
+        texts: What was written.
+        truth: The sentences.
+    """
+
+    suffix: str
+    texts: Sequence[str]
+    truth: HeldOut
+
+
+class Measured(Protocol):
+    """What can be measured on held-out sentences: the objectives of a run."""
+
+    def validate(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> dict[str, float]:
+        """Metrics of the parts that it trains."""
+
+    def read_back(self, codec: SentenceCodec, held_out: HeldOut) -> list[ReadBack]:
+        """Held-out sentences as the model writes them, one entry for each path."""
+
+
+def validate(
+    codec: SentenceCodec,
+    objectives: Iterable[Measured],
+    held_out: HeldOut,
+    engine: ReadbackEngine,
+) -> dict[str, float]:
+    """Metrics of every objective together; see ``Measured``."""
+    metrics: dict[str, float] = {}
+    for objective in objectives:
+        metrics |= objective.validate(codec, held_out, engine)
+    return metrics
+
+
+def final_metrics(
+    codec: SentenceCodec,
+    objectives: Sequence[Measured],
+    held_out: HeldOut,
+    *,
+    samples: int,
+    embed: Embed | None,
+) -> dict[str, float]:
+    """The table of a model: validation on all sentences, decoding of some.
+
+    Args:
+        codec: The model in evaluation mode.
+        objectives: What it was trained for.
+        held_out: Sentences and their vectors.
+        samples: Sentences to decode greedily, evenly spread; 0 = none.
+        embed: The teacher's vectors of texts, to measure how near decoded sentences
+            come in meaning; none where the teacher cannot read.
+    """
+    metrics = validate(codec, objectives, held_out, ReadbackEngine())
+    sample = held_out.spread(samples)
+    if not sample.texts:
+        return metrics
+    for objective in objectives:
+        for written in objective.read_back(codec, sample):
+            found = decoding_metrics(written.texts, written.truth.texts)
+            if embed is not None:
+                again = cosine_rows(embed(written.texts), written.truth.targets)
+                found["semantic_cosine"] = float(np.mean(again))
+            metrics |= {f"{k}{written.suffix}": v for k, v in found.items()}
+    return metrics
 
 
 def vector_metrics(vectors: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -62,7 +152,7 @@ def decoding_metrics(texts: Sequence[str], truth: Sequence[str]) -> dict[str, fl
 
 def mean_cross_entropy(
     codec: SentenceCodec,
-    held_out: ValidationSet,
+    held_out: HeldOut,
     engine: ReadbackEngine,
     batch_size: int = 64,
 ) -> float:
@@ -87,93 +177,26 @@ def mean_cross_entropy(
     return total / max(count, 1.0)
 
 
-def validate(
-    codec: SentenceCodec, held_out: ValidationSet, engine: ReadbackEngine
-) -> dict[str, float]:
-    """Metrics of the parts that the run trains.
-
-    Cosine, MSE and retrieval where vectors are made; cross entropy where text is;
-    the flows' statistics where there is a lattice.
-
-    Args:
-        codec: The model in evaluation mode.
-        held_out: Held-out sentences.
-        engine: The run's readback engine.
-    """
-    config = codec.config
-    metrics: dict[str, float] = {}
-    goal = held_out.targets[:, : codec.dimension]
-    if config.task == "flow":
-        sources = held_out.targets[:, -codec.dimension :]
-        vectors, statistics = flow_vectors(codec.model, sources, engine)
-        metrics = vector_metrics(vectors, goal) | statistics
-    elif config.task == "flow_text":
-        vectors, statistics = text_flow_vectors(codec, held_out.ids, engine)
-        metrics = vector_metrics(vectors, goal) | statistics
-    elif config.trainer.ratio > 0:
-        vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=False)
-        metrics = vector_metrics(vectors, goal)
-    if config.trainer.ratio < 1:
-        metrics["ce"] = mean_cross_entropy(codec, held_out, engine)
-    return metrics
-
-
-def flow_vectors(
-    model: EnergyFlow, sources: np.ndarray, engine: ReadbackEngine, size: int = 16
+def through_lattice(
+    passes: Iterable[Pass], shape: tuple[int, ...], engine: ReadbackEngine
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Vectors that come out of the lattice, and the flows' mean statistics.
 
     Args:
-        model: Model with a lattice, in evaluation mode.
-        sources: Vectors that go in, ``[N, E]``.
+        passes: Rows of each batch and what sends them through.
+        shape: ``[N, E]`` of the result.
         engine: Evaluates one batch at a time.
-        size: Vectors of a batch.
+
+    Returns:
+        Vectors by row, and statistics as means over the rows, named ``flow_...``.
     """
-    count = len(sources)
-    batches = (np.arange(i, min(i + size, count)) for i in range(0, count, size))
-    outputs = (
-        (members, partial(model.lattice, mx.array(sources[members], mx.float32)))
-        for members in batches
-    )
-    return _collect(outputs, sources.shape, engine)
-
-
-def text_flow_vectors(
-    codec: SentenceCodec, rows: Sequence[np.ndarray], engine: ReadbackEngine
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Vectors of sentences that went through the lattice, and the flows' statistics.
-
-    Args:
-        codec: Model with an encoder and a lattice, in evaluation mode.
-        rows: Token ids of each sentence.
-        engine: Evaluates one batch at a time.
-    """
-    model = codec.model
-
-    def through(ids: np.ndarray, mask: np.ndarray) -> LatticeOutput:
-        surface = model.encode_surface(mx.array(ids), mx.array(mask))
-        return model.lattice.from_surface(surface)
-
-    outputs = (
-        (members, partial(through, *pad_rows([rows[i] for i in members], bucket)))
-        for bucket, members in cover(rows, codec.config.data.buckets, 16)
-    )
-    return _collect(outputs, (len(rows), codec.dimension), engine)
-
-
-def _collect(
-    outputs: Iterable[tuple[np.ndarray, Callable[[], LatticeOutput]]],
-    shape: tuple[int, ...],
-    engine: ReadbackEngine,
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Evaluate batch after batch; vectors by place, statistics as means over rows."""
     vectors = np.zeros(shape, np.float32)
     sums: dict[str, float] = {}
-    for members, forward in outputs:
-        with engine.batch("flows"):
+    for rows, forward in passes:
+        with engine.batch("lattice"):
             output = forward()
-            read = engine.defer("flows", (output.vector, output.statistics))
-        vectors[members], statistics = read.value()
+            read = engine.defer("lattice", (output.vector, output.statistics))
+        vectors[rows], statistics = read.value()
         for name, value in statistics.items():
-            sums[f"flow_{name}"] = sums.get(f"flow_{name}", 0.0) + value * len(members)
+            sums[f"flow_{name}"] = sums.get(f"flow_{name}", 0.0) + value * len(rows)
     return vectors, {name: total / len(vectors) for name, total in sums.items()}

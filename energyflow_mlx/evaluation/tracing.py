@@ -1,51 +1,51 @@
-"""Sentences through the lattice of a finished run, with the way of every flow."""
+"""Sentences through the lattice of a finished run, the path of every flow kept."""
 
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.config import LatticeConfig
 from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import FlowPaths
 from energyflow_mlx.lattice.geometry import start_level
-from energyflow_mlx.teacher import load_teacher
 
 
-def trace(codec: SentenceCodec, texts: list[str]) -> tuple[Cube, list[FlowRecord]]:
-    """Send sentences through a model's lattice, one at a time, and keep every path.
+def cube_of(config: LatticeConfig) -> Cube:
+    """What all sentences of a lattice have in common."""
+    cube = config.cube
+    return Cube(
+        width=cube.width,
+        height=cube.height,
+        steps=config.total_steps,
+        start_z=start_level(cube.depth),
+        is_dual=cube.output_planes == "dual",
+    )
+
+
+def trace_vectors(
+    codec: SentenceCodec, texts: list[str], vectors: np.ndarray
+) -> list[FlowRecord]:
+    """Vectors through the lattice, one at a time, every path kept.
+
+    Args:
+        codec: A model with a lattice.
+        texts: What the vectors stand for.
+        vectors: The teacher's vectors of the texts, ``[N, E]``.
 
     Raises:
-        InputError: The run's teacher does not fit.
+        InputError: The vectors have another size than the model's.
     """
-    config = codec.config.lattice
-    assert config is not None
-    cube = Cube(
-        width=config.width,
-        height=config.height,
-        steps=config.total_steps,
-        start_z=start_level(config.depth),
-        is_dual=config.output_planes == "dual",
-    )
-    if codec.config.task == "flow":
-        return cube, _trace_vectors(codec, texts)
-    return cube, _trace_texts(codec, texts)
-
-
-def _trace_vectors(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
-    """The teacher's vectors of the sentences through the lattice."""
-    settings = codec.config.teacher
-    teacher = load_teacher(
-        settings.name, settings.max_length, normalize=settings.normalize
-    )
-    if teacher.dimension != codec.dimension:
+    if vectors.shape[1] != codec.dimension:
         raise InputError(
-            f"[plot] teacher {teacher.name} must give vectors of {codec.dimension} "
-            f"numbers as the run's, got {teacher.dimension}."
+            f"[plot] the teacher must give vectors of {codec.dimension} numbers as the "
+            f"run's, got {vectors.shape[1]}."
         )
     records = []
-    for text, vector in zip(texts, teacher.encode(texts), strict=True):
+    for text, vector in zip(texts, vectors, strict=True):
         paths = codec.model.lattice.trace(mx.array(vector[None]))
         output = _host(paths.output.vector)
         cosine = float(cosine_rows(output, vector[None])[0])
@@ -54,8 +54,8 @@ def _trace_vectors(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
     return records
 
 
-def _trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
-    """The sentences through encoder and lattice, and what the decoder reads."""
+def trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
+    """Sentences through encoder and lattice, one at a time, every path kept."""
     model, data = codec.model, codec.config.data
     records = []
     for text, row in zip(
@@ -64,8 +64,7 @@ def _trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
         ids, mask = pad_rows([row], len(row))
         surface = model.encode_surface(mx.array(ids), mx.array(mask))
         paths = model.lattice.trace_surface(surface)
-        vector = _host(paths.output.vector)
-        vector /= max(float(np.linalg.norm(vector)), 1e-12)
+        vector = unit_rows(_host(paths.output.vector))
         result = f"read back from the vector: {codec.decode(vector)[0]}"
         records.append(record_flows(text, result, paths))
     return records

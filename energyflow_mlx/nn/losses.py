@@ -187,3 +187,8 @@ def mse(a: mx.array, b: mx.array) -> mx.array:
     """
     _check_same_shape("mse", a, b)
     return mx.mean(mx.square(a.astype(mx.float32) - b.astype(mx.float32)))
+
+
+def unit_rows(x: mx.array) -> mx.array:
+    """Rows at length 1, ``[..., E]``; the floor keeps a zero row's gradient finite."""
+    return x * mx.rsqrt(mx.maximum(mx.sum(x * x, axis=-1, keepdims=True), 1e-12))

@@ -136,11 +136,20 @@ class VersionError(InputError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint found by ``load_latest``."""
+    """A checkpoint that was read."""
 
     path: Path
     arrays: Arrays
     meta: dict[str, Any]
+
+    def arrays_of(self, group: str) -> Arrays:
+        """Arrays of one group, named without it."""
+        start = f"{group}."
+        return {
+            name.removeprefix(start): array
+            for name, array in self.arrays.items()
+            if name.startswith(start)
+        }
 
 
 def load_latest(folder: Path, groups: Collection[str] | None = None) -> Loaded | None:

@@ -5,21 +5,22 @@ another configuration is refused.
 """
 
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from energyflow_mlx.atomic import write_text
 from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs import checkpoint
 
-logger = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-TOKENIZER = "tokenizer"
-CONFIG = "config.json"
+# Kinds of arrays in a checkpoint, the first part of their names.
+MODEL = "model"
+OPTIMIZER = "optimizer"
+SCALE = "scale"
 
 # Settings that may differ when a run is resumed: they change no number of it.
 _FREE = {
@@ -28,6 +29,7 @@ _FREE = {
     "trainer.keep",
     "trainer.debug_timing",
     "trainer.memory_limit_gb",
+    "trainer.log_level",
     "data.prefetch",
     "teacher.cache_dir",
     "teacher.batch_size",
@@ -54,19 +56,28 @@ def differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """Everything of one run on the disk; the only place that knows the names in it.
+
+    Attributes:
+        path: The folder, ``run.dir``.
+    """
 
     path: Path
 
     @property
+    def config(self) -> Path:
+        """Every setting of the run."""
+        return self.path / "config.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints, one folder each."""
-        return self.path / CHECKPOINTS
+        return self.path / "checkpoints"
 
     @property
     def tokenizer(self) -> Path:
         """Folder of the tokenizer."""
-        return self.path / TOKENIZER
+        return self.path / "tokenizer"
 
     @property
     def metrics(self) -> Path:
@@ -78,9 +89,31 @@ class RunFolder:
         """Result of the run."""
         return self.path / "summary.json"
 
+    @property
+    def evaluation(self) -> Path:
+        """Result of the latest evaluation."""
+        return self.path / "evaluation.json"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of pictures."""
+        return self.path / "plots"
+
+    # -- the run as a whole --------------------------------------------------
+
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return (self.path / CONFIG).is_file()
+        return self.config.is_file()
+
+    def read_config(self) -> Config:
+        """Configuration of the run.
+
+        Raises:
+            InputError: The folder is missing, or the configuration is damaged.
+        """
+        if not self.path.is_dir():
+            raise InputError(f"[run] run folder {self.path} does not exist.")
+        return read_config(self.config)
 
     def check(self, config: Config) -> None:
         """Refuse a folder that holds another run or foreign files.
@@ -96,7 +129,7 @@ class RunFolder:
                     f"other files in it."
                 )
             return
-        other = differences(read_config(self.path / CONFIG), config)
+        other = differences(self.read_config(), config)
         changed = {k: v for k, v in other.items() if k not in _FREE}
         if changed:
             key, (old, new) = next(iter(changed.items()))
@@ -110,7 +143,7 @@ class RunFolder:
         """Write the configuration; the last thing before training starts."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config.to_json(), indent=1, ensure_ascii=False)
-        write_text(self.path / CONFIG, text + "\n")
+        write_text(self.config, text + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result, atomically."""
@@ -123,3 +156,56 @@ class RunFolder:
             return {}
         found: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
         return found
+
+    # -- checkpoints ---------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """Updates with a checkpoint, ascending, whole or not."""
+        return checkpoint.steps(self.checkpoints)
+
+    def save(
+        self,
+        step: int,
+        arrays: Mapping[str, mx.array],
+        meta: Mapping[str, Any],
+        *,
+        keep: int,
+        best: int,
+    ) -> None:
+        """Write the checkpoint of an update and remove older ones.
+
+        Args:
+            step: Number of the update.
+            arrays: Evaluated arrays, named ``KIND.path``.
+            meta: JSON values.
+            keep: Newest checkpoints that stay.
+            best: Update whose checkpoint stays too.
+        """
+        folder = self.checkpoints
+        checkpoint.save(folder, step, arrays, meta, keep=keep, protect={best})
+
+    def latest(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded | None:
+        """The newest whole checkpoint, or none; damaged ones are skipped with a warning.
+
+        Args:
+            kinds: Kinds of arrays to read; none = all.
+        """
+        return checkpoint.load_latest(self.checkpoints, groups=kinds)
+
+    def best(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded:
+        """The best checkpoint by the run's chosen metric.
+
+        Args:
+            kinds: Kinds of arrays to read; none = all.
+
+        Raises:
+            InputError: There is no checkpoint, or the best one is damaged.
+        """
+        newest = self.latest(kinds)
+        if newest is None:
+            raise InputError(f"[run] no checkpoint in {self.checkpoints}.")
+        step = newest.meta.get("best_step", newest.meta["step"])
+        if step == newest.meta["step"]:
+            return newest
+        path = self.checkpoints / f"step_{step:08d}"
+        return checkpoint.Loaded(path, *checkpoint.load(path, groups=kinds))

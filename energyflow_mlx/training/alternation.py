@@ -1,54 +1,60 @@
-"""Which objective an update runs: a pure, seeded function of its number.
+"""Which objective an update trains: a pure, seeded function of its number.
 
-Mode A of the reference is ``distillation``, mode B ``reconstruction``. Updates are
-spread evenly (error diffusion with a seeded phase), so every stretch of updates
-holds the asked-for ratio, and together with the reshuffle of every epoch each
-sentence meets both objectives over the epochs.
+Every update goes to the objective that lags furthest behind its share. So any stretch
+of updates holds the shares, and together with the reshuffle of every epoch each
+sentence meets every objective over the epochs.
 """
 
-import math
 import random
-
-DISTILLATION = "distillation"
-RECONSTRUCTION = "reconstruction"
-FLOW = "flow"
-FLOW_TEXT = "flow_text"
-
-# The objective that takes ``trainer.ratio`` of the updates of each task; the rest are
-# reconstruction.
-FIRST = {"ab": DISTILLATION, "flow": FLOW, "flow_text": FLOW_TEXT}
+from collections.abc import Mapping
 
 
-def _phase(seed: int) -> float:
-    """Seeded offset in [0, 1) of the spread."""
-    return random.Random(seed).random()
+class Alternation:
+    """The order in which objectives take the updates of a run.
 
+    Update n goes to the objective with the largest deficit
 
-def distillation_count(steps: int, ratio: float, seed: int) -> int:
-    """Distillation updates among the first ``steps``.
+        share_i * (n + 1) + phase_i - (updates it had before n)
 
-    count(n) = floor(n * ratio + phase), so count(n + 1) - count(n) is 0 or 1.
-    """
-    return math.floor(steps * ratio + _phase(seed) * (ratio < 1.0))
-
-
-def objective_of(step: int, ratio: float, seed: int, task: str = "ab") -> str:
-    """Objective of update ``step`` (from 0).
+    with shares scaled to sum 1; a tie goes to the first one. The phases are seeded, so
+    that runs of other seeds do not all begin alike.
 
     Args:
-        step: Number of the update, from 0.
-        ratio: Share of distillation updates, in [0, 1].
-        seed: Chooses the phase of the spread.
-        task: Names the first objective, see ``FIRST``.
+        shares: Relative share of each objective, in order.
+        seed: Seed of the phases.
     """
-    before = distillation_count(step, ratio, seed)
-    after = distillation_count(step + 1, ratio, seed)
-    return FIRST[task] if after > before else RECONSTRUCTION
 
+    def __init__(self, shares: Mapping[str, float], seed: int) -> None:
+        total = sum(shares.values())
+        phase = random.Random(seed).random()
+        self._names = list(shares)
+        self._shares = [share / total for share in shares.values()]
+        # Opposite phases: what the first one is ahead, the next one is behind.
+        phases = [phase if i % 2 == 0 else 1.0 - phase for i in range(len(shares))]
+        self._phases = phases
+        self._chosen: list[str] = []
+        self._counts = [dict.fromkeys(self._names, 0)]
 
-def objective_counts(
-    steps: int, ratio: float, seed: int, task: str = "ab"
-) -> dict[str, int]:
-    """Updates of each objective among the first ``steps``."""
-    first = distillation_count(steps, ratio, seed) - distillation_count(0, ratio, seed)
-    return {FIRST[task]: first, RECONSTRUCTION: steps - first}
+    def objective_of(self, step: int) -> str:
+        """Name of the objective of update ``step``, from 0."""
+        self._extend(step + 1)
+        return self._chosen[step]
+
+    def counts(self, steps: int) -> dict[str, int]:
+        """Updates of each objective among the first ``steps``."""
+        self._extend(steps)
+        return dict(self._counts[steps])
+
+    def _extend(self, steps: int) -> None:
+        """Decide all updates before ``steps``; each follows from those before it."""
+        for step in range(len(self._chosen), steps):
+            counts = self._counts[step]
+            deficits = [
+                (step + 1) * share + phase - counts[name]
+                for name, share, phase in zip(
+                    self._names, self._shares, self._phases, strict=True
+                )
+            ]
+            name = self._names[deficits.index(max(deficits))]
+            self._chosen.append(name)
+            self._counts.append(counts | {name: counts[name] + 1})

@@ -1,18 +1,24 @@
-"""From prepared batches to updates on the device: micro-batches and token rows."""
+"""From sentences to updates on the device: micro-batches and the rows they touch."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import Batch, BucketBatcher
-from energyflow_mlx.evaluation.held_out import ValidationSet
+from energyflow_mlx.data.prefetch import prefetch
+from energyflow_mlx.evaluation.held_out import Embed, HeldOut
 from energyflow_mlx.text.tokenizer import Tokenizer
-from energyflow_mlx.training.objectives import StepBatch
-from energyflow_mlx.training.optimizer import Rows
-from energyflow_mlx.training.update import Update
+from energyflow_mlx.training.objectives.base import StepBatch
+from energyflow_mlx.training.token_rows import (
+    TokenRows,
+    draw_candidates,
+    occurring_rows,
+    token_shares,
+)
 
 
 @dataclass
@@ -20,7 +26,7 @@ class RunData:
     """Everything a run reads.
 
     Attributes:
-        tokenizer: Of the student.
+        tokenizer: The student's tokenizer.
         train_ids: Token ids per training sentence.
         train_targets: The teacher's vectors, ``[N, E]`` float32; with pairs those
             of the pair's second sentence beside those of the first, ``[N, 2E]``.
@@ -30,134 +36,85 @@ class RunData:
         dimension: Size E of the vectors.
         source: Where the sentences came from, for the run header.
         teacher: Name of the teacher, for the run header.
+        embed: The teacher's vectors of texts; none where it cannot read.
     """
 
     tokenizer: Tokenizer
     train_ids: list[np.ndarray]
     train_targets: np.ndarray
-    held_out: ValidationSet
+    held_out: HeldOut
     word_embeddings: np.ndarray | None
     dimension: int
     source: str
     teacher: str
-
-
-def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """Cut a batch into ``count`` equal parts that index into the same token rows.
-
-    Sharing the rows lets the parts' table gradients ``[U, D]`` be added up.
-    """
-    size = len(batch.ids) // count
-    cuts = [slice(start, start + size) for start in range(0, len(batch.ids), size)]
-    return [
-        batch._replace(
-            ids=batch.ids[cut],
-            mask=batch.mask[cut],
-            target=batch.target[cut],
-            row_of=batch.row_of[cut],
-        )
-        for cut in cuts
-    ]
-
-
-def candidate_rows(
-    batch: Batch, shares: np.ndarray, count: int, seed: int, number: int
-) -> tuple[Batch, np.ndarray]:
-    """Let the rows of a batch be its tokens and uniformly drawn negatives.
-
-    P(row j is a candidate) = p_j + (1 - p_j) * drawn / (V - occurring), with
-    p_j = 1 - (1 - share_j)^T the chance that token j occurs among the batch's T.
-
-    Args:
-        batch: The update's sentences.
-        shares: Share of each token in the training text, ``[V]``.
-        count: Rows wanted; more, in steps of 1,024, where more tokens occur.
-        seed: Of the draw.
-        number: Of the update.
-
-    Returns:
-        The batch over the new rows, and the log of that probability, ``[U]``.
-    """
-    vocabulary = len(shares)
-    occurring = batch.rows[batch.row_valid > 0]
-    wanted = count
-    while wanted < len(occurring):
-        wanted += 1024
-    capacity = min(wanted, vocabulary)
-    absent = np.ones(vocabulary, bool)
-    absent[occurring] = False
-    others = np.flatnonzero(absent)
-    drawn = capacity - len(occurring)
-    random = np.random.Generator(np.random.PCG64([seed, number]))
-    negatives = random.choice(others, drawn, replace=False)
-    rows = np.concatenate([occurring, negatives]).astype(np.int32)
-    occurs = 1.0 - np.exp(batch.mask.sum() * np.log1p(-shares[rows]))
-    drawing = drawn / max(len(others), 1)
-    log_p = np.log(occurs + (1.0 - occurs) * max(drawing, 1e-6))
-    valid = (np.arange(capacity) < len(occurring)).astype(np.float32)
-    new = batch._replace(rows=rows, row_valid=valid)  # row_of points at the first
-    return new, log_p.astype(np.float32)
+    embed: Embed | None
 
 
 class Feed:
-    """Turns prepared batches into updates.
+    """Turns a run's sentences into updates.
 
-    Args:
-        batcher: Source of batches, one an update.
-        accumulate: Micro-batches per update.
-        lazy: Paths of the tables that enter as gathered rows.
-        candidates: Size of the sampled softmax; 0 = the whole vocabulary.
-        shares: Share of each token in the training text, ``[V]``.
-        seed: Of the drawn negatives.
+    Attributes:
+        updates_per_epoch: Updates of one pass over the sentences.
     """
 
-    def __init__(
-        self,
-        batcher: BucketBatcher,
-        *,
-        accumulate: int,
-        lazy: Collection[str],
-        candidates: int,
-        shares: np.ndarray,
-        seed: int,
-    ) -> None:
-        self._batcher = batcher
-        self._accumulate = accumulate
-        self._candidates = candidates
-        self._shares = shares
-        self._seed = seed
-        self._encoder_rows = "encoder.embedding.weight" in lazy
-        self._decoder_rows = "decoder.embedding.weight" in lazy
+    def __init__(self, data: RunData, config: Config) -> None:
+        """Plan the batches: all of ``accumulate`` micro-batches.
 
-    def updates(self, start: int) -> Generator[Update]:
-        """Endless updates from number ``start``, the same after a restart."""
-        with closing(self._batcher.iterate(start)) as batches:
-            for number, batch in batches:
-                yield self.update(batch, number)
-
-    def update(self, batch: Batch, number: int) -> Update:
-        """Move a batch to the device, cut into the micro-batches of one update."""
-        log_p = np.zeros(1, np.float32)
-        if self._candidates:
-            batch, log_p = candidate_rows(
-                batch, self._shares, self._candidates, self._seed, number
-            )
-        parts = micro_batches(batch, self._accumulate)
-        rows = Rows(mx.array(batch.rows), mx.array(batch.row_valid), mx.array(log_p))
-        return Update([self._on_device(part) for part in parts], rows)
-
-    def _on_device(self, part: Batch) -> StepBatch:
-        tokens, row_of = mx.array(part.ids), mx.array(part.row_of)
-        return StepBatch(
-            encoder_ids=row_of if self._encoder_rows else tokens,
-            decoder_ids=row_of if self._decoder_rows else tokens,
-            labels=row_of if self._candidates else tokens,
-            mask=mx.array(part.mask),
-            target=mx.array(part.target),
+        Args:
+            data: Sentences and vectors.
+            config: The run's configuration.
+        """
+        trainer, self._config = config.trainer, config
+        self._vocab_size = data.tokenizer.vocab_size
+        self._batcher = BucketBatcher(
+            data.train_ids,
+            data.train_targets,
+            vocab_size=self._vocab_size,
+            batch_size=trainer.micro_batch * trainer.accumulate,
+            buckets=config.data.buckets,
+            seed=config.seed,
         )
+        self._shares = token_shares(data.train_ids, self._vocab_size)
+        self.updates_per_epoch = self._batcher.batches_per_epoch
 
+    def updates(self, start: int) -> Generator[list[StepBatch]]:
+        """Endless updates from number ``start``, the same after a restart.
 
-def token_shares(rows: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
-    """Share of each token among all tokens of the training text, ``[V]`` float64."""
-    counts = np.bincount(np.concatenate(rows), minlength=vocab_size)
-    return counts / counts.sum()
+        The next ones are prepared on a thread.
+        """
+        depth = self._config.data.prefetch
+        with closing(prefetch(self._prepared(start), depth)) as prepared:
+            for batch, rows in prepared:
+                yield self.on_device(batch, rows)
+
+    def _prepared(self, start: int) -> Iterator[tuple[Batch, TokenRows]]:
+        for number, batch in self._batcher.batches(start):
+            yield batch, self.rows_of(batch, number)
+
+    def rows_of(self, batch: Batch, number: int) -> TokenRows:
+        """Rows of the token tables that update ``number`` touches, on the host."""
+        rows = occurring_rows(batch.ids, self._vocab_size)
+        count, seed = self._config.token_rows.candidates, self._config.seed
+        if not count:
+            return rows
+        tokens = batch.mask.sum()
+        return draw_candidates(rows, self._shares, tokens, count, (seed, number))
+
+    def on_device(self, batch: Batch, rows: TokenRows) -> list[StepBatch]:
+        """Cut a batch into equal micro-batches that share the rows of their update.
+
+        Sharing lets the parts' table gradients ``[U, D]`` be added up.
+        """
+        shared = TokenRows(*(None if a is None else mx.array(a) for a in rows))
+        count = self._config.trainer.accumulate
+        size = len(batch.ids) // count
+        cuts = [slice(start, start + size) for start in range(0, len(batch.ids), size)]
+        return [
+            StepBatch(
+                ids=mx.array(batch.ids[cut]),
+                mask=mx.array(batch.mask[cut]),
+                target=mx.array(batch.target[cut]),
+                rows=shared,
+            )
+            for cut in cuts
+        ]

@@ -9,7 +9,7 @@ curve.
 import logging
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,34 +17,32 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.data.batching import BucketBatcher
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.evaluation.held_out import ValidationSet, validate
+from energyflow_mlx.evaluation.held_out import validate
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.lattice import displacement_scale, exploration_sigma
 from energyflow_mlx.model import install_parameters
-from energyflow_mlx.readback.engine import ReadbackEngine
-from energyflow_mlx.runs import checkpoint
-from energyflow_mlx.runs.folder import RunFolder
+from energyflow_mlx.readback import Readback, ReadbackEngine
+from energyflow_mlx.runs.checkpoint import require_match
+from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
-from energyflow_mlx.training.alternation import (
-    RECONSTRUCTION,
-    objective_counts,
-    objective_of,
-)
-from energyflow_mlx.training.feed import Feed, RunData, token_shares
-from energyflow_mlx.training.objectives import Controls, Gradients
-from energyflow_mlx.training.progress import Progress, RunningMeans
+from energyflow_mlx.training.alternation import Alternation
+from energyflow_mlx.training.feed import Feed, RunData
+from energyflow_mlx.training.objectives.base import Objective, StepBatch
 from energyflow_mlx.training.schedule import learning_rate
-from energyflow_mlx.training.update import (
-    Stepper,
+from energyflow_mlx.training.state import (
+    Gradients,
+    Progress,
+    RunningMeans,
     TrainState,
-    Update,
     add_gradients,
 )
+from energyflow_mlx.training.update import Stepper
 
 logger = logging.getLogger(__name__)
+
+Update = list[StepBatch]
+_MOST_KEYS = 64
 
 
 @dataclass
@@ -53,6 +51,7 @@ class Trainer:
 
     Attributes:
         config: The run's configuration.
+        objectives: What is trained, by name.
         codec: Model and tokenizer.
         data: Sentences and vectors.
         folder: Where the run lives.
@@ -61,6 +60,7 @@ class Trainer:
     """
 
     config: Config
+    objectives: Mapping[str, Objective]
     codec: SentenceCodec
     data: RunData
     folder: RunFolder
@@ -71,135 +71,127 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """Plan the run and take over the newest checkpoint, if there is one."""
-        settings = self.config.trainer
+        settings, objectives = self.config.trainer, list(self.objectives.values())
         self.engine = ReadbackEngine(debug=settings.debug_timing)
-        self.stepper = Stepper(self.codec.model, self.config, self.engine)
-        self.batcher = BucketBatcher(
-            self.data.train_ids,
-            self.data.train_targets,
-            vocab_size=self.codec.tokenizer.vocab_size,
-            batch_size=settings.micro_batch * settings.accumulate,
-            buckets=self.config.data.buckets,
-            seed=self.config.seed,
-        )
-        self.steps_per_epoch = self.batcher.batches_per_epoch
+        model = self.codec.model
+        self.stepper = Stepper(model, self.config, objectives, self.engine)
+        self.feed = Feed(self.data, self.config)
+        self.steps_per_epoch = self.feed.updates_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
-        self._updates_of = self._counts(self.total)
+        shares = {o.name: o.settings.share for o in objectives}
+        self.alternation = Alternation(shares, self.config.seed)
+        self._updates_of = self.alternation.counts(self.total)
         self._resume()
 
     # -- resuming and saving -------------------------------------------------
 
     def _resume(self) -> None:
-        found = checkpoint.load_latest(self.folder.checkpoints)
+        found = self.folder.latest()
         if found is None:
-            damaged = checkpoint.steps(self.folder.checkpoints)
+            damaged = self.folder.steps()
             if damaged:
                 raise InputError(
                     f"[run] {self.folder.checkpoints} must hold a whole checkpoint to "
                     f"resume from, got {len(damaged)} damaged; remove them to restart."
                 )
             return
-        checkpoint.require_match(
-            self.stepper.state.arrays(), found.arrays, str(found.path)
-        )
+        require_match(self.stepper.state.arrays(), found.arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(found.arrays))
         self.progress = Progress.from_json(found.meta)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
     def save(self) -> None:
         """Write a checkpoint of the present state."""
-        meta = self.progress.to_json() | {"dimension": self.data.dimension}
-        checkpoint.save(
-            self.folder.checkpoints,
-            self.progress.step,
+        progress = self.progress
+        self.folder.save(
+            progress.step,
             self.stepper.state.arrays(),
-            meta,
+            progress.to_json() | {"dimension": self.data.dimension},
             keep=self.config.trainer.keep,
-            protect={self.progress.best_step},
+            best=progress.best_step,
         )
-
-    def _counts(self, steps: int) -> dict[str, int]:
-        config = self.config
-        return objective_counts(steps, config.trainer.ratio, config.seed, config.task)
+        logger.info("saved update %d", progress.step)
 
     def restore_best(self) -> None:
         """Install the weights that ``load`` will take: those of the best checkpoint."""
-        best = self.progress.best_step
-        if best == self.progress.step:
-            return
-        path = self.folder.checkpoints / f"step_{best:08d}"
-        arrays, _ = checkpoint.load(path, groups=("model",))
-        weights = {name.split(".", 1)[1]: array for name, array in arrays.items()}
-        install_parameters(self.codec.model, weights)
+        if self.progress.best_step != self.progress.step:
+            arrays = self.folder.best((MODEL,)).arrays_of(MODEL)
+            install_parameters(self.codec.model, arrays)
 
     # -- one update ----------------------------------------------------------
 
-    def learning_rate(self, step: int, objective: str) -> float:
+    def learning_rate(self, step: int, name: str) -> float:
         """Learning rate of update ``step``, on its own objective's schedule."""
         optimizer = self.config.optimizer
-        done, own = self._counts(step)[objective], self._updates_of[objective]
+        own = self._updates_of[name]
+        warmup = min(optimizer.warmup_steps, own // 4)
         return learning_rate(
-            done,
-            base=optimizer.decoder_lr if objective == RECONSTRUCTION else optimizer.lr,
+            self.alternation.counts(step)[name],
+            base=self.objectives[name].settings.lr,
             floor=optimizer.min_lr,
-            warmup=min(optimizer.warmup_steps, own // 4),
-            decay=optimizer.decay_steps or own - min(optimizer.warmup_steps, own // 4),
+            warmup=warmup,
+            decay=optimizer.decay_steps or own - warmup,
         )
 
-    def run_update(self, step: int, update: Update) -> dict[str, float]:
-        """Run update ``step`` and return its values on the host.
+    def run_update(
+        self, step: int, update: Update, feed: Generator[Update] | None = None
+    ) -> tuple[dict[str, float], Update | None]:
+        """Run update ``step``.
+
+        Args:
+            step: Number of the update.
+            update: Its micro-batches.
+            feed: Where the next update comes from; it is taken while the device works.
+
+        Returns:
+            The update's values on the host, and the next update.
 
         Raises:
             FloatingPointError: Loss or gradient is not finite (float16 skips such an
                 update and lowers its loss scale instead).
         """
-        config = self.config
-        objective = objective_of(step, config.trainer.ratio, config.seed, config.task)
-        lr = self.learning_rate(step, objective)
-        keys = mx.random.split(mx.random.key(_mix(config.seed, step)), 64)
+        objective = self.objectives[self.alternation.objective_of(step)]
+        lr, upcoming = self.learning_rate(step, objective.name), None
+        controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
+        keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
         total: Gradients | None = None
-        for number, batch in enumerate(update.batches):
-            controls = self._controls(step, keys[number % 64])
-            with self.engine.batch(f"{objective} {step}.{number}"):
-                if len(update.batches) == 1:
-                    report = self.stepper.update(
-                        objective, batch, update.rows, lr, controls
-                    )
+        for number, batch in enumerate(update):
+            is_last = number + 1 == len(update)
+            batch, key = batch._replace(controls=controls), keys[number % _MOST_KEYS]
+            with self.engine.batch(f"{objective.name} {step}.{number}"):
+                if len(update) == 1:
+                    report = self.stepper.update(objective.name, batch, key, lr)
                 else:
-                    new = self.stepper.micro_gradients(
-                        objective, batch, update.rows, controls
-                    )
+                    new = self.stepper.micro_gradients(objective.name, batch, key)
                     total = add_gradients(total, new)
                     self.engine.fence(total)
-                    if number + 1 < len(update.batches):
-                        continue
-                    report = self.stepper.apply(total, update.rows, lr)
-                self.engine.fence(self.stepper.state.arrays())
-                read = self.engine.defer(f"{objective} report", report)
+                if is_last and total is not None:
+                    report = self.stepper.apply(total, batch.rows, lr)
+                if is_last:
+                    self.engine.fence(self.stepper.state.arrays())
+                    read = self.engine.defer(f"{objective.name} report", report)
+                self.engine.submit()  # the device starts now ...
+                if is_last and feed is not None:
+                    upcoming = next(feed)  # ... while the host prepares what is next
+        return self._values(step, objective.name, read) | {
+            f"{objective.name}_lr": lr
+        }, upcoming
+
+    def _values(self, step: int, name: str, read: Readback) -> dict[str, float]:
+        """Host values of an update, named for the log; refuses non-finite ones."""
         values: dict[str, float] = read.value()
-        self._check_finite(step, objective, values)
-        prefix = "decoder_" if objective == RECONSTRUCTION else ""
-        named = {f"{objective}_loss": values.pop("loss"), f"{prefix}lr": lr}
-        named[f"{prefix}grad_norm"] = values.pop("grad_norm")
-        return values | named
-
-    def _controls(self, step: int, key: mx.array) -> Controls:
-        lattice = self.config.lattice
-        scale = displacement_scale(lattice, step) if lattice else 0.0
-        sigma = exploration_sigma(lattice, step) if lattice else 0.0
-        return Controls(key, mx.array(scale), mx.array(sigma))
-
-    def _check_finite(
-        self, step: int, objective: str, values: dict[str, float]
-    ) -> None:
-        if self.config.precision.dtype == "float16":
-            return
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(values[name]):
+        for key in ("loss", "grad_norm"):
+            value = values[key]
+            if not math.isfinite(value) and self.config.precision.dtype != "float16":
                 raise FloatingPointError(
-                    f"[train] {name} of {objective} update {step} must be finite, "
-                    f"got {values[name]}."
+                    f"[train] {key} of {name} update {step} must be finite, "
+                    f"got {value}."
                 )
+            values[f"{name}_{key}"] = values.pop(key)
+        logger.debug(
+            "update %d: %s grad_norm %.4g", step, name, values[f"{name}_grad_norm"]
+        )
+        return values
 
     # -- the loop ------------------------------------------------------------
 
@@ -211,13 +203,17 @@ class Trainer:
         status = "finished"
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
-        with MetricsLog(self.folder.metrics) as log, closing(self._feed()) as feed:
+        updates = self.feed.updates(progress.step)
+        with MetricsLog(self.folder.metrics) as log, closing(updates) as feed:
             log.truncate_after(progress.step)
-            if self.config.lattice is not None and progress.step == 0:
-                self._validate(log)  # the flows before any training
+            wants_start = any(o.measured_at_start for o in self.objectives.values())
+            if wants_start and progress.step == 0:
+                self._validate(log)
             try:
+                update = next(feed)
                 while progress.step < self.total:
-                    values = self.run_update(progress.step, next(feed))
+                    self._announce_epoch()
+                    values, update = self.run_update(progress.step, update, feed)
                     progress.step += 1
                     progress.samples += settings.micro_batch * settings.accumulate
                     progress.seconds = time.perf_counter() - started
@@ -234,7 +230,7 @@ class Trainer:
                     started = time.perf_counter() - progress.seconds
             except KeyboardInterrupt:
                 # The state may be between two updates: only checkpoints are exact.
-                saved = max(checkpoint.steps(self.folder.checkpoints), default=0)
+                saved = max(self.folder.steps(), default=0)
                 self.display.message(
                     f"interrupted at update {progress.step}; the same command "
                     f"continues from update {saved}"
@@ -242,17 +238,10 @@ class Trainer:
                 raise
         return self._summary(status)
 
-    def _feed(self) -> Generator[Update]:
-        vocabulary = self.codec.tokenizer.vocab_size
-        feed = Feed(
-            self.batcher,
-            accumulate=self.config.trainer.accumulate,
-            lazy=self.stepper.lazy,
-            candidates=self.config.loss.candidates,
-            shares=token_shares(self.data.train_ids, vocabulary),
-            seed=self.config.seed,
-        )
-        return feed.updates(self.progress.step)
+    def _announce_epoch(self) -> None:
+        epoch, update = divmod(self.progress.step, self.steps_per_epoch)
+        if update == 0:
+            logger.info("epoch %d begins at update %d", epoch + 1, self.progress.step)
 
     def _due(self, every: int) -> bool:
         step = self.progress.step
@@ -272,23 +261,27 @@ class Trainer:
 
     def _validate(self, log: MetricsLog) -> None:
         """Measure the held-out sentences, note the best, save."""
-        metrics = self.measure(self.config.data.val_limit)
-        improved = self.progress.note(metrics, self.config.trainer)
+        settings, metrics = self.config.trainer, self.measure()
+        measures = {
+            k: v for o in self.objectives.values() for k, v in o.measures.items()
+        }
+        improved = self.progress.note(
+            metrics[settings.best_metric],
+            higher_is_better=measures[settings.best_metric],
+            min_delta=settings.min_delta,
+        )
         step = self.progress.step
         log.write({"kind": "validation", "step": step, "best": improved, **metrics})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.display.message(f"validation at update {step}: {shown}")
         self.save()
 
-    def measure(self, limit: int) -> dict[str, float]:
-        """Validation metrics on the first ``limit`` held-out sentences (0 = all)."""
-        held_out = self.data.held_out
-        stop = limit or len(held_out.ids)
-        part = ValidationSet(
-            held_out.texts[:stop], held_out.ids[:stop], held_out.targets[:stop]
-        )
+    def measure(self) -> dict[str, float]:
+        """Validation metrics on the first held-out sentences."""
+        held_out = self.data.held_out.first(self.config.data.val_limit)
         self.codec.model.eval()
-        metrics = validate(self.codec, part, self.engine)
+        objectives = self.objectives.values()
+        metrics = validate(self.codec, objectives, held_out, self.engine)
         self.codec.model.train()
         return metrics
 
@@ -309,7 +302,7 @@ class Trainer:
 
 
 def _mix(seed: int, step: int) -> int:
-    """One 64-bit number from seed and step (SplitMix64 finaliser)."""
+    """One 64-bit number from seed and step (SplitMix64 finalizer)."""
     x = (seed * 0x9E3779B97F4A7C15 + step + 1) & 0xFFFFFFFFFFFFFFFF
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF

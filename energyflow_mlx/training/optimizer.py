@@ -1,33 +1,16 @@
-"""AdamW as pure functions over arrays: decoupled decay, bias correction, lazy rows.
+"""AdamW as pure functions over arrays: decoupled decay, bias correction.
 
 A moment triple belongs to one parameter, whichever objective updates it, so a
 block shared by encoder and decoder has one state (Loshchilov and Hutter,
 "Decoupled Weight Decay Regularization", 2019, algorithm 2).
 """
 
-from typing import NamedTuple
-
 import mlx.core as mx
 
 from energyflow_mlx.config import OptimizerConfig
 
-Moments = dict[str, mx.array]
-
-
-class Rows(NamedTuple):
-    """The rows of a token table that one update touches.
-
-    Attributes:
-        index: Distinct row numbers, ``[U]`` int32.
-        occurs: 1 where the token occurs in the update, 0 where the row is a drawn
-            negative or only fills the fixed size, ``[U]``.
-        log_p: Log probability that the row is among the update's candidates,
-            ``[U]``; zeros without sampling.
-    """
-
-    index: mx.array
-    occurs: mx.array
-    log_p: mx.array
+Arrays = dict[str, mx.array]
+Moments = Arrays
 
 
 def init_moments(parameter: mx.array) -> Moments:
@@ -81,50 +64,6 @@ def _bias_correction(beta: float, t: mx.array) -> mx.array:
     of every element, where it would be the dearest operation by far.
     """
     return mx.sum(1.0 / (1.0 - mx.power(beta, t.reshape(1))))
-
-
-def adamw_rows(
-    table: mx.array,
-    gradient: mx.array,
-    moments: Moments,
-    index: mx.array,
-    valid: mx.array | None,
-    lr: mx.array,
-    config: OptimizerConfig,
-) -> tuple[mx.array, Moments]:
-    """AdamW on the touched rows of a table; the other rows do not move.
-
-    The step count is the table's, not the row's, as in "sparse" Adam variants.
-    Tables have no weight decay.
-
-    Args:
-        table: ``[V, D]`` or ``[V]``.
-        gradient: Gradient of the gathered rows, ``[U, D]`` or ``[U]``.
-        moments: ``m``, ``v`` of the table's shape and ``t``.
-        index: Distinct row numbers, ``[U]``.
-        valid: 1 for rows to step, ``[U]``; none = all of them.
-        lr: Learning rate, scalar.
-        config: Betas and eps.
-    """
-    part = {
-        "m": moments["m"][index],
-        "v": moments["v"][index],
-        "t": moments["t"],
-    }
-    old = table[index]
-    new, changed = adamw(old, gradient, part, lr, 0.0, config)
-
-    def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
-        change = after - before
-        if valid is not None:
-            change = change * valid.reshape(-1, *[1] * (table.ndim - 1))
-        return whole.at[index].add(change)
-
-    return write(table, old, new), {
-        "m": write(moments["m"], part["m"], changed["m"]),
-        "v": write(moments["v"], part["v"], changed["v"]),
-        "t": changed["t"],
-    }
 
 
 def global_norm(gradients: dict[str, mx.array]) -> mx.array:

@@ -1,110 +1,57 @@
 """One training update: gradients of micro-batches, clip, AdamW, all in one graph.
 
 Parameters, moments and the loss scale are inputs and outputs of pure functions,
-compiled once per objective and batch shape. Token tables with lazy rows enter the
-gradient as the rows the update touches, so neither gradient nor moments of the
-untouched rows are ever computed.
+compiled once per objective and batch shape. Gathered token tables enter the gradient as
+the rows the update touches; see ``token_rows``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import mlx.core as mx
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
-from energyflow_mlx.readback.engine import ReadbackEngine
-from energyflow_mlx.training.objectives import (
-    FLOW_OBJECTIVES,
-    OBJECTIVES,
-    Arrays,
-    Controls,
-    Gradients,
-    Outcome,
+from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.training.objectives.base import (
+    Differentiated,
+    Objective,
     StepBatch,
-    touched_parts,
-    under,
 )
 from energyflow_mlx.training.optimizer import (
-    Moments,
-    Rows,
+    Arrays,
     adamw,
-    adamw_rows,
     clip_scale,
     decays,
     global_norm,
     init_moments,
 )
 from energyflow_mlx.training.precision import (
-    DTYPES,
-    LossScale,
     cast_parameters,
     init_loss_scale,
     next_loss_scale,
 )
-from energyflow_mlx.training.staged import StagedFlow
-from energyflow_mlx.training.trainable import (
-    is_input_table,
-    lazy_tables,
-    trainable_paths,
+from energyflow_mlx.training.state import Gradients, TrainState
+from energyflow_mlx.training.token_rows import (
+    TokenRows,
+    adamw_rows,
+    gather,
+    gathered_tables,
+    installed,
+    is_only_looked_up,
 )
-
-
-class Update(NamedTuple):
-    """The micro-batches of one update and the token rows they touch together."""
-
-    batches: Sequence[StepBatch]
-    rows: Rows
-
-
-@dataclass
-class TrainState:
-    """Everything an update changes.
-
-    Attributes:
-        parameters: Every parameter of the model by path, float32.
-        moments: AdamW moments of the trainable ones.
-        loss_scale: Dynamic loss scale.
-    """
-
-    parameters: Arrays
-    moments: dict[str, Moments]
-    loss_scale: LossScale
-
-    def arrays(self) -> Arrays:
-        """Flat view for checkpoints: ``model.*``, ``optimizer.*``, ``scale.*``."""
-        flat = {f"model.{path}": array for path, array in self.parameters.items()}
-        for path, moments in self.moments.items():
-            flat |= {f"optimizer.{path}.{k}": v for k, v in moments.items()}
-        return flat | {
-            "scale.scale": self.loss_scale.scale,
-            "scale.good": self.loss_scale.good,
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "TrainState":
-        """Inverse of ``arrays``."""
-        parameters: Arrays = {}
-        moments: dict[str, Moments] = {}
-        for name, array in arrays.items():
-            group, path = name.split(".", 1)
-            if group == "model":
-                parameters[path] = array
-            elif group == "optimizer":
-                owner, part = path.rsplit(".", 1)
-                moments.setdefault(owner, {})[part] = array
-        scale = LossScale(arrays["scale.scale"], arrays["scale.good"])
-        return cls(parameters, moments, scale)
+from energyflow_mlx.training.trainable import trainable_paths, under
 
 
 @dataclass
 class Stepper:
-    """Runs updates of either objective on one train state.
+    """Runs updates of any objective on one train state.
 
     Args:
         model: The model; its parameters are installed after every update.
         config: The run's configuration.
+        objectives: What can be trained.
         engine: Computes; an update only tells it what may start early.
 
     Attributes:
@@ -115,6 +62,7 @@ class Stepper:
 
     model: EnergyFlow
     config: Config
+    objectives: Sequence[Objective]
     engine: ReadbackEngine = field(default_factory=ReadbackEngine)
     state: TrainState = field(init=False)
     traces: dict[str, int] = field(default_factory=dict)
@@ -123,14 +71,15 @@ class Stepper:
     def __post_init__(self) -> None:
         """Take over the model's parameters and prepare the moments."""
         parameters = flat_parameters(self.model)
-        lattice = self.config.lattice
-        self._staged = {
-            name: StagedFlow(self.model, self.config, ends, self.engine.start)
-            for name, ends in FLOW_OBJECTIVES.items()
-            if lattice is not None and lattice.checkpoint_steps
+        self.trainable = trainable_paths(parameters, self.config.trainer)
+        self.gathered = gathered_tables(parameters, self.config) & self.trainable
+        self._differentiated: Mapping[str, Differentiated] = {
+            o.name: o.differentiate(self.model, self._installed, self.engine)
+            for o in self.objectives
         }
-        self.trainable = trainable_paths(parameters, self.config)
-        self.lazy = lazy_tables(parameters, self.config) & self.trainable
+        self._stepped = {
+            o.name: under(self.trainable, o.parts) for o in self.objectives
+        }
         self.state = TrainState(
             parameters=parameters,
             moments={p: init_moments(parameters[p]) for p in sorted(self.trainable)},
@@ -139,56 +88,32 @@ class Stepper:
 
     def restore(self, state: TrainState) -> None:
         """Continue from a saved state."""
-        self.state = state
-        install_parameters(self.model, state.parameters)
+        self._take(state)
 
     # -- pure functions ------------------------------------------------------
 
-    def _stepped(self, objective: str) -> list[str]:
-        """Paths of the parameters that an update of ``objective`` changes."""
-        parts = touched_parts(objective, self.config.loss)
-        return sorted(under(dict.fromkeys(self.trainable), parts))
-
-    def _gather(self, parameters: Arrays, rows: Rows) -> Arrays:
-        """Parameters with every lazy table replaced by the rows of the update."""
-        gathered = {p: parameters[p][rows.index] for p in self.lazy}
-        return {**parameters, **gathered}
+    def _installed(
+        self, parameters: Arrays, rows: TokenRows
+    ) -> AbstractContextManager[None]:
+        """Context in which the model has an update's parameters, in compute format."""
+        cast = cast_parameters(parameters, self.config.precision)
+        return installed(self.model, cast, self.gathered, rows)
 
     def _gradients(
-        self,
-        objective: str,
-        parameters: Arrays,
-        batch: StepBatch,
-        rows: Rows,
-        scale: mx.array,
-        controls: Controls,
+        self, name: str, state: TrainState, batch: StepBatch, key: mx.array
     ) -> Gradients:
         """Gradients of one micro-batch's loss sum with respect to what it steps."""
-        config = self.config
-        gathered = self._gather(parameters, rows)
-        stepped = {p: gathered[p] for p in self._stepped(objective)}
-        dtype = DTYPES[config.precision.dtype]
-        cast = batch._replace(mask=batch.mask.astype(dtype))
-
-        def loss(stepped: Arrays) -> tuple[mx.array, Outcome]:
-            full = cast_parameters({**gathered, **stepped}, config.precision)
-            install_parameters(self.model, full)
-            outcome = OBJECTIVES[objective](
-                self.model, cast, rows, config.loss, controls
-            )
-            return outcome.loss * scale, outcome
-
-        (_, outcome), gradients = mx.value_and_grad(loss)(stepped)
-        return Gradients(gradients, outcome.loss, outcome.count, outcome.metrics)
+        everything = gather(state.parameters, self.gathered, batch.rows)
+        stepped = {path: everything.pop(path) for path in self._stepped[name]}
+        function = self._differentiated[name].function
+        scale = state.loss_scale.scale
+        outcome, gradients = function(stepped, everything, batch, key, scale)
+        return Gradients(gradients, *outcome)
 
     def _apply(
-        self,
-        state: tuple[Arrays, dict[str, Moments], LossScale],
-        total: Gradients,
-        rows: Rows,
-        lr: mx.array,
-    ) -> tuple[tuple[Arrays, dict[str, Moments], LossScale], Arrays]:
-        """New parameters, moments and loss scale from summed gradients."""
+        self, state: TrainState, total: Gradients, rows: TokenRows, lr: mx.array
+    ) -> tuple[TrainState, Arrays]:
+        """New state from summed gradients, and the values to report."""
         parameters, moments, loss_scale = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)
@@ -201,11 +126,15 @@ class Stepper:
         new_parameters, new_moments = dict(parameters), dict(moments)
         for path, gradient in gradients.items():
             old, moment = parameters[path], moments[path]
-            if path in self.lazy:
-                # A drawn negative moves its output row, never its input row.
-                valid = rows.occurs if is_input_table(path, self.config) else None
+            if path in self.gathered:
                 new, changed = adamw_rows(
-                    old, gradient * clip, moment, rows.index, valid, lr, config
+                    old,
+                    gradient * clip,
+                    moment,
+                    rows,
+                    lr,
+                    config,
+                    only_occurring=is_only_looked_up(path, self.config),
                 )
             else:
                 decay = config.weight_decay if decays(path, old) else 0.0
@@ -218,7 +147,19 @@ class Stepper:
         report = {name: m / total.count for name, m in total.metrics.items()}
         report["loss"] = total.loss / total.count
         report["grad_norm"] = norm
-        return (new_parameters, new_moments, scale), report
+        return TrainState(new_parameters, new_moments, scale), report
+
+    def _whole_update(
+        self,
+        name: str,
+        state: TrainState,
+        batch: StepBatch,
+        key: mx.array,
+        lr: mx.array,
+    ) -> tuple[TrainState, Arrays]:
+        """Forward to AdamW."""
+        total = self._gradients(name, state, batch, key)
+        return self._apply(state, total, batch.rows, lr)
 
     # -- compiled forms ------------------------------------------------------
 
@@ -235,97 +176,46 @@ class Stepper:
         return self._compiled[name]
 
     def micro_gradients(
-        self, objective: str, batch: StepBatch, rows: Rows, controls: Controls
+        self, objective: str, batch: StepBatch, key: mx.array
     ) -> Gradients:
         """Lazy gradients of one micro-batch."""
-        if objective in self._staged:
-            return self._staged_gradients(objective, batch, rows, controls)
 
-        def function(
-            parameters: Arrays,
-            batch: StepBatch,
-            rows: Rows,
-            scale: mx.array,
-            controls: Controls,
-        ) -> Gradients:
-            return self._gradients(objective, parameters, batch, rows, scale, controls)
+        def function(state: TrainState, batch: StepBatch, key: mx.array) -> Gradients:
+            return self._gradients(objective, state, batch, key)
 
-        compiled = self._compile(f"{objective} gradients", function)
-        scale = self.state.loss_scale.scale
-        result = compiled(self.state.parameters, batch, rows, scale, controls)
-        install_parameters(self.model, self.state.parameters)
-        return result
-
-    def _staged_gradients(
-        self, objective: str, batch: StepBatch, rows: Rows, controls: Controls
-    ) -> Gradients:
-        """Those of a flow objective with checkpoints, every stage compiled alone."""
-        dtype = DTYPES[self.config.precision.dtype]
-        found = self._staged[objective].gradients(
-            self._gather(self.state.parameters, rows),
-            self._stepped(objective),
-            batch._replace(mask=batch.mask.astype(dtype)),
-            rows,
-            self.state.loss_scale.scale,
-            controls,
-        )
+        if self._differentiated[objective].is_one_graph:
+            function = self._compile(f"{objective} gradients", function)
+        # Of the state the gradients read no moments: they stay out of the graph.
+        found = function(self.state._replace(moments={}), batch, key)
         install_parameters(self.model, self.state.parameters)
         return found
 
-    def apply(self, total: Gradients, rows: Rows, lr: float) -> Arrays:
+    def apply(self, total: Gradients, rows: TokenRows, lr: float) -> Arrays:
         """Apply summed gradients to the state; returns the lazy report values."""
-        state = (self.state.parameters, self.state.moments, self.state.loss_scale)
         compiled = self._compile("apply", self._apply)
-        new, report = compiled(state, total, rows, mx.array(lr))
-        self._take(new)
+        state, report = compiled(self.state, total, rows, mx.array(lr))
+        self._take(state)
         return report
 
     def update(
-        self,
-        objective: str,
-        batch: StepBatch,
-        rows: Rows,
-        lr: float,
-        controls: Controls,
+        self, objective: str, batch: StepBatch, key: mx.array, lr: float
     ) -> Arrays:
-        """One update from one micro-batch.
+        """One update from one micro-batch; returns the lazy report values.
 
-        Forward to AdamW is one compiled graph, except for flows with checkpoints.
+        Forward to AdamW is one compiled graph where the objective's gradient is.
         """
-        if objective in self._staged:
-            total = self.micro_gradients(objective, batch, rows, controls)
-            return self.apply(total, rows, lr)
+        if not self._differentiated[objective].is_one_graph:
+            total = self.micro_gradients(objective, batch, key)
+            return self.apply(total, batch.rows, lr)
 
-        def function(
-            state: tuple[Arrays, dict[str, Moments], LossScale],
-            batch: StepBatch,
-            rows: Rows,
-            lr: mx.array,
-            controls: Controls,
-        ) -> tuple[tuple[Arrays, dict[str, Moments], LossScale], Arrays]:
-            total = self._gradients(
-                objective, state[0], batch, rows, state[2].scale, controls
-            )
-            return self._apply(state, total, rows, lr)
+        def function(*arguments: object) -> tuple[TrainState, Arrays]:
+            return self._whole_update(objective, *arguments)  # type: ignore[arg-type]
 
-        state = (self.state.parameters, self.state.moments, self.state.loss_scale)
         compiled = self._compile(f"{objective} update", function)
-        new, report = compiled(state, batch, rows, mx.array(lr), controls)
-        self._take(new)
+        state, report = compiled(self.state, batch, key, mx.array(lr))
+        self._take(state)
         return report
 
-    def _take(self, new: tuple[Arrays, dict[str, Moments], LossScale]) -> None:
-        self.state = TrainState(*new)
+    def _take(self, state: TrainState) -> None:
+        self.state = TrainState(*state)
         install_parameters(self.model, self.state.parameters)
-
-
-def add_gradients(total: Gradients | None, new: Gradients) -> Gradients:
-    """Sum of two micro-batches' gradients, losses, counts and metrics."""
-    if total is None:
-        return new
-    return Gradients(
-        {p: total.gradients[p] + g for p, g in new.gradients.items()},
-        total.loss + new.loss,
-        total.count + new.count,
-        {name: total.metrics[name] + m for name, m in new.metrics.items()},
-    )

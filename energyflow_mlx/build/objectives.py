@@ -1,0 +1,56 @@
+"""The objectives that a configuration trains, and the rules they put on it."""
+
+from energyflow_mlx.config import Config, chosen_objectives
+from energyflow_mlx.config.checks import require
+from energyflow_mlx.training.objectives import Objective
+
+
+def build_objectives(config: Config) -> dict[str, Objective]:
+    """Objectives of a run, by name.
+
+    Raises:
+        InputError: The configuration does not fit what they need.
+    """
+    chosen = chosen_objectives(config.objectives)
+    require(bool(chosen), "objectives", "at least one objective", "none")
+    objectives = {
+        name: Objective.registered[name](settings, config)
+        for name, settings in chosen.items()
+    }
+    _check(objectives, config)
+    return objectives
+
+
+def parts_of(objectives: dict[str, Objective]) -> frozenset[str]:
+    """Top-level parts of the model that any of the objectives reaches."""
+    prefixes = (part for o in objectives.values() for part in o.parts)
+    return frozenset(prefix.partition(".")[0] for prefix in prefixes)
+
+
+def _check(objectives: dict[str, Objective], config: Config) -> None:
+    parts, names = parts_of(objectives), ", ".join(objectives)
+    if "lattice" not in parts:
+        expected = f"none, because {names} has no use for one"
+        require(config.lattice is None, "lattice", expected, "a lattice")
+        given = config.trainer.train
+        require(given != "flow", "trainer.train", "not flow without a lattice", given)
+    if not parts & {"encoder", "decoder"}:
+        expected = f"none, because {names} trains neither encoder nor decoder"
+        require(config.share == "none", "share", expected, config.share)
+    if config.data.pairs:
+        unable = [name for name, o in objectives.items() if not o.takes_pairs]
+        require(not unable, "data.pairs", f"false with {', '.join(unable)}", True)
+    for name, objective in objectives.items():
+        require(
+            config.optimizer.min_lr <= objective.settings.lr,
+            "optimizer.min_lr",
+            f"<= objectives.{name}.lr = {objective.settings.lr}",
+            config.optimizer.min_lr,
+        )
+    measured = dict.fromkeys(m for o in objectives.values() for m in o.measures)
+    require(
+        config.trainer.best_metric in measured,
+        "trainer.best_metric",
+        f"one that {names} measures: {', '.join(measured)}",
+        config.trainer.best_metric,
+    )

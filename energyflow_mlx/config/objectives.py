@@ -1,0 +1,184 @@
+"""Config of the objectives: one dataclass each, all optional members of one group.
+
+``objectives: {distillation: {share: 0.5, lr: 3e-3}, reconstruction: {...}}`` says what a
+run trains. A member that is null is not trained. The group is a dataclass, so that a
+misspelt key fails; its members are the settings registered here, so that an objective
+can be added without touching this package.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from energyflow_mlx.config.checks import require, require_share
+
+_Settings = TypeVar("_Settings", bound="type[ObjectiveConfig]")
+_REGISTERED: dict[str, "type[ObjectiveConfig]"] = {}
+
+
+@dataclass
+class ObjectiveConfig:
+    """What every objective has.
+
+    Attributes:
+        share: Its part of the updates, relative to the other objectives' shares.
+        lr: Peak learning rate of its updates.
+    """
+
+    share: float = 1.0
+    lr: float = 1e-3
+
+    @property
+    def key(self) -> str:
+        """Config key of these settings."""
+        names = (n for n, kind in _REGISTERED.items() if kind is type(self))
+        return f"objectives.{next(names)}"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.share > 0, f"{self.key}.share", "> 0", self.share)
+        require(self.lr > 0, f"{self.key}.lr", "> 0", self.lr)
+
+    def require_not_negative(self, *names: str) -> None:
+        """Refuse a weight or a size below 0."""
+        for name in names:
+            value = getattr(self, name)
+            require(value >= 0, f"{self.key}.{name}", ">= 0", value)
+
+
+def objective_settings(name: str) -> Callable[[_Settings], _Settings]:
+    """Register a dataclass as the settings of the objective called ``name``."""
+
+    def register(settings: _Settings) -> _Settings:
+        _REGISTERED[name] = settings
+        return settings
+
+    return register
+
+
+def objectives_type() -> type:
+    """Dataclass of the group: an optional member for every registered objective."""
+    return _group(tuple(_REGISTERED.items()))
+
+
+@cache
+def _group(members: tuple[tuple[str, "type[ObjectiveConfig]"], ...]) -> type:
+    fields: list[Any] = [
+        (name, settings | None, dataclasses.field(default=None))
+        for name, settings in members
+    ]
+    return dataclasses.make_dataclass("ObjectivesConfig", fields)
+
+
+def default_objectives() -> Any:
+    """The main job: distillation and reconstruction in turn."""
+    return objectives_type()(
+        distillation=DistillationConfig(), reconstruction=ReconstructionConfig()
+    )
+
+
+def chosen_objectives(group: Any) -> dict[str, ObjectiveConfig]:
+    """Settings of the objectives that a group trains, by name."""
+    members = {f.name: getattr(group, f.name) for f in dataclasses.fields(group)}
+    return {name: settings for name, settings in members.items() if settings}
+
+
+@dataclass
+class VectorDistanceConfig(ObjectiveConfig):
+    """Weights of the terms that measure a vector against its target.
+
+    Attributes:
+        cosine: Weight of ``1 - cos``.
+        mse: Weight of the mean squared error. On unit vectors of 384 numbers the plain
+            error is about 0.002, hence the large weight.
+        contrastive: Weight of the in-batch contrastive term.
+        temperature: Divides the cosines of the contrastive term.
+    """
+
+    cosine: float = 1.0
+    mse: float = 100.0
+    contrastive: float = 0.0
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("cosine", "mse", "contrastive")
+        require(
+            self.temperature > 0, f"{self.key}.temperature", "> 0", self.temperature
+        )
+        require(
+            self.cosine + self.mse + self.contrastive > 0,
+            f"{self.key}.cosine",
+            "positive when mse and contrastive are 0",
+            self.cosine,
+        )
+
+
+@objective_settings("distillation")
+@dataclass
+class DistillationConfig(VectorDistanceConfig):
+    """The student's vector against the teacher's (mode A)."""
+
+
+@objective_settings("reconstruction")
+@dataclass
+class ReconstructionConfig(ObjectiveConfig):
+    """The sentence from the teacher's vector (mode B).
+
+    Attributes:
+        label_smoothing: Share of each target spread over the vocabulary, [0, 1).
+        student_ce: Weight of the cross entropy decoded from the student's own vector.
+        latent_noise: Length of a random vector added to the unit target vector before
+            decoding, in training only.
+    """
+
+    label_smoothing: float = 0.0
+    student_ce: float = 0.0
+    latent_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("student_ce", "latent_noise")
+        require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+
+
+@objective_settings("flow")
+@dataclass
+class FlowConfig(VectorDistanceConfig):
+    """A vector through the lattice and back.
+
+    Attributes:
+        surface: Weight of the mean squared error between the surface the lattice gives
+            out and the mapper's image of the target; the image has no gradient.
+    """
+
+    surface: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("surface")
+
+
+@objective_settings("flow_text")
+@dataclass
+class FlowTextConfig(FlowConfig):
+    """A sentence through encoder and lattice to the teacher's vector and back to text.
+
+    Attributes:
+        text: Weight of the cross entropy decoded from the lattice's vector.
+        label_smoothing: Share of each target spread over the vocabulary, [0, 1).
+    """
+
+    text: float = 0.2
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("text")
+        require_share(self.label_smoothing, f"{self.key}.label_smoothing")

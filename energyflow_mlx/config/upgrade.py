@@ -1,0 +1,66 @@
+"""Settings of run folders that an earlier version wrote, in today's keys.
+
+``config.json`` carries the version of its keys. The first version had one ``task``, a
+``trainer.ratio`` between two objectives, two learning rates and one flat group of loss
+weights; what it trained is now said by ``objectives``.
+"""
+
+from typing import Any
+
+from energyflow_mlx.config.lattice import RENAMED
+
+VERSION = 2
+
+_DISTANCE = ("cosine", "mse", "contrastive", "temperature")
+# What shared the updates with reconstruction, by the former task.
+_FIRST = {"ab": "distillation", "flow": "flow", "flow_text": "flow_text"}
+_OWN = {
+    "distillation": _DISTANCE,
+    "reconstruction": ("label_smoothing", "student_ce", "latent_noise"),
+    "flow": (*_DISTANCE, "surface"),
+    "flow_text": (*_DISTANCE, "surface", "text", "label_smoothing"),
+}
+
+
+def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the keys of today; those of today come back as they are.
+
+    Args:
+        values: What ``config.json`` holds.
+    """
+    plain = {key: value for key, value in values.items() if key != "version"}
+    return _from_first(plain) if "version" not in values else plain
+
+
+def _from_first(values: dict[str, Any]) -> dict[str, Any]:
+    new = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+    loss, optimizer = new.pop("loss", {}), new.get("optimizer", {})
+    trainer = new.get("trainer", {})
+    first, ratio = _FIRST[new.pop("task", "ab")], trainer.pop("ratio", 0.5)
+    lr, decoder_lr = optimizer.pop("lr", 1e-3), optimizer.pop("decoder_lr", 1e-3)
+    shares = {first: (ratio, lr), "reconstruction": (1.0 - ratio, decoder_lr)}
+    new["objectives"] = {name: None for name in _OWN} | {
+        name: {"share": share, "lr": rate}
+        | {k: loss[k] for k in _OWN[name] if k in loss}
+        for name, (share, rate) in shares.items()
+        if share > 0
+    }
+    new["token_rows"] = {
+        "lazy": optimizer.pop("lazy_rows", True),
+        "candidates": loss.get("candidates", 0),
+    }
+    if isinstance(new.get("lattice"), dict):
+        new["lattice"] = _nested(new["lattice"])
+    return new
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """The lattice's settings in their groups; those that are gone are left out."""
+    groups: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, _, name = RENAMED.get(key, "").partition(".")
+        if key == "checkpoint_steps":
+            value = "stepwise" if value else "graph"
+        if name:
+            groups.setdefault(group, {})[name] = value
+    return groups

@@ -1,0 +1,17 @@
+"""What a run can train, one file each; ``base`` says what they have in common."""
+
+from energyflow_mlx.training.objectives.base import Objective, Outcome, StepBatch
+from energyflow_mlx.training.objectives.distillation import Distillation
+from energyflow_mlx.training.objectives.flow import Flow
+from energyflow_mlx.training.objectives.flow_text import FlowText
+from energyflow_mlx.training.objectives.reconstruction import Reconstruction
+
+__all__ = [
+    "Distillation",
+    "Flow",
+    "FlowText",
+    "Objective",
+    "Outcome",
+    "Reconstruction",
+    "StepBatch",
+]

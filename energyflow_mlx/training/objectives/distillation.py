@@ -1,0 +1,69 @@
+"""Distillation (mode A): the student's vector against the teacher's."""
+
+import mlx.core as mx
+
+from energyflow_mlx.config import DistillationConfig
+from energyflow_mlx.config.objectives import VectorDistanceConfig
+from energyflow_mlx.evaluation.held_out import HeldOut, vector_metrics
+from energyflow_mlx.inference import SentenceCodec
+from energyflow_mlx.model import EnergyFlow
+from energyflow_mlx.nn.losses import cosine, unit_rows
+from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.training.objectives.base import Objective, Outcome, StepBatch
+
+# Validation metrics of vectors, and whether higher is better.
+VECTOR_MEASURES = {"cosine": True, "mse": False, "p_at_1": True}
+
+
+class Distillation(Objective):
+    """Train the encoder to give the teacher's vector.
+
+    L = sum_b distance(y_b, t_b)
+    """
+
+    name = "distillation"
+    measures = VECTOR_MEASURES
+    settings: DistillationConfig
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The encoder, with the blocks it shares."""
+        return ("encoder", "shared")
+
+    def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
+        """Distance of the student's vectors to the teacher's."""
+        y = model.encode(batch.ids, batch.mask, key=key)
+        return vector_distance(y.astype(mx.float32), batch.target, self.settings)
+
+    def validate(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> dict[str, float]:
+        """Closeness of the vectors, and how well they find their own target."""
+        vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=False)
+        return vector_metrics(vectors, held_out.targets)
+
+
+def vector_distance(
+    y: mx.array, target: mx.array, weights: VectorDistanceConfig
+) -> Outcome:
+    """Summed distance of vectors to their targets.
+
+    L = sum_b wc (1 - cos(y_b, t_b)) + wm mean_i (y_bi - t_bi)^2 + wx X_b
+
+    X_b is the in-batch contrastive term, the cross entropy of picking t_b among the
+    batch's targets by cosine over the temperature (van den Oord et al., 2018).
+
+    Args:
+        y: ``[B, E]`` float32.
+        target: ``[B, E]`` float32.
+        weights: Weights of the terms.
+    """
+    cos = cosine(y, target)  # [B]
+    mse = mx.mean(mx.square(y - target), axis=-1)  # [B]
+    total = mx.sum(weights.cosine * (1 - cos) + weights.mse * mse)
+    if weights.contrastive > 0:
+        scores = unit_rows(y) @ unit_rows(target).T / weights.temperature  # [B, B]
+        picked = mx.sum(mx.logsumexp(scores, axis=-1) - mx.diag(scores))
+        total = total + weights.contrastive * picked
+    count = mx.array(float(y.shape[0]))
+    return Outcome(total, count, {"cosine": mx.sum(cos), "mse": mx.sum(mse)})

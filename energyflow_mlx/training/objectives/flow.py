@@ -1,0 +1,231 @@
+"""Flow: a vector through the lattice and back, and what both flow objectives share."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from energyflow_mlx.config import Config, FlowConfig, LatticeConfig
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.flow_record import FlowRecord
+from energyflow_mlx.evaluation.held_out import (
+    HeldOut,
+    Pass,
+    through_lattice,
+    vector_metrics,
+)
+from energyflow_mlx.evaluation.tracing import trace_vectors
+from energyflow_mlx.inference import SentenceCodec
+from energyflow_mlx.lattice import (
+    LatticeOutput,
+    displacement_scale,
+    exploration_sigma,
+)
+from energyflow_mlx.lattice.adjoint import Ends, Execution, loss_of, value_and_grad
+from energyflow_mlx.lattice.solve import FlowOptions
+from energyflow_mlx.model import EnergyFlow
+from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.training.objectives.base import (
+    Arrays,
+    Differentiated,
+    Installed,
+    Objective,
+    Outcome,
+    StepBatch,
+)
+from energyflow_mlx.training.objectives.distillation import (
+    VECTOR_MEASURES,
+    vector_distance,
+)
+from energyflow_mlx.training.precision import cast_parameters
+
+# Statistics of the flows that training reports.
+_REPORTED = ("reached", "covered", "path", "sideways")
+
+
+class ThroughLattice(Objective):
+    """An objective with the energy lattice in it: a surface, the flows, an outcome."""
+
+    measures = VECTOR_MEASURES
+    measured_at_start = True
+    shows_flows = True
+    settings: FlowConfig
+    # Prefixes of the parameters that ``surface`` and ``outcome`` learn.
+    before_parts: tuple[str, ...]
+    after_parts: tuple[str, ...]
+
+    def __init__(self, settings: Any, config: Config) -> None:
+        """Create the objective.
+
+        Raises:
+            InputError: The configuration has no lattice.
+        """
+        super().__init__(settings, config)
+        if config.lattice is None:
+            raise InputError(
+                f"[config] lattice must be set, because objectives.{self.name} trains "
+                "one, got none."
+            )
+        self.lattice: LatticeConfig = config.lattice
+
+    def surface(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
+        """Surface that launches the flows, ``[B, H, W]``."""
+        raise NotImplementedError
+
+    def outcome(
+        self, model: EnergyFlow, batch: StepBatch, key: mx.array, output: LatticeOutput
+    ) -> Outcome:
+        """Loss of what the lattice gave."""
+        raise NotImplementedError
+
+    def controls(self, step: int) -> dict[str, float]:
+        """Factor on the learned moves, and deviation of the exploration noise."""
+        return {
+            "displacement_scale": displacement_scale(self.lattice, step),
+            "noise_sigma": exploration_sigma(self.lattice, step),
+        }
+
+    def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
+        """Loss of what came through the lattice."""
+        inputs, options = _inputs(batch, key, mx.array(1.0))
+        outcome: Outcome = loss_of(self._ends(model), model.lattice, inputs, options)[1]
+        return outcome
+
+    def differentiate(
+        self, model: EnergyFlow, installed: Installed, engine: ReadbackEngine
+    ) -> Differentiated:
+        """Through the lattice in the way that its configuration says."""
+        way = self.lattice.adjoint.way
+        precision = self.config.precision
+        execution = Execution(
+            installed=lambda arrays, inputs: installed(arrays, inputs.batch.rows),
+            cast=lambda parameters: cast_parameters(parameters, precision),
+            compiles=self.config.trainer.compile,
+            start=engine.start,
+        )
+        gradient = value_and_grad(self._ends(model), model.lattice, execution, way=way)
+
+        def function(
+            stepped: Arrays,
+            fixed: Arrays,
+            batch: StepBatch,
+            key: mx.array,
+            scale: mx.array,
+        ) -> tuple[Outcome, Arrays]:
+            inputs, options = _inputs(batch, key, scale)
+            (_, outcome), gradients = gradient(stepped, fixed, inputs, options)
+            return outcome, gradients
+
+        return Differentiated(function, is_one_graph=way == "graph")
+
+    def _ends(self, model: EnergyFlow) -> Ends:
+        def before(inputs: _Inputs) -> mx.array:
+            return self.surface(model, inputs.batch, inputs.before_key)
+
+        def after(inputs: _Inputs, output: LatticeOutput) -> tuple[mx.array, Outcome]:
+            outcome = self.outcome(model, inputs.batch, inputs.after_key, output)
+            return outcome.loss * inputs.scale, outcome
+
+        return Ends(before, after, self.before_parts, self.after_parts)
+
+
+class _Inputs(NamedTuple):
+    """What both ends get: the batch, a random key each, the loss scale."""
+
+    batch: StepBatch
+    before_key: mx.array
+    after_key: mx.array
+    scale: mx.array
+
+
+def _inputs(
+    batch: StepBatch, key: mx.array, scale: mx.array
+) -> tuple[_Inputs, FlowOptions]:
+    before_key, lattice_key, after_key = mx.random.split(key, 3)
+    controls = batch.controls
+    options = FlowOptions(
+        scale=controls["displacement_scale"],
+        sigma=controls["noise_sigma"],
+        key=lattice_key,
+    )
+    return _Inputs(batch, before_key, after_key, scale), options
+
+
+def flow_outcome(
+    model: EnergyFlow, output: LatticeOutput, target: mx.array, settings: FlowConfig
+) -> Outcome:
+    """Distance of the lattice's vector to the target, with the flows' statistics.
+
+    Args:
+        model: Model with a lattice.
+        output: What the lattice gave.
+        target: ``[B, E]`` float32.
+        settings: Weights of the terms.
+    """
+    found = vector_distance(output.vector.astype(mx.float32), target, settings)
+    total, rows = found.loss, found.count
+    if settings.surface > 0:
+        # The image of the target is a goal: no gradient reaches the mapper by it.
+        image = mx.stop_gradient(model.lattice.mapper(target))
+        square = mx.square(output.surface_out - image.reshape(output.surface_out.shape))
+        total = total + settings.surface * rows * mx.mean(square)
+    statistics = {f"flow_{k}": output.statistics[k] * rows for k in _REPORTED}
+    return Outcome(total, rows, found.metrics | statistics)
+
+
+class Flow(ThroughLattice):
+    """Train the lattice, and both its ends, to give a vector back, or its pair's.
+
+    With pairs the first half of a target is the goal and the second half the source,
+    ``[B, 2E]``; otherwise both are one vector.
+    """
+
+    name = "flow"
+    reads_text = False
+    takes_pairs = True
+    before_parts = ("lattice.mapper",)
+    after_parts = ("lattice.collector",)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The whole lattice."""
+        return ("lattice",)
+
+    def surface(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
+        """Lay the source vector out."""
+        width = model.lattice.embedding_dim
+        return model.lattice.mapper(batch.target[:, -width:], key=key)
+
+    def outcome(
+        self, model: EnergyFlow, batch: StepBatch, key: mx.array, output: LatticeOutput
+    ) -> Outcome:
+        """The vector that came out, against the goal."""
+        goal = batch.target[:, : model.lattice.embedding_dim]
+        return flow_outcome(model, output, goal, self.settings)
+
+    def validate(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> dict[str, float]:
+        """Closeness of what comes out of the lattice, and the flows' statistics."""
+        size = codec.dimension
+        sources = held_out.targets[:, -size:]
+
+        def outputs(batch_size: int = 16) -> Iterator[Pass]:
+            for start in range(0, len(sources), batch_size):
+                rows = np.arange(start, min(start + batch_size, len(sources)))
+                vectors = mx.array(sources[rows], mx.float32)
+                yield rows, partial(codec.model.lattice, vectors)
+
+        vectors, statistics = through_lattice(outputs(), sources.shape, engine)
+        return vector_metrics(vectors, held_out.targets[:, :size]) | statistics
+
+    def trace(
+        self,
+        codec: SentenceCodec,
+        texts: list[str],
+        embed: Callable[[list[str]], np.ndarray],
+    ) -> list[FlowRecord]:
+        """The teacher's vectors of the sentences through the lattice."""
+        return trace_vectors(codec, texts, embed(texts))

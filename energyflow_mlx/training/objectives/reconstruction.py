@@ -1,0 +1,85 @@
+"""Reconstruction (mode B): the sentence from the teacher's vector."""
+
+import mlx.core as mx
+
+from energyflow_mlx.config import ReconstructionConfig
+from energyflow_mlx.evaluation.held_out import HeldOut, ReadBack, mean_cross_entropy
+from energyflow_mlx.inference import SentenceCodec
+from energyflow_mlx.model import EnergyFlow
+from energyflow_mlx.nn.losses import sequence_cross_entropy, unit_rows
+from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.training.objectives.base import Objective, Outcome, StepBatch
+from energyflow_mlx.training.token_rows import candidate_softmax
+
+
+class Reconstruction(Objective):
+    """Train the decoder to write the sentence of a vector, under teacher forcing.
+
+    L = sum over real targets of -log p(token_{t+1} | token_{<=t}, z)
+
+    An optional term decodes from the student's own vector and pulls it towards the
+    teacher's through the decoder.
+    """
+
+    name = "reconstruction"
+    measures = {"ce": False}
+    settings: ReconstructionConfig
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The decoder, and the encoder where its own vectors are decoded."""
+        own = ("encoder",) if self.settings.student_ce > 0 else ()
+        return ("decoder", *own, "shared")
+
+    def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
+        """Cross entropy of the batch's sentences given their vectors."""
+        settings = self.settings
+        noise_key, decoder_key, encoder_key, own_key = mx.random.split(key, 4)
+        z = batch.target
+        if settings.latent_noise > 0:
+            noise = mx.random.normal(z.shape, key=noise_key)
+            z = z + noise * (settings.latent_noise / z.shape[-1] ** 0.5)
+        smoothing = settings.label_smoothing
+        total, count = sentence_loss(model, batch, z, decoder_key, smoothing)
+        metrics = {"ce": total}
+        if settings.student_ce > 0:
+            own = model.encode(batch.ids, batch.mask, key=encoder_key)
+            own = unit_rows(own.astype(mx.float32))
+            student, _ = sentence_loss(model, batch, own, own_key, smoothing)
+            metrics["student_ce"] = student
+            total = total + settings.student_ce * student
+        return Outcome(total, count, metrics)
+
+    def validate(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> dict[str, float]:
+        """Cross entropy of the next token, over the whole vocabulary."""
+        return {"ce": mean_cross_entropy(codec, held_out, engine)}
+
+    def read_back(self, codec: SentenceCodec, held_out: HeldOut) -> list[ReadBack]:
+        """The sentences as the decoder writes them from the teacher's vectors."""
+        return [ReadBack("", codec.decode(held_out.targets), held_out)]
+
+
+def sentence_loss(
+    model: EnergyFlow, batch: StepBatch, z: mx.array, key: mx.array, smoothing: float
+) -> tuple[mx.array, mx.array]:
+    """Summed cross entropy of the batch's sentences given ``z``, and its count.
+
+    The target of position t is token t + 1; the last position has none and is dropped,
+    and padding is never a target.
+
+    Args:
+        model: Model with a decoder.
+        batch: The sentences.
+        z: Vectors they are decoded from, ``[B, E]``.
+        key: Random key of the dropouts.
+        smoothing: Label smoothing.
+    """
+    ids, mask = batch.ids, batch.mask
+    features = model.decode_features(ids[:, :-1], mask[:, :-1], z, key=key)
+    logits = model.decoder.logits(features)  # [B, L-1, V], or U candidates for V
+    logits, targets = candidate_softmax(batch.rows, logits, ids[:, 1:])
+    return sequence_cross_entropy(
+        logits, targets, mask[:, 1:], label_smoothing=smoothing
+    )

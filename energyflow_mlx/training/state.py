@@ -1,0 +1,136 @@
+"""What a run has reached: arrays that updates change, progress, running means."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from energyflow_mlx.runs.folder import MODEL, OPTIMIZER, SCALE
+from energyflow_mlx.training.optimizer import Arrays, Moments
+from energyflow_mlx.training.precision import LossScale
+
+
+class TrainState(NamedTuple):
+    """Everything an update changes.
+
+    Attributes:
+        parameters: Every parameter of the model by path, float32.
+        moments: AdamW moments of the trainable ones.
+        loss_scale: Dynamic loss scale.
+    """
+
+    parameters: Arrays
+    moments: dict[str, Moments]
+    loss_scale: LossScale
+
+    def arrays(self) -> Arrays:
+        """Flat view for checkpoints, named by kind and path."""
+        flat = {f"{MODEL}.{path}": array for path, array in self.parameters.items()}
+        for path, moments in self.moments.items():
+            flat |= {f"{OPTIMIZER}.{path}.{k}": v for k, v in moments.items()}
+        return flat | {
+            f"{SCALE}.scale": self.loss_scale.scale,
+            f"{SCALE}.good": self.loss_scale.good,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "TrainState":
+        """Inverse of ``arrays``."""
+        parameters: Arrays = {}
+        moments: dict[str, Moments] = {}
+        for name, array in arrays.items():
+            kind, path = name.split(".", 1)
+            if kind == MODEL:
+                parameters[path] = array
+            elif kind == OPTIMIZER:
+                owner, part = path.rsplit(".", 1)
+                moments.setdefault(owner, {})[part] = array
+        scale = LossScale(arrays[f"{SCALE}.scale"], arrays[f"{SCALE}.good"])
+        return cls(parameters, moments, scale)
+
+
+class Gradients(NamedTuple):
+    """Summed gradients, loss, count and metric sums of micro-batches so far."""
+
+    gradients: Arrays
+    loss: mx.array
+    count: mx.array
+    metrics: Arrays
+
+
+def add_gradients(total: Gradients | None, new: Gradients) -> Gradients:
+    """Sum of two micro-batches' gradients, losses, counts and metrics."""
+    if total is None:
+        return new
+    return Gradients(
+        {p: total.gradients[p] + g for p, g in new.gradients.items()},
+        total.loss + new.loss,
+        total.count + new.count,
+        {name: total.metrics[name] + m for name, m in new.metrics.items()},
+    )
+
+
+@dataclass
+class Progress:
+    """State of a run beside its arrays; saved with every checkpoint.
+
+    Attributes:
+        step: Updates done.
+        best_value: Best value of the chosen metric so far.
+        best_step: Step of it.
+        stale: Validations since it improved.
+        seconds: Training time in seconds, over all resumptions.
+        samples: Sentences trained on.
+    """
+
+    step: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+    samples: int = 0
+
+    def note(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
+        """Take the chosen metric of a validation; returns whether it improved."""
+        sign = 1.0 if higher_is_better else -1.0
+        better = self.best_value is None or sign * (value - self.best_value) > min_delta
+        if better:
+            self.best_value, self.best_step, self.stale = value, self.step, 0
+        else:
+            self.stale += 1
+        return better
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for the checkpoint's meta data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
+        """Inverse of ``to_json``; other keys are ignored."""
+        return cls(**{k: values[k] for k in cls.__dataclass_fields__})
+
+
+@dataclass
+class RunningMeans:
+    """Means of reported values since the last report, each over its own updates.
+
+    Objectives report values of their own; every value is divided by the number of
+    updates that gave it.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Take one update's values."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call; starts anew."""
+        means = {name: self.sums[name] / self.counts[name] for name in self.sums}
+        self.sums.clear()
+        self.counts.clear()
+        return means

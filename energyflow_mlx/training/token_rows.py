@@ -1,0 +1,238 @@
+"""The rows of the token tables that one update touches.
+
+A vocabulary has tens of thousands of tokens, an update's sentences a few hundred. Three
+things follow from naming those few once per update:
+
+gathered tables   The update works on the rows ``table[index]``, ``[U, D]``, in place of
+                  the table ``[V, D]``: gradient and moments of all other rows are never
+                  computed. Token ids stay ids; ``place`` maps them to gathered rows.
+sampled softmax   With candidates the rows are the tokens that occur and drawn negatives,
+                  the decoder's output matrix is gathered too, and its softmax runs over
+                  the U candidates. Each logit is lowered by ``log_p``, the log
+                  probability that the row is a candidate, which makes the sampled
+                  partition function unbiased (Jean et al., "On Using Very Large Target
+                  Vocabulary for Neural Machine Translation", 2015, section 3).
+row update        AdamW on the gathered rows, written back into table and moments.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from energyflow_mlx.config import Config, OptimizerConfig
+from energyflow_mlx.model import EnergyFlow, install_parameters
+from energyflow_mlx.training.optimizer import Arrays, Moments, adamw
+
+_INPUT = re.compile(r"^(encoder|decoder)\.embedding\.weight$")
+_OUTPUT = re.compile(r"^decoder\.(output\.weight|output\.bias|output_bias)$")
+_TIED = "decoder.embedding.weight"
+# Rows are added in steps, so that few shapes are compiled.
+_MORE_ROWS = 1024
+
+
+class TokenRows(NamedTuple):
+    """Rows of one update; NumPy arrays while it is prepared, then on the device.
+
+    Attributes:
+        index: Distinct token ids, ``[U]`` int32.
+        occurs: 1 where the token occurs in the update, 0 where the row is a drawn
+            negative or only fills the fixed size, ``[U]`` float32.
+        place: Row of each token id among the gathered ones, ``[V]`` int32; 0 for
+            tokens that do not occur.
+        log_p: Log probability that the row is among the candidates, ``[U]`` float32;
+            none where the softmax runs over the whole vocabulary.
+    """
+
+    index: mx.array | np.ndarray
+    occurs: mx.array | np.ndarray
+    place: mx.array | np.ndarray
+    log_p: mx.array | np.ndarray | None = None
+
+
+# -- preparing, on the host -----------------------------------------------------------
+
+
+def occurring_rows(ids: np.ndarray, vocab_size: int) -> TokenRows:
+    """Rows of the tokens in padded ids ``[B, L]``, filled to ``U = min(B * L, V)``.
+
+    The fillers are ids that do not occur: a fixed size means one compiled shape.
+    """
+    occurs = np.zeros(vocab_size, bool)
+    occurs[ids] = True
+    real = np.flatnonzero(occurs)
+    size = min(ids.size, vocab_size)
+    fillers = np.flatnonzero(~occurs)[: size - len(real)]
+    place = np.zeros(vocab_size, np.int32)
+    place[real] = np.arange(len(real))
+    index = np.concatenate([real, fillers]).astype(np.int32)
+    return TokenRows(index, (np.arange(size) < len(real)).astype(np.float32), place)
+
+
+def draw_candidates(
+    rows: TokenRows,
+    shares: np.ndarray,
+    tokens: float,
+    count: int,
+    seed: Sequence[int],
+) -> TokenRows:
+    """Occurring rows and uniformly drawn negatives.
+
+    P(row j is a candidate) = p_j + (1 - p_j) * drawn / (V - occurring), with
+    p_j = 1 - (1 - share_j)^T the chance that token j occurs among the update's T.
+
+    Args:
+        rows: Of ``occurring_rows``.
+        shares: Share of each token in the training text, ``[V]``.
+        tokens: Number of tokens T of the update.
+        count: Rows wanted; more, in steps of 1,024, where more tokens occur.
+        seed: Seed of the draw: that of the run and the update's number.
+
+    Returns:
+        The candidates, with ``log_p``.
+    """
+    vocabulary = len(shares)
+    occurring = rows.index[np.asarray(rows.occurs) > 0]
+    wanted = count
+    while wanted < len(occurring):
+        wanted += _MORE_ROWS
+    capacity = min(wanted, vocabulary)
+    absent = np.ones(vocabulary, bool)
+    absent[occurring] = False
+    others = np.flatnonzero(absent)
+    drawn = capacity - len(occurring)
+    random = np.random.Generator(np.random.PCG64(list(seed)))
+    negatives = random.choice(others, drawn, replace=False)
+    index = np.concatenate([occurring, negatives]).astype(np.int32)
+    occurs = 1.0 - np.exp(tokens * np.log1p(-shares[index]))
+    drawing = drawn / max(len(others), 1)
+    log_p = np.log(occurs + (1.0 - occurs) * max(drawing, 1e-6))
+    valid = (np.arange(capacity) < len(occurring)).astype(np.float32)
+    # ``place`` stays: the occurring tokens come first, as they did.
+    return TokenRows(index, valid, rows.place, log_p.astype(np.float32))
+
+
+def token_shares(rows: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
+    """Share of each token among all tokens of the training text, ``[V]`` float64."""
+    counts = np.bincount(np.concatenate(rows), minlength=vocab_size)
+    return counts / counts.sum()
+
+
+# -- which tables, by path ------------------------------------------------------------
+
+
+def gathered_tables(parameters: Collection[str], config: Config) -> set[str]:
+    """Paths of the tables that enter an update as its rows only.
+
+    Token tables do with ``token_rows.lazy``; the decoder's output rows do with
+    ``token_rows.candidates``. A token table that is also the output matrix gets a dense
+    gradient from a full softmax and is then stepped as a whole.
+    """
+    gathered = set()
+    if config.token_rows.lazy:
+        gathered |= {p for p in parameters if _INPUT.match(p)}
+    if config.token_rows.candidates:
+        gathered |= {p for p in parameters if _OUTPUT.match(p)}
+    if config.decoder.tied and _TIED in parameters:
+        gathered.discard(_TIED)
+        gathered |= {_TIED} if config.token_rows.candidates else set()
+    return gathered
+
+
+def is_only_looked_up(path: str, config: Config) -> bool:
+    """Whether a table is never an output matrix: drawn negatives do not move it."""
+    return bool(_INPUT.match(path)) and not (config.decoder.tied and path == _TIED)
+
+
+# -- in the graph ---------------------------------------------------------------------
+
+
+def gather(parameters: Arrays, gathered: Collection[str], rows: TokenRows) -> Arrays:
+    """Parameters with the rows of the update in place of every gathered table."""
+    return {**parameters, **{p: parameters[p][rows.index] for p in gathered}}
+
+
+@contextmanager
+def installed(
+    model: EnergyFlow, parameters: Arrays, gathered: Collection[str], rows: TokenRows
+) -> Iterator[None]:
+    """Put an update's parameters into the model; token ids find their gathered rows.
+
+    The parameters stay when the block ends: whoever ran an update installs its result.
+
+    Args:
+        model: Changed in place.
+        parameters: By path, tables as ``gather`` left them.
+        gathered: Paths of the gathered tables.
+        rows: Rows of the update.
+    """
+    install_parameters(model, parameters)
+    with ExitStack() as stack:
+        for part in ("encoder", "decoder"):
+            if f"{part}.embedding.weight" in gathered:
+                table = model[part].embedding
+                stack.enter_context(table.gathered(rows.place))
+        yield
+
+
+def candidate_softmax(
+    rows: TokenRows, logits: mx.array, ids: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Corrected logits and their targets.
+
+    Args:
+        rows: Rows of the update.
+        logits: ``[B, L, U]`` over the candidates, or ``[B, L, V]``.
+        ids: Target tokens, ``[B, L]``.
+
+    Returns:
+        Logits to take the softmax of, and the column of each target.
+    """
+    if rows.log_p is None:
+        return logits, ids
+    return logits - rows.log_p.astype(logits.dtype), rows.place[ids]
+
+
+def adamw_rows(
+    table: mx.array,
+    gradient: mx.array,
+    moments: Moments,
+    rows: TokenRows,
+    lr: mx.array,
+    config: OptimizerConfig,
+    *,
+    only_occurring: bool,
+) -> tuple[mx.array, Moments]:
+    """AdamW on the touched rows of a table; the other rows do not move.
+
+    The step count is the table's, not the row's, as in "sparse" Adam variants. Tables
+    have no weight decay.
+
+    Args:
+        table: ``[V, D]`` or ``[V]``.
+        gradient: Gradient of the gathered rows, ``[U, D]`` or ``[U]``.
+        moments: ``m``, ``v`` of the table's shape and ``t``.
+        rows: Rows of the update.
+        lr: Learning rate, scalar.
+        config: Betas and eps.
+        only_occurring: Leave drawn negatives and fillers alone.
+    """
+    index = rows.index
+    part = {"m": moments["m"][index], "v": moments["v"][index], "t": moments["t"]}
+    old = table[index]
+    new, changed = adamw(old, gradient, part, lr, 0.0, config)
+
+    def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
+        change = after - before
+        if only_occurring:
+            change = change * rows.occurs.reshape(-1, *[1] * (table.ndim - 1))
+        return whole.at[index].add(change)
+
+    return write(table, old, new), {
+        "m": write(moments["m"], part["m"], changed["m"]),
+        "v": write(moments["v"], part["v"], changed["v"]),
+        "t": changed["t"],
+    }
