@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.config import read_config
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
@@ -37,7 +37,9 @@ def load(path: str | Path) -> SentenceCodec:
     if best != meta["step"]:
         chosen = folder / CHECKPOINTS / f"step_{best:08d}"
         arrays, meta = checkpoint.load(chosen, groups=("model",))
-    model = build_model(config, tokenizer.vocab_size, meta["dimension"])
+    model = build_model(
+        config, parts_of(config), tokenizer.vocab_size, meta["dimension"]
+    )
     parameters = {name.split(".", 1)[1]: array for name, array in arrays.items()}
     checkpoint.require_match(
         flat_parameters(model), parameters, str(folder / CHECKPOINTS)

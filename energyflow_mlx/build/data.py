@@ -91,7 +91,7 @@ def _token_rows(
     Flows between vectors read none; one padding token stands for each vector.
     """
     if config.task == "flow":
-        return [np.full(1, tokenizer.pad_id, np.int32)] * len(sentences)
+        return [np.full(1, tokenizer.special.pad, np.int32)] * len(sentences)
     if sentences.ids is not None:
         return tokenizer.from_source_ids(sentences.ids, config.data.max_length)
     if sentences.texts is None:

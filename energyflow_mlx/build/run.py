@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.build.data import load_run_data
-from energyflow_mlx.build.model import build_model, start_tables
+from energyflow_mlx.build.model import build_model, parts_of, start_tables
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.held_out import decoding_metrics
@@ -61,7 +61,9 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
 
 
 def _codec(config: Config, data: RunData) -> SentenceCodec:
-    model = build_model(config, data.tokenizer.vocab_size, data.dimension)
+    model = build_model(
+        config, parts_of(config), data.tokenizer.vocab_size, data.dimension
+    )
     start_tables(model, config, data.word_embeddings)
     return SentenceCodec(model, data.tokenizer, config, data.dimension)
 
