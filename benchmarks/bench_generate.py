@@ -16,10 +16,13 @@ import timing  # isort: skip  before mlx
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.build.model import build_decoder
+from energyflow_mlx.config import Config
 from energyflow_mlx.text.decoder import TCNDecoder
-from energyflow_mlx.text.generation.generate import generate
+from energyflow_mlx.text.generation import Decoding, generate
+from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 
-SPECIAL = {"start_id": 1, "end_id": 2, "pad_id": 0}
+SPECIAL = SpecialIds(pad=0, unknown=3, start=1, end=2)
 SETTINGS = {
     "greedy": {},
     "temperature 0.8": {"temperature": 0.8},
@@ -30,18 +33,20 @@ SETTINGS = {
 
 def endless_decoder(vocab: int, dim: int, hidden: int) -> TCNDecoder:
     """Make a decoder of random weights that never ends a sentence by itself."""
-    decoder = TCNDecoder(
-        vocab, dim, dim=dim, hidden=hidden, dilations=(1, 2, 4, 8), conditioning="film"
-    )
-    decoder.output.bias = mx.zeros(vocab).at[SPECIAL["end_id"]].add(-1e4)
+    config = Config(share="none")
+    config.decoder.dim, config.decoder.hidden = dim, hidden
+    config.decoder.dilations = [1, 2, 4, 8]
+    config.decoder.conditioning = "film"
+    decoder = build_decoder(config, vocab, dim)
+    decoder.output.bias = mx.zeros(vocab).at[SPECIAL.end].add(-1e4)
     mx.eval(decoder.parameters())
     return decoder
 
 
 def require_teacher_forced_choice(decoder: TCNDecoder, z: mx.array) -> None:
     """Refuse to time generation that is not the argmax of the parallel pass."""
-    ids = generate(decoder, z, **SPECIAL, max_length=12)
-    start = np.full((len(ids), 1), SPECIAL["start_id"], np.int32)
+    ids = generate(decoder, z, SPECIAL, Decoding(max_length=12))
+    start = np.full((len(ids), 1), SPECIAL.start, np.int32)
     inputs = mx.array(np.concatenate([start, ids[:, :-1]], axis=1))
     logits = decoder(inputs, mx.ones(inputs.shape), z)
     logits = logits.at[..., mx.array([0, 1])].add(-1e9)
@@ -76,11 +81,15 @@ def main() -> None:
     decoder = endless_decoder(vocab, dim, hidden)
     z = mx.random.normal((batch, dim))
     require_teacher_forced_choice(decoder, z[:8])
-    calls = {
-        name: lambda settings=settings: mx.array(
-            generate(decoder, z, **SPECIAL, max_length=length, **settings)
-        )
+    decodings = {
+        name: Decoding(max_length=length, **settings)
         for name, settings in SETTINGS.items()
+    }
+    calls = {
+        name: lambda decoding=decoding: mx.array(
+            generate(decoder, z, SPECIAL, decoding)
+        )
+        for name, decoding in decodings.items()
     }
     shape = f"B {batch}, {length} tokens, V {vocab}, D {dim}, 4 blocks, film"
     result = timing.Result("generate", "forward", shape, "float32")

@@ -25,10 +25,11 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
+from energyflow_mlx.build.model import build_encoder
+from energyflow_mlx.config import Config
 from energyflow_mlx.nn.losses import cosine
 from energyflow_mlx.readback.engine import Readback, ReadbackEngine
 from energyflow_mlx.runtime import blas, device
-from energyflow_mlx.text.encoder import TCNEncoder
 
 VOCABULARY, LENGTH, TEACHER = 5000, 32, 384
 
@@ -38,7 +39,9 @@ class Run:
 
     def __init__(self, dim: int, batch: int) -> None:
         mx.random.seed(0)
-        self.model = TCNEncoder(VOCABULARY, TEACHER, dim=dim, hidden=2 * dim)
+        config = Config(share="none")
+        config.encoder.dim, config.encoder.hidden = dim, 2 * dim
+        self.model = build_encoder(config, VOCABULARY, TEACHER, is_bounded=False)
         self.optimizer = optim.AdamW(1e-3)
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.model, self.optimizer.state)

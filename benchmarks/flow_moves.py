@@ -29,7 +29,7 @@ import lattice_presets  # isort: skip  before mlx
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.config import Config
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -81,7 +81,7 @@ def configure(args: argparse.Namespace, setting: str, seed: int) -> Config:
 def carry(config: Config, paths: list[Path], folder: Path) -> list[str]:
     """Write pairs: each vector, and what its surface moved by a column reads as."""
     rows = [np.load(path).astype(np.float32) for path in paths]
-    model = build_model(config, 0, rows[0].shape[1])
+    model = build_model(config, parts_of(config), 0, rows[0].shape[1])
     model.eval()
     written = []
     for path, vectors in zip(paths, rows, strict=True):

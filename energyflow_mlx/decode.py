@@ -11,26 +11,27 @@ from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.inference import DECODE_BATCH
+from energyflow_mlx.text.generation import Decoding
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1024
 
 
-@dataclass
-class DecodeArgs:
-    """Decode every row of a vector file into a line of text with a trained run."""
-
+@dataclass(frozen=True)
+class _Files:
     run: str = field(default="???", metadata={"help": "run folder"})
     input: str = field(default="???", metadata={"help": ".npy of [N, E] numbers"})
     output: str = field(default="???", metadata={"help": ".txt, one line a row"})
-    max_length: int = field(default=64, metadata={"help": "longest text in tokens"})
-    temperature: float = field(default=0.0, metadata={"help": "0 = greedy"})
-    top_k: int = field(default=0, metadata={"help": "sample among the k likeliest"})
-    top_p: float = field(default=1.0, metadata={"help": "sample within this mass"})
-    beams: int = field(default=1, metadata={"help": "width of beam search"})
-    seed: int = field(default=0, metadata={"help": "of the sampling"})
-    batch_size: int = field(default=128, metadata={"help": "rows decoded together"})
+    batch_size: int = field(
+        default=DECODE_BATCH, metadata={"help": "rows decoded together"}
+    )
+
+
+@dataclass(frozen=True)
+class DecodeArgs(Decoding, _Files):
+    """Decode every row of a vector file into a line of text with a trained run."""
 
 
 def decode_file(args: DecodeArgs) -> None:
@@ -51,15 +52,8 @@ def decode_file(args: DecodeArgs) -> None:
     ):
         for start in range(0, len(vectors), _CHUNK):
             chunk = finite_rows(vectors[start : start + _CHUNK], source, start)
-            for text in codec.decode(
-                chunk,
-                max_length=args.max_length,
-                temperature=args.temperature,
-                top_k=args.top_k,
-                top_p=args.top_p,
-                beams=args.beams,
-                seed=args.seed + start,
-                batch_size=args.batch_size,
+            for text in codec.decode_rows(
+                chunk, args, batch_size=args.batch_size, first_row=start
             ):
                 f.write(text.replace("\n", " ") + "\n")
             logger.info("decoded %d of %d rows", start + len(chunk), len(vectors))

@@ -1,7 +1,7 @@
 """Sentences to vectors: ``python -m energyflow_mlx.encode run=PATH input=F output=G``.
 
-A run of ``task=flow`` has no text encoder: its lattice takes the vectors of a ``.npy``
-file, or those of its teacher for a text file. Streams files of any size; the output
+A model without an encoder, a lattice alone, takes the vectors of a ``.npy`` file, or
+those of its teacher for a text file. Streams files of any size; the output
 appears whole or not at all.
 """
 
@@ -36,7 +36,7 @@ class EncodeArgs:
     run: str = field(default="???", metadata={"help": "run folder"})
     input: str = field(
         default="???",
-        metadata={"help": ".txt or .txt.gz, one sentence a line; flow: or .npy"},
+        metadata={"help": ".txt or .txt.gz, a sentence a line; lattice alone: or .npy"},
     )
     output: str = field(default="???", metadata={"help": ".npy of [N, E] float32"})
     batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
@@ -114,11 +114,11 @@ def encode_file(args: EncodeArgs) -> None:
 def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Callable[[Any], np.ndarray]:
     """What turns one chunk of the input into vectors ``[N, E]``."""
     size = args.batch_size
-    if codec.config.task != "flow":
+    if "encoder" in codec.model:
         if args.input.endswith(".npy"):
             raise InputError(
-                f"[encode] input {args.input} must be text: only a flow run takes "
-                ".npy vectors."
+                f"[encode] input {args.input} must be text: only a model without an "
+                "encoder takes .npy vectors."
             )
         return lambda texts: codec.encode(
             texts, batch_size=size, normalize=args.normalize

@@ -6,6 +6,7 @@ Needs MLX, NumPy and the tokenizer; no training dependency.
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,8 +16,10 @@ from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import sequence_cross_entropy
-from energyflow_mlx.text.generation.generate import generate
-from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
+from energyflow_mlx.text.generation import Decoding, correct, generate
+from energyflow_mlx.text.tokenizer import Tokenizer
+
+DECODE_BATCH = 128
 
 
 def cover(
@@ -58,14 +61,9 @@ class SentenceCodec:
     def __post_init__(self) -> None:
         """Compile the forward passes, once for every batch shape."""
         self.model.eval()
-        compiled = functools.partial(mx.compile, inputs=[self.model.state])
-        if self.config.lattice is None:
-            self._forward = compiled(self.model.encode)
-        else:
-            self._forward = functools.partial(
-                _through_lattice, self.model, compiled(self.model.encode_surface)
-            )
-        self._losses = compiled(functools.partial(_sentence_losses, self.model))
+        self._forward = self.model.compiled_encode()
+        losses = functools.partial(_sentence_losses, self.model)
+        self._losses = mx.compile(losses, inputs=[self.model.state])
 
     def cross_entropy(
         self, ids: mx.array, mask: mx.array, z: mx.array
@@ -96,10 +94,9 @@ class SentenceCodec:
             normalize: Scale every vector to unit length.
 
         Raises:
+            InputError: The model has no encoder.
             TypeError: ``texts`` is a single string.
         """
-        if self.config.task == "flow":
-            raise InputError("[encode] a flow run has no text encoder; use transform.")
         if isinstance(texts, str):
             raise TypeError("[encode] texts must be a list of strings, got one string.")
         rows = self.tokenizer.encode(texts, self.config.data.max_length)
@@ -108,7 +105,13 @@ class SentenceCodec:
     def encode_ids(
         self, rows: Sequence[np.ndarray], *, batch_size: int, normalize: bool
     ) -> np.ndarray:
-        """Vectors of token id rows, ``[N, E]`` float32; see ``encode``."""
+        """Vectors of token id rows, ``[N, E]`` float32; see ``encode``.
+
+        Raises:
+            InputError: The model has no encoder, or an id is not in its token table.
+        """
+        self.model.require("encode", "encoder")
+        self._check_ids(rows)
         vectors = np.zeros((len(rows), self.dimension), np.float32)
         for bucket, members in cover(rows, self.config.data.buckets, batch_size):
             ids, mask = pad_rows([rows[i] for i in members], bucket)
@@ -119,18 +122,26 @@ class SentenceCodec:
             vectors /= np.maximum(norms, 1e-12)
         return vectors
 
+    def _check_ids(self, rows: Sequence[np.ndarray]) -> None:
+        """Refuse ids that the device would look up outside the token table."""
+        size = self.model.encoder.embedding.weight.shape[0]
+        for number, row in enumerate(rows):
+            if len(row) and not (0 <= row.min() and row.max() < size):
+                raise InputError(
+                    f"[encode] row {number}: token ids must be in [0, {size}), "
+                    f"got {row.min()} to {row.max()}."
+                )
+
     def transform(self, vectors: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
-        """Send vectors through the run's lattice, ``[N, E]`` to ``[N, E]`` float32.
+        """Send vectors through the model's lattice, ``[N, E]`` to ``[N, E]`` float32.
 
         Raises:
-            InputError: The run has no lattice.
+            InputError: The model has no lattice.
             ValueError: ``vectors`` is not ``[N, E]``.
         """
-        if self.config.lattice is None:
-            raise InputError("[transform] the run must have a lattice, got none.")
         vectors = np.asarray(vectors, np.float32)
         parts = [
-            np.array(self.model.lattice(mx.array(vectors[i : i + batch_size])).vector)
+            np.array(self.model.transform(mx.array(vectors[i : i + batch_size])))
             for i in range(0, len(vectors), batch_size)
         ]
         return np.concatenate(parts) if parts else np.zeros_like(vectors)
@@ -139,31 +150,57 @@ class SentenceCodec:
         self,
         vectors: np.ndarray,
         *,
-        max_length: int = 64,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        beams: int = 1,
-        seed: int = 0,
-        batch_size: int = 128,
+        batch_size: int = DECODE_BATCH,
+        **settings: Any,
     ) -> list[str]:
         """Texts that the decoder reads from vectors.
 
         Args:
             vectors: ``[N, E]``, scaled as the teacher's (unit length by default).
-            max_length: Longest text in tokens.
-            temperature: 0 = greedy; otherwise sampling.
-            top_k: Sample among the k likeliest tokens; 0 = all.
-            top_p: Sample within this probability mass.
-            beams: Width of beam search; 1 = off.
-            seed: Of the sampling.
             batch_size: Vectors decoded together.
+            **settings: Fields of ``Decoding``: ``max_length``, ``temperature``,
+                ``top_k``, ``top_p``, ``beams``, ``length_penalty``, ``corrections``,
+                ``seed``; greedy by default.
 
         Raises:
+            InputError: A setting is out of range, or the model lacks a part.
             ValueError: ``vectors`` is not ``[N, E]`` or not finite.
         """
-        if self.config.task == "flow":
-            raise InputError("[decode] a flow run has no text decoder.")
+        return self.decode_rows(vectors, Decoding(**settings), batch_size=batch_size)
+
+    def decode_rows(
+        self,
+        vectors: np.ndarray,
+        decoding: Decoding,
+        *,
+        batch_size: int = DECODE_BATCH,
+        first_row: int = 0,
+    ) -> list[str]:
+        """Texts of some rows of a longer list; see ``decode``.
+
+        Sentence ``i`` of the list depends on the seed and ``i`` only, however the list
+        is cut.
+
+        Args:
+            vectors: ``[N, E]``.
+            decoding: The settings.
+            batch_size: Vectors decoded together.
+            first_row: Number of the first row in the list.
+        """
+        self.model.require("decode", "decoder")
+        if decoding.corrections:
+            self.model.require("decode with corrections", "encoder")
+        if batch_size < 1:
+            raise InputError(f"[decode] batch_size must be >= 1, got {batch_size}.")
+        vectors = self._checked(vectors)
+        texts: list[str] = []
+        for start in range(0, len(vectors), batch_size):
+            z = vectors[start : start + batch_size]
+            texts += self.tokenizer.decode(self._told(z, decoding, first_row + start))
+        return texts
+
+    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+        """Rows to decode, float32; refuses a wrong shape and what is not finite."""
         vectors = np.asarray(vectors, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
             raise ValueError(
@@ -172,35 +209,28 @@ class SentenceCodec:
             )
         if not np.isfinite(vectors).all():
             raise ValueError("[decode] vectors must be finite, got NaN or infinity.")
-        texts: list[str] = []
-        for start in range(0, len(vectors), batch_size):
-            ids = generate(
+        return vectors
+
+    def _told(self, z: np.ndarray, decoding: Decoding, first_row: int) -> np.ndarray:
+        """Token ids ``[B, T]`` of vectors ``[B, E]``, corrected if asked."""
+
+        def tell(condition: np.ndarray) -> np.ndarray:
+            return generate(
                 self.model.decoder,
-                mx.array(vectors[start : start + batch_size]),
-                start_id=self.tokenizer.start_id,
-                end_id=self.tokenizer.end_id,
-                pad_id=self.tokenizer.pad_id,
-                max_length=max_length,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                beams=beams,
-                seed=seed,
-                first_row=start,
+                condition,
+                self.tokenizer.special,
+                decoding,
+                first_row=first_row,
                 shared=self.model.shared,
             )
-            texts += self.tokenizer.decode(ids)
-        return texts
 
+        def hear(ids: np.ndarray) -> np.ndarray:
+            # Through the text: its tokens may differ from those the decoder chose.
+            return self.encode(self.tokenizer.decode(ids), normalize=False)
 
-def _through_lattice(
-    model: EnergyFlow,
-    surface: Callable[[mx.array, mx.array], mx.array],
-    ids: mx.array,
-    mask: mx.array,
-) -> mx.array:
-    """Vectors of sentences; the lattice compiles its step itself."""
-    return model.lattice.from_surface(surface(ids, mask)).vector
+        if not decoding.corrections:
+            return tell(z)
+        return correct(tell, hear, z, rounds=decoding.corrections).ids
 
 
 def _sentence_losses(

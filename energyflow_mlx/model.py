@@ -1,73 +1,86 @@
-"""EnergyFlow: the one owner of every layer, the shared blocks included.
+"""The whole model: the one owner of every layer, the shared blocks included.
 
 Encoder and decoder may share blocks. A layer reachable by two attribute paths
 would show twice in the parameter tree and get its gradient on one path only, so
 the shared blocks live here, once, and are passed to both as call arguments.
+
+``EnergyFlow`` has an encoder, a decoder or both, which meet in the teacher's space.
+``LatticeFlow`` has the energy lattice in between.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 
+Encode = Callable[[mx.array, mx.array], mx.array]
+
 
 class EnergyFlow(nn.Module):
-    """Text encoder, energy lattice and vector-to-text decoder, as the task needs them.
+    """Text encoder and vector-to-text decoder, as far as they are wanted.
 
     Args:
-        encoder: Maps ids to vectors ``[B, E]``, or to surfaces ``[B, S]`` when there
-            is a lattice behind it; none for vectors alone.
+        encoder: Maps ids to vectors ``[B, E]``.
         decoder: Maps vectors ``[B, E]`` and earlier ids to next-token logits.
         shared: Blocks that run last in both; may be empty.
-        lattice: Sends vectors or surfaces through the cube.
     """
 
     def __init__(
         self,
         encoder: TCNEncoder | TransformerEncoder | None,
         decoder: TCNDecoder | None,
-        shared: Iterable[TCNBlock] = (),
-        lattice: EnergyLattice | None = None,
+        shared: Iterable[TCNBlock],
     ) -> None:
         super().__init__()
         if encoder is not None:
             self.encoder = encoder
         if decoder is not None:
             self.decoder = decoder
-        if lattice is not None:
-            self.lattice = lattice
         self.shared = list(shared)
+
+    def require(self, call: str, part: str) -> None:
+        """Refuse a call that wants a part this model was built without.
+
+        Args:
+            call: What the user called, for the message.
+            part: ``encoder``, ``decoder`` or ``lattice``.
+
+        Raises:
+            InputError: The model has no such part.
+        """
+        if part not in self:
+            raise InputError(f"[{call}] this model has no {part}.")
 
     def encode(
         self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
     ) -> mx.array:
-        """Student vectors ``[B, E]``, not normalised.
+        """Student vectors ``[B, E]``, not normalized.
 
         Args:
             ids: Token ids, ``[B, L]`` int32.
             mask: 1 for real tokens, 0 for padding, ``[B, L]``.
             key: Random key of the dropouts, in training.
         """
-        if "lattice" in self:
-            return self.lattice.from_surface(self.encode_surface(ids, mask)).vector
         return self.encoder(ids, mask, shared=self.shared, key=key)
 
-    def encode_surface(
-        self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
-    ) -> mx.array:
-        """Surfaces ``[B, H, W]`` that the sentences launch from, before any lattice.
+    def compiled_encode(self) -> Encode:
+        """``encode`` for inference, compiled once for every batch shape."""
+        return mx.compile(self.encode, inputs=[self.state])
 
-        Arguments as in ``encode``.
+    def transform(self, vector: mx.array) -> mx.array:
+        """Vectors ``[B, E]`` that come out of the lattice for those that go in.
+
+        Raises:
+            InputError: The model has no lattice.
         """
-        size = (self.lattice.config.height, self.lattice.config.width)
-        surface = self.encoder(ids, mask, shared=self.shared, key=key)
-        return surface.reshape(-1, *size)
+        raise InputError("[transform] this model has no lattice.")
 
     def decode_features(
         self,
@@ -90,6 +103,62 @@ class EnergyFlow(nn.Module):
     def __call__(self, ids: mx.array, mask: mx.array) -> mx.array:
         """Student vectors ``[B, E]``; the same as ``encode`` without dropout."""
         return self.encode(ids, mask)
+
+
+class LatticeFlow(EnergyFlow):
+    """A model whose vectors travel through the energy lattice.
+
+    Args:
+        encoder: Maps ids to surfaces ``[B, S]``; none for vectors alone.
+        decoder: As in ``EnergyFlow``.
+        shared: As in ``EnergyFlow``.
+        lattice: Sends vectors or surfaces through the cube.
+    """
+
+    def __init__(
+        self,
+        encoder: TCNEncoder | TransformerEncoder | None,
+        decoder: TCNDecoder | None,
+        shared: Iterable[TCNBlock],
+        lattice: EnergyLattice,
+    ) -> None:
+        super().__init__(encoder, decoder, shared)
+        self.lattice = lattice
+
+    def encode(
+        self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
+    ) -> mx.array:
+        """Vectors ``[B, E]`` of the sentences after the lattice, not normalized.
+
+        Arguments as in ``EnergyFlow.encode``; the key is the encoder's and the
+        lattice's.
+        """
+        front, rest = (None, None) if key is None else mx.random.split(key)
+        surface = self.encode_surface(ids, mask, key=front)
+        return self.lattice.from_surface(surface, key=rest).vector
+
+    def encode_surface(
+        self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
+    ) -> mx.array:
+        """Surfaces ``[B, H, W]`` that the sentences launch from.
+
+        Arguments as in ``EnergyFlow.encode``.
+        """
+        size = (self.lattice.config.height, self.lattice.config.width)
+        return super().encode(ids, mask, key=key).reshape(-1, *size)
+
+    def compiled_encode(self) -> Encode:
+        """``encode`` for inference: the surface is compiled here.
+
+        The lattice compiles its step itself; the unrolled loop as a whole would take
+        minutes.
+        """
+        surface = mx.compile(self.encode_surface, inputs=[self.state])
+        return lambda ids, mask: self.lattice.from_surface(surface(ids, mask)).vector
+
+    def transform(self, vector: mx.array) -> mx.array:
+        """Vectors ``[B, E]`` that come out of the lattice for those that go in."""
+        return self.lattice(vector).vector
 
 
 def flat_parameters(model: nn.Module) -> dict[str, mx.array]:

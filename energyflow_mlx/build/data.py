@@ -98,7 +98,7 @@ def _token_ids(
     Where nothing reads text, one padding token stands for each vector.
     """
     if not reads_text:
-        return [np.full(1, tokenizer.pad_id, np.int32)] * len(sentences)
+        return [np.full(1, tokenizer.special.pad, np.int32)] * len(sentences)
     if sentences.ids is not None:
         return tokenizer.from_source_ids(sentences.ids, config.data.max_length)
     if sentences.texts is None:

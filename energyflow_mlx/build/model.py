@@ -1,16 +1,20 @@
 """The only place where config becomes models: typed, greppable, no names in files."""
 
+from collections.abc import Collection
+
 import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import (
     Config,
+    DecoderConfig,
     TcnEncoderConfig,
     TransformerEncoderConfig,
 )
 from energyflow_mlx.lattice import EnergyLattice
-from energyflow_mlx.model import EnergyFlow
-from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.model import EnergyFlow, LatticeFlow
+from energyflow_mlx.nn.transformer import LayerList
+from energyflow_mlx.text.blocks import BlockList
 from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 
@@ -19,46 +23,52 @@ from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 _TABLE_RMS = 0.5
 
 
-def build_encoder(
-    config: Config, vocab_size: int, dimension: int
-) -> TCNEncoder | TransformerEncoder:
-    """Encoder of the configured family with outputs ``[B, dimension]``.
+def parts_of(config: Config) -> frozenset[str]:
+    """Top-level parts of the model that the run's task uses."""
+    text = {"encoder", "decoder", "shared"}
+    parts = {"ab": text, "flow": {"lattice"}, "flow_text": text | {"lattice"}}
+    return frozenset(parts[config.task])
 
-    In front of a lattice its outputs are surfaces ``[B, S]`` bounded by tanh.
+
+def build_encoder(
+    config: Config, vocab_size: int, output_dim: int, *, is_bounded: bool
+) -> TCNEncoder | TransformerEncoder:
+    """Encoder of the configured family.
+
+    Args:
+        config: The run's configuration.
+        vocab_size: Number of student tokens V.
+        output_dim: Width of its outputs ``[B, output_dim]``.
+        is_bounded: Whether they pass a tanh even where the configuration asks none.
     """
     encoder = config.encoder
-    output_tanh = encoder.output_tanh or config.lattice is not None
-    if config.lattice is not None:
-        dimension = config.lattice.surface_size
+    output_tanh = encoder.output_tanh or is_bounded
     if isinstance(encoder, TcnEncoderConfig):
         return TCNEncoder(
             vocab_size,
-            dimension,
-            dim=encoder.dim,
-            hidden=encoder.hidden,
-            kernel_size=encoder.kernel_size,
-            dilations=encoder.dilations,
-            causal=encoder.causal,
+            output_dim,
+            _blocks(config, encoder, causal=encoder.causal),
             pooling=encoder.pooling,
             embedding_rank=encoder.embedding_rank,
             token_dropout=encoder.token_dropout,
-            dropout=encoder.dropout,
             output_tanh=output_tanh,
-            gelu=encoder.gelu,
-            shared_blocks=config.shared_blocks,
         )
     assert isinstance(encoder, TransformerEncoderConfig)
-    return TransformerEncoder(
-        vocab_size,
-        dimension,
+    layers = LayerList(
+        count=encoder.layers,
         dim=encoder.dim,
-        layers=encoder.layers,
         heads=encoder.heads,
         hidden=encoder.hidden,
-        max_length=encoder.max_positions,
         dropout=encoder.dropout,
-        output_tanh=output_tanh,
         gelu=encoder.gelu,
+    )
+    return TransformerEncoder(
+        vocab_size,
+        output_dim,
+        layers,
+        max_length=encoder.max_positions,
+        token_dropout=encoder.token_dropout,
+        output_tanh=output_tanh,
     )
 
 
@@ -68,55 +78,68 @@ def build_decoder(config: Config, vocab_size: int, dimension: int) -> TCNDecoder
     return TCNDecoder(
         vocab_size,
         dimension,
-        dim=decoder.dim,
-        hidden=decoder.hidden,
-        kernel_size=decoder.kernel_size,
-        dilations=decoder.dilations,
+        _blocks(config, decoder, causal=True),
         conditioning=decoder.conditioning,
         coverage=decoder.coverage,
         output_condition=decoder.output_condition,
         tied=decoder.tied,
-        dropout=decoder.dropout,
-        gelu=decoder.gelu,
-        shared_blocks=config.shared_blocks,
     )
 
 
-def build_model(config: Config, vocab_size: int, dimension: int) -> EnergyFlow:
+def _blocks(
+    config: Config, part: TcnEncoderConfig | DecoderConfig, *, causal: bool
+) -> BlockList:
+    """Blocks of encoder or decoder, cut where the configuration shares them."""
+    return BlockList(
+        dim=part.dim,
+        hidden=part.hidden,
+        kernel_size=part.kernel_size,
+        dilations=part.dilations,
+        causal=causal,
+        dropout=part.dropout,
+        gelu=part.gelu,
+        shared=config.shared_blocks,
+    )
+
+
+def build_model(
+    config: Config, parts: Collection[str], vocab_size: int, dimension: int
+) -> EnergyFlow:
     """The whole model, drawn from ``config.seed``.
+
+    In front of a lattice the encoder's outputs are surfaces ``[B, S]``, bounded by
+    tanh.
 
     Args:
         config: The run's configuration.
+        parts: What to build of ``lattice``, ``shared``, ``encoder``, ``decoder``.
         vocab_size: Number of student tokens V.
         dimension: Size E of the teacher's vectors.
+
+    Raises:
+        ValueError: A part is unknown.
     """
+    unknown = set(parts) - {"lattice", "shared", "encoder", "decoder"}
+    if unknown:
+        raise ValueError(f"[build_model] unknown parts {sorted(unknown)}.")
     mx.random.seed(config.seed)
-    lattice = None
-    if config.lattice is not None:
+    # The order of the draws: lattice, shared blocks, encoder, decoder.
+    lattice, output_dim = None, dimension
+    if "lattice" in parts:
+        assert config.lattice is not None
         lattice = EnergyLattice(config.lattice, dimension)
-    if config.task == "flow":
-        return EnergyFlow(None, None, lattice=lattice)
-    decoder = config.decoder
-    shared = [
-        TCNBlock(
-            decoder.dim,
-            decoder.hidden,
-            decoder.kernel_size,
-            dilation,
-            causal=True,
-            dropout=decoder.dropout,
-            gelu=decoder.gelu,
-        )
-        for dilation in decoder.dilations[
-            len(decoder.dilations) - config.shared_blocks :
-        ]
-    ]
-    return EnergyFlow(
-        build_encoder(config, vocab_size, dimension),
-        build_decoder(config, vocab_size, dimension),
-        shared,
-        lattice,
-    )
+        output_dim = config.lattice.surface_size
+    shared, encoder, decoder = [], None, None
+    if "shared" in parts:
+        shared = _blocks(config, config.decoder, causal=True).build_shared()
+    if "encoder" in parts:
+        is_bounded = lattice is not None
+        encoder = build_encoder(config, vocab_size, output_dim, is_bounded=is_bounded)
+    if "decoder" in parts:
+        decoder = build_decoder(config, vocab_size, dimension)
+    if lattice is None:
+        return EnergyFlow(encoder, decoder, shared)
+    return LatticeFlow(encoder, decoder, shared, lattice)
 
 
 def start_tables(
@@ -134,10 +157,10 @@ def start_tables(
         word_embeddings: The teacher's rows for the student's tokens, ``[V, W]``, or
             none where there is no such table.
     """
-    if word_embeddings is None or config.task == "flow":
+    if word_embeddings is None:
         return
-    encoder = config.encoder
-    if encoder.embedding_init == "teacher":
+    encoder, decoder = config.encoder, config.decoder
+    if "encoder" in model and encoder.embedding_init == "teacher":
         rank = getattr(encoder, "embedding_rank", 0)
         table, basis = _low_rank(word_embeddings, rank or encoder.dim)
         model.encoder.embedding.weight = mx.array(table)
@@ -145,8 +168,8 @@ def start_tables(
             wide = np.zeros((encoder.dim, rank), np.float32)
             wide[: basis.shape[1]] = basis.T[: encoder.dim]
             model.encoder.embedding_projection.weight = mx.array(wide)
-    if config.decoder.embedding_init == "teacher":
-        table, _ = _low_rank(word_embeddings, config.decoder.dim)
+    if "decoder" in model and decoder.embedding_init == "teacher":
+        table, _ = _low_rank(word_embeddings, decoder.dim)
         model.decoder.embedding.weight = mx.array(table)
 
 

@@ -28,7 +28,11 @@ def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
             raise InputError(f"[arguments] expected key=value, got {word!r}.")
     try:
         given = OmegaConf.from_dotlist(list(argv))
-        merged = OmegaConf.merge(OmegaConf.structured(schema), given)
+        defaults = OmegaConf.structured(schema)
+        OmegaConf.set_readonly(
+            defaults, False
+        )  # a frozen schema: only till it is filled
+        merged = OmegaConf.merge(defaults, given)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise InputError(f"[arguments] missing: {', '.join(missing)}=...")

@@ -25,6 +25,26 @@ def dropout(x: mx.array, rate: float, key: mx.array) -> mx.array:
     return mx.where(keep, x * (1.0 / (1.0 - rate)), mx.zeros_like(x))
 
 
+def drop_tokens(mask: mx.array, rate: float, key: mx.array) -> mx.array:
+    """Hide tokens by masking them, each with probability ``rate``.
+
+    The first token of a sentence stays, so that no sentence becomes empty.
+
+    Args:
+        mask: 1 for real tokens, ``[B, L]``.
+        rate: Probability in ``[0, 1)``.
+        key: Random key; the same key hides the same tokens.
+
+    Returns:
+        The mask of the tokens that are left, ``[B, L]``.
+    """
+    if rate == 0.0:
+        return mask
+    keep = mx.random.bernoulli(1.0 - rate, mask.shape, key=key)
+    keep = mx.logical_or(keep, mx.arange(mask.shape[1]) == 0)
+    return mask * keep.astype(mask.dtype)
+
+
 def check_rate(name: str, rate: float) -> float:
     """Return ``rate`` if it is a probability below one.
 

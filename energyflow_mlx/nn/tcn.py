@@ -102,9 +102,9 @@ class TCNBlock(nn.Module):
         kernel_size: int,
         dilation: int,
         *,
-        causal: bool = True,
-        dropout: float = 0.0,
-        gelu: str = "exact",
+        causal: bool,
+        dropout: float,
+        gelu: str,
     ) -> None:
         """Create a block.
 

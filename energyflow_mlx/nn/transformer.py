@@ -6,6 +6,8 @@ the feed-forward part. Layer and dropout places equal PyTorch's
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -52,7 +54,7 @@ def xavier_linear(input_dim: int, output_dim: int) -> nn.Linear:
 class SelfAttention(nn.Module):
     """Multi-head self-attention over the unmasked tokens."""
 
-    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, heads: int, *, dropout: float) -> None:
         """Create the layer.
 
         Args:
@@ -104,10 +106,21 @@ class TransformerLayer(nn.Module):
         heads: int,
         hidden: int,
         *,
-        dropout: float = 0.0,
-        gelu: str = "exact",
+        dropout: float,
+        gelu: str,
     ) -> None:
-        """Create a layer of width ``dim`` with ``hidden`` feed-forward channels."""
+        """Create a layer.
+
+        Args:
+            dim: Width D.
+            heads: Number of heads, a divisor of D.
+            hidden: Feed-forward channels H.
+            dropout: Rate at the reference layer's four places, in training.
+            gelu: ``"exact"`` or ``"tanh"``.
+
+        Raises:
+            ValueError: A value is out of range.
+        """
         super().__init__()
         self.attention = SelfAttention(dim, heads, dropout=dropout)
         self.attention_norm = nn.LayerNorm(dim)
@@ -138,3 +151,31 @@ class TransformerLayer(nn.Module):
         x = self.attention_norm(x + drop(attended))
         h = drop(self._gelu(self.expand(x)))  # [B, L, H]
         return self.output_norm(x + drop(self.contract(h)))
+
+
+@dataclass(frozen=True)
+class LayerList:
+    """The layers of a network; iterating builds them, one at a time.
+
+    Attributes:
+        count: Number of layers.
+        dim: Width D.
+        heads: Attention heads, a divisor of D.
+        hidden: Feed-forward channels H.
+        dropout: Rate in training.
+        gelu: ``"exact"`` or ``"tanh"``.
+    """
+
+    count: int
+    dim: int
+    heads: int
+    hidden: int
+    dropout: float
+    gelu: str
+
+    def __iter__(self) -> Iterator[TransformerLayer]:
+        """Build the layers."""
+        for _ in range(self.count):
+            yield TransformerLayer(
+                self.dim, self.heads, self.hidden, dropout=self.dropout, gelu=self.gelu
+            )

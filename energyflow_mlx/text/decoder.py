@@ -7,10 +7,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from energyflow_mlx.nn.conditioning import AdditiveConditioning, FiLMConditioning
-from energyflow_mlx.nn.dropout import active_key, check_rate
+from energyflow_mlx.nn.dropout import active_key
 from energyflow_mlx.nn.tcn import Film, TCNBlock
-from energyflow_mlx.text.encoder import check_tokens, new_embedding
-from energyflow_mlx.text.stack import check_shared, own_blocks, run_blocks
+from energyflow_mlx.nn.token_table import TokenTable
+from energyflow_mlx.text.blocks import BlockList, run_blocks
+from energyflow_mlx.text.encoder import check_tokens
 
 
 class DecoderState(NamedTuple):
@@ -57,35 +58,23 @@ class TCNDecoder(nn.Module):
         self,
         vocab_size: int,
         latent_dim: int,
+        blocks: BlockList,
         *,
-        dim: int = 384,
-        hidden: int = 512,
-        kernel_size: int = 3,
-        dilations: Sequence[int] = (1, 2),
-        conditioning: str = "additive",
-        coverage: bool = True,
-        output_condition: bool = True,
-        tied: bool = False,
-        dropout: float = 0.0,
-        gelu: str = "exact",
-        shared_blocks: int = 0,
+        conditioning: str,
+        coverage: bool,
+        output_condition: bool,
+        tied: bool,
     ) -> None:
         """Create a decoder.
 
         Args:
             vocab_size: Tokens V.
             latent_dim: Width E of the sentence vector.
-            dim: Width D of the tokens.
-            hidden: Width H inside a block.
-            kernel_size: Taps of a block's convolution.
-            dilations: Distance of the taps, one per block, shared blocks included.
+            blocks: Its blocks, those it shares included; causal.
             conditioning: ``"additive"`` or ``"film"``.
             coverage: Whether the running sum of the tokens is added at the input.
             output_condition: Whether the vector is added before the final norm too.
             tied: Whether the token table is the output matrix too.
-            dropout: Rate on each block's branch, in training.
-            gelu: ``"exact"`` or ``"tanh"``.
-            shared_blocks: How many of the last blocks come with the call.
 
         Raises:
             ValueError: A value is out of range.
@@ -96,36 +85,30 @@ class TCNDecoder(nn.Module):
                 "[TCNDecoder] conditioning must be 'additive' or 'film', "
                 f"got {conditioning!r}."
             )
-        self.embedding = new_embedding(vocab_size, dim)
+        if not blocks.causal:
+            raise ValueError("[TCNDecoder] blocks must be causal.")
+        dim = blocks.dim
+        self.embedding = TokenTable(vocab_size, dim)
         self.condition = AdditiveConditioning(latent_dim, dim)
         if coverage:
             self.coverage = nn.Linear(dim, dim)
         if output_condition:
             self.output_condition = AdditiveConditioning(latent_dim, dim)
-        self.blocks = own_blocks(
-            dim,
-            hidden,
-            kernel_size,
-            dilations,
-            shared_blocks=shared_blocks,
-            causal=True,
-            dropout=dropout,
-            gelu=gelu,
-        )
+        self.blocks = list(blocks)
         if conditioning == "film":
-            self.films = [FiLMConditioning(latent_dim, dim) for _ in dilations]
+            self.films = [
+                FiLMConditioning(latent_dim, dim) for _ in range(blocks.count)
+            ]
         self.norm = nn.LayerNorm(dim)
         if tied:
             self.output_bias = mx.zeros(vocab_size)
         else:
             self.output = nn.Linear(dim, vocab_size)
-        self._dim = dim
+        self._list = blocks
         self._has_films = conditioning == "film"
         self._has_coverage = coverage
         self._has_output_condition = output_condition
         self._tied = tied
-        self._dropout = check_rate("TCNDecoder", dropout)
-        self._shared_blocks = shared_blocks
 
     def features(
         self,
@@ -139,7 +122,7 @@ class TCNDecoder(nn.Module):
         """Compute the features from which each next token is predicted.
 
         Args:
-            ids: Tokens, ``[B, L]`` integers, rows of the token table.
+            ids: Token ids, ``[B, L]`` integers, not checked to be in the table.
             mask: 1 for real tokens, ``[B, L]``.
             z: Sentence vectors, ``[B, E]``.
             shared: The shared blocks.
@@ -153,15 +136,14 @@ class TCNDecoder(nn.Module):
             TypeError: ``ids`` are not integers.
         """
         check_tokens("TCNDecoder", ids, mask)
-        check_shared("TCNDecoder", shared, self._shared_blocks, self._dim)
+        self._list.check_shared("TCNDecoder", shared)
         if z.shape[0] != ids.shape[0]:
             raise ValueError(
                 f"[TCNDecoder] z must have {ids.shape[0]} rows like ids, "
                 f"got {z.shape[0]}."
             )
-        key = active_key(
-            "TCNDecoder", training=self.training, rate=self._dropout, key=key
-        )
+        rate = self._list.dropout
+        key = active_key("TCNDecoder", training=self.training, rate=rate, key=key)
         tokens = self.embedding(ids)  # [B, L, D]
         x = tokens + self.condition(z)[:, None, :]
         if self._has_coverage:
@@ -197,13 +179,13 @@ class TCNDecoder(nn.Module):
 
     def init_state(self, z: mx.array, shared: Sequence[TCNBlock] = ()) -> DecoderState:
         """Prepare generation from ``z [B, E]``; the conditioning is computed once."""
-        check_shared("TCNDecoder", shared, self._shared_blocks, self._dim)
+        self._list.check_shared("TCNDecoder", shared)
         blocks = [*self.blocks, *shared]
         has_output = self._has_output_condition
         return DecoderState(
             condition=self.condition(z),
             output_condition=self.output_condition(z) if has_output else None,
-            coverage=mx.zeros((z.shape[0], self._dim)),
+            coverage=mx.zeros((z.shape[0], self._list.dim)),
             count=mx.zeros((z.shape[0], 1)),
             films=self._films(z),
             blocks=[block.init_state(z.shape[0]) for block in blocks],
@@ -244,5 +226,5 @@ class TCNDecoder(nn.Module):
 
     def _films(self, z: mx.array) -> list[Film | None]:
         if not self._has_films:
-            return [None] * (len(self.blocks) + self._shared_blocks)
+            return [None] * self._list.count
         return [film(z) for film in self.films]

@@ -11,9 +11,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from energyflow_mlx.nn.activations import gelu, gelu_approx
 from energyflow_mlx.nn.losses import cross_entropy, mse
-from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.nn.transformer import sinusoidal_positions
-from energyflow_mlx.text.encoder import TransformerEncoder
+from tests.text.small import make_block, make_transformer
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-4
@@ -105,7 +104,7 @@ def test_product_gelu_and_norm_on_width_256_match_torch(golden):
 def test_causal_dilated_block_matches_torch(golden, prefix, kernel_size, dilation):
     """Seed row 98; T17: the block's own dilation is what its gradient uses."""
     data = section(golden, prefix)
-    block = TCNBlock(12, 20, kernel_size, dilation)
+    block = make_block(12, 20, kernel_size, dilation)
     install(block, layout.tcn_block(section(data, "weights")))
     x, mask, cotangent = (mx.array(data[k]) for k in ("x", "mask", "cotangent"))
     close(block(x, mask), data["y"])
@@ -118,8 +117,8 @@ def test_causal_dilated_block_matches_torch(golden, prefix, kernel_size, dilatio
 def test_transformer_encoder_forward_and_gradients_match_torch(golden):
     """Seed rows 101 and 103."""
     data = section(golden, "transformer")
-    model = TransformerEncoder(
-        50, 24, dim=32, layers=2, heads=4, hidden=48, max_length=13, output_tanh=True
+    model = make_transformer(
+        50, 24, dim=32, heads=4, hidden=48, max_length=13, output_tanh=True
     )
     model.eval()
     install(model, layout.transformer_encoder(section(data, "weights")))
@@ -138,7 +137,8 @@ def test_transformer_encoder_forward_and_gradients_match_torch(golden):
 def test_transformer_at_reference_size_matches_torch_output_and_statistics(golden):
     """Seed rows 103 and 133: vocabulary 30,522, width 256, 8 heads, 512 inside."""
     data = section(golden, "full_size")
-    model = TransformerEncoder(30522, 384, output_tanh=True)
+    sizes = {"dim": 256, "heads": 8, "hidden": 512, "max_length": 512}
+    model = make_transformer(30522, 384, output_tanh=True, **sizes)
     model.eval()
     install(model, full_size_weights(model))
     y = np.array(model(mx.array(data["ids"]), mx.array(data["mask"])))

@@ -8,16 +8,16 @@ from mlx.utils import tree_flatten
 from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.tcn import (
     BlockWeights,
-    TCNBlock,
     normalized_input,
     receptive_field,
     tcn_branch,
 )
+from tests.text.small import make_block
 
 
 def block_of(dim=6, hidden=8, kernel_size=3, dilation=2, **options):
     """A block whose norm and biases are not at their start values."""
-    block = TCNBlock(dim, hidden, kernel_size, dilation, **options)
+    block = make_block(dim, hidden, kernel_size, dilation, **options)
     block.norm.weight = 1 + 0.3 * mx.random.normal((dim,))
     block.norm.bias = 0.3 * mx.random.normal((dim,))
     block.conv1.bias = 0.3 * mx.random.normal((hidden,))
@@ -244,7 +244,7 @@ def test_strided_input_equals_contiguous_input():
 
 
 def test_a_new_block_starts_near_the_identity_with_all_six_tensors_trainable():
-    block = TCNBlock(64, 96, 3, 1)
+    block = make_block(64, 96, 3, 1)
     x, mask = mx.random.normal((2, 5, 64)), mx.ones((2, 5))
     change = mx.linalg.norm(block(x, mask) - x) / mx.linalg.norm(x)
     assert 0 < float(change) < 0.1
@@ -274,20 +274,20 @@ def test_dropout_acts_in_training_only_and_only_with_a_key():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TCNBlock(0, 4, 3, 1), "dim must be at least 1, got 0"),
-        (lambda: TCNBlock(4, 4, 3, 0), "dilation must be at least 1, got 0"),
-        (lambda: TCNBlock(4, 4, 2, 1, causal=False), "kernel_size must be odd"),
-        (lambda: TCNBlock(4, 4, 3, 1, dropout=1.0), r"dropout must be in \[0, 1\)"),
+        (lambda: make_block(0, 4, 3, 1), "dim must be at least 1, got 0"),
+        (lambda: make_block(4, 4, 3, 0), "dilation must be at least 1, got 0"),
+        (lambda: make_block(4, 4, 2, 1, causal=False), "kernel_size must be odd"),
+        (lambda: make_block(4, 4, 3, 1, dropout=1.0), r"dropout must be in \[0, 1\)"),
         (
-            lambda: TCNBlock(4, 4, 3, 1)(mx.zeros((2, 5, 3)), mx.ones((2, 5))),
+            lambda: make_block(4, 4, 3, 1)(mx.zeros((2, 5, 3)), mx.ones((2, 5))),
             r"x must be \[B, L, D\] with D = 4, got \[2, 5, 3\]",
         ),
         (
-            lambda: TCNBlock(4, 4, 3, 1)(mx.zeros((2, 5, 4)), mx.ones((2, 4))),
+            lambda: make_block(4, 4, 3, 1)(mx.zeros((2, 5, 4)), mx.ones((2, 4))),
             r"mask must be \[B, L\] = \[2, 5\], got \[2, 4\]",
         ),
         (
-            lambda: TCNBlock(4, 4, 3, 1, causal=False).step(
+            lambda: make_block(4, 4, 3, 1, causal=False).step(
                 mx.zeros((2, 4)), mx.zeros((2, 2, 4))
             ),
             "step needs a causal block",

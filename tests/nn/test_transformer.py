@@ -6,10 +6,10 @@ from energyflow_mlx.nn import transformer
 from energyflow_mlx.nn.dropout import dropout
 from energyflow_mlx.nn.transformer import (
     SelfAttention,
-    TransformerLayer,
     sinusoidal_positions,
     xavier_linear,
 )
+from tests.text.small import make_layer
 
 
 def slow_attention(layer, x, mask, heads):
@@ -38,7 +38,7 @@ def slow_attention(layer, x, mask, heads):
 
 
 def test_attention_equals_its_formula_and_ignores_padding():
-    layer = SelfAttention(8, 2)
+    layer = SelfAttention(8, 2, dropout=0.0)
     x = mx.random.normal((2, 5, 8))
     mask = mx.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=mx.float32)
     expected = slow_attention(layer, x, mask, 2)
@@ -51,7 +51,7 @@ def test_attention_equals_its_formula_and_ignores_padding():
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_a_fully_masked_row_stays_finite_with_its_gradient(dtype):
-    layer = TransformerLayer(8, 2, 16)
+    layer = make_layer(8, 2, 16)
     layer.set_dtype(dtype)
     x, mask = mx.random.normal((1, 4, 8)).astype(dtype), mx.zeros((1, 4))
     y = layer(x, mask)
@@ -63,14 +63,14 @@ def test_a_fully_masked_row_stays_finite_with_its_gradient(dtype):
 
 def test_dropout_changes_training_and_leaves_evaluation_alone():
     """Seed row 101: the layer's train/eval switch, dropout 0.1."""
-    layer = TransformerLayer(8, 2, 16, dropout=0.1)
+    layer = make_layer(8, 2, 16, dropout=0.1)
     x, mask = mx.random.normal((2, 5, 8)), mx.ones((2, 5))
     one, two = (np.array(layer(x, mask, key=mx.random.key(s))) for s in (1, 2))
     assert np.abs(one - two).max() > 1e-3
     with pytest.raises(ValueError, match=r"\[TransformerLayer\] key must be given"):
         layer(x, mask)
     layer.eval()
-    plain = TransformerLayer(8, 2, 16)
+    plain = make_layer(8, 2, 16)
     plain.update(layer.parameters())
     np.testing.assert_array_equal(np.array(layer(x, mask)), np.array(plain(x, mask)))
 
@@ -83,7 +83,7 @@ def test_dropout_acts_at_the_four_places_of_the_reference_layer(monkeypatch):
         return dropout(x, rate, key)
 
     monkeypatch.setattr(transformer, "dropout", watched)
-    layer = TransformerLayer(8, 2, 16, dropout=0.1)
+    layer = make_layer(8, 2, 16, dropout=0.1)
     layer(mx.random.normal((3, 5, 8)), mx.ones((3, 5)), key=mx.random.key(0))
     assert shapes == [(3, 2, 5, 5), (3, 5, 8), (3, 5, 16), (3, 5, 8)]
 
@@ -109,9 +109,9 @@ def test_positions_alternate_sine_and_cosine():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SelfAttention(8, 3), "heads must divide dim = 8, got 3"),
+        (lambda: SelfAttention(8, 3, dropout=0.0), "heads must divide dim = 8, got 3"),
         (lambda: sinusoidal_positions(4, 5), "dim must be even, got 5"),
-        (lambda: TransformerLayer(8, 2, 4, dropout=1.5), "dropout must be"),
+        (lambda: make_layer(8, 2, 4, dropout=1.5), "dropout must be"),
     ],
 )
 def test_wrong_sizes_are_named(make, message):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.readback.engine import (
     BatchDiscarded,
     BatchNotSynced,
@@ -21,6 +20,7 @@ from energyflow_mlx.readback.engine import (
     ReadbackError,
 )
 from energyflow_mlx.readback.guard import HiddenReadGuard
+from tests.text.small import make_block
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ class Student(nn.Module):
 
     def __init__(self, dim=8, out=5):
         super().__init__()
-        self.block = TCNBlock(dim, 12, 3, 2)
+        self.block = make_block(dim, 12, 3, 2)
         self.projection = nn.Linear(dim, out)
 
     def __call__(self, x, mask):

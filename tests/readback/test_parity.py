@@ -14,13 +14,11 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.nn.activations import gelu, gelu_approx
 from energyflow_mlx.nn.losses import cosine, cross_entropy, mse
-from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter
 from energyflow_mlx.ops.masked_mean import masked_mean
 from energyflow_mlx.readback.engine import ReadbackEngine
-from energyflow_mlx.text.decoder import TCNDecoder
-from energyflow_mlx.text.encoder import TCNEncoder
+from tests.text.small import make_block, make_decoder, make_encoder
 
 B, L, D, H, K, V, E = 3, 8, 10, 12, 3, 17, 6
 
@@ -136,14 +134,14 @@ OPERATIONS = {
     "tanh": lambda a: mx.tanh(a["x"]),
     "clip_and_adamw": clip_and_adamw,
     "last_block": module(
-        lambda: TCNBlock(D, H, K, 2), lambda net, a: net(a["x"], a["mask"])
+        lambda: make_block(D, H, K, 2), lambda net, a: net(a["x"], a["mask"])
     ),
     "encoder": module(
-        lambda: TCNEncoder(V, E, dim=D, hidden=H),
+        lambda: make_encoder(V, E, dim=D, hidden=H),
         lambda net, a: net(a["ids"], a["mask"]),
     ),
     "decoder": module(
-        lambda: TCNDecoder(V, E, dim=D, hidden=H),
+        lambda: make_decoder(V, E, dim=D, hidden=H),
         lambda net, a: net(a["ids"], a["mask"], a["vector"]),
     ),
     "lattice_scatter": lambda a: lattice_scatter(

@@ -5,21 +5,21 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.nn.losses import sequence_cross_entropy
 from energyflow_mlx.nn.tcn import TCNBlock
-from energyflow_mlx.text.decoder import TCNDecoder
+from tests.text.small import BLOCK, make_block, make_decoder
 
 KINDS = [
     pytest.param({}, id="additive"),
     pytest.param({"conditioning": "film"}, id="film"),
     pytest.param({"tied": True}, id="tied"),
     pytest.param({"coverage": False, "output_condition": False}, id="plain"),
-    pytest.param({"shared_blocks": 1}, id="shared"),
-    pytest.param({"conditioning": "film", "shared_blocks": 2}, id="film-all-shared"),
+    pytest.param({"shared": 1}, id="shared"),
+    pytest.param({"conditioning": "film", "shared": 2}, id="film-all-shared"),
 ]
 
 
 def decoder_and_shared(**options):
-    decoder = TCNDecoder(50, 12, dim=8, hidden=10, dilations=(1, 2), **options)
-    shared = [TCNBlock(8, 10, 3, 2 - i) for i in range(options.get("shared_blocks", 0))]
+    decoder = make_decoder(50, 12, dim=8, hidden=10, **options)
+    shared = [make_block(8, 10, 3, 2 - i) for i in range(options.get("shared", 0))]
     for block in [*decoder.blocks, *shared]:
         block.norm.bias = mx.random.normal((8,))
         block.conv2.weight = block.conv2.weight * 10
@@ -64,7 +64,7 @@ def test_t3_padding_and_company_do_not_change_real_positions(options):
 
 
 def test_t3_the_real_mask_reaches_every_block_the_shared_one_included():
-    decoder, shared = decoder_and_shared(shared_blocks=1)
+    decoder, shared = decoder_and_shared(shared=1)
     seen = []
 
     class Watched(TCNBlock):
@@ -72,10 +72,10 @@ def test_t3_the_real_mask_reaches_every_block_the_shared_one_included():
             seen.append(np.array(mask))
             return super().__call__(x, mask, film, key=key)
 
-    decoder.blocks = [Watched(8, 10, 3, 1)]
+    decoder.blocks = [Watched(8, 10, 3, 1, **BLOCK)]
     ids, _, z = inputs()
     mask = mx.array([[1.0] * 4 + [0.0] * 5] * 3)
-    decoder.features(ids, mask, z, [Watched(8, 10, 3, 2)])
+    decoder.features(ids, mask, z, [Watched(8, 10, 3, 2, **BLOCK)])
     assert len(seen) == 2
     for given in seen:
         np.testing.assert_array_equal(given, np.array(mask))
@@ -172,7 +172,7 @@ def test_coverage_lets_the_first_token_reach_beyond_the_receptive_field():
 
 def test_film_starts_as_additive_conditioning_and_then_differs():
     additive, _ = decoder_and_shared()
-    film = TCNDecoder(50, 12, dim=8, hidden=10, conditioning="film")
+    film = make_decoder(50, 12, dim=8, hidden=10, conditioning="film")
     film.update(additive.parameters())
     ids, mask, z = inputs()
     np.testing.assert_allclose(
@@ -184,7 +184,7 @@ def test_film_starts_as_additive_conditioning_and_then_differs():
 
 
 def test_film_of_shared_blocks_belongs_to_the_decoder():
-    decoder, shared = decoder_and_shared(conditioning="film", shared_blocks=2)
+    decoder, shared = decoder_and_shared(conditioning="film", shared=2)
     names = {n for n, _ in tree_flatten(decoder.parameters())}
     assert {"films.0.projection.weight", "films.1.projection.weight"} <= names
     assert not any(n.startswith("blocks") for n in names)
@@ -288,7 +288,7 @@ def test_t22_and_t20_wrong_arguments_are_named():
         with pytest.raises(error, match=message):
             call()
     with pytest.raises(ValueError, match="conditioning must be 'additive' or 'film'"):
-        TCNDecoder(50, 12, conditioning="cross")
+        make_decoder(50, 12, dim=8, hidden=10, conditioning="cross")
 
 
 def test_a_few_steps_lower_the_loss_on_a_fixed_batch():

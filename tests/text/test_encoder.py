@@ -3,14 +3,15 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.nn.tcn import TCNBlock
-from energyflow_mlx.text.encoder import GatedMean, TCNEncoder, TransformerEncoder
+from energyflow_mlx.nn.dropout import drop_tokens
+from energyflow_mlx.text.encoder import GatedMean
+from tests.text.small import make_block, make_encoder, make_transformer
 
 LENGTHS = [9, 5, 2]
 
 
 def tcn(**options):
-    encoder = TCNEncoder(50, 12, dim=8, hidden=10, **options)
+    encoder = make_encoder(50, 12, dim=8, hidden=10, **options)
     for block in encoder.blocks:
         block.norm.bias = mx.random.normal((8,))
     if "pooling" in options:
@@ -21,7 +22,7 @@ def tcn(**options):
 
 
 def transformer(**options):
-    return TransformerEncoder(50, 12, dim=8, heads=2, hidden=10, **options)
+    return make_transformer(50, 12, dim=8, heads=2, hidden=10, **options)
 
 
 ENCODERS = [
@@ -31,7 +32,7 @@ ENCODERS = [
     pytest.param(lambda: tcn(embedding_rank=4), id="tcn-low-rank"),
     pytest.param(lambda: tcn(output_tanh=True, gelu="tanh"), id="tcn-tanh"),
     pytest.param(lambda: tcn(token_dropout=0.3, dropout=0.2), id="tcn-dropout"),
-    pytest.param(lambda: transformer(), id="transformer"),
+    pytest.param(lambda: transformer(dropout=0.1, token_dropout=0.2), id="transformer"),
 ]
 
 
@@ -103,9 +104,9 @@ def test_gathered_rows_in_place_of_the_table_give_the_same_output_and_gradient(m
 
 
 def test_shared_blocks_run_last_and_get_their_gradient_from_the_call():
-    encoder = tcn(shared_blocks=1)
+    encoder = tcn(shared=1)
     assert len(encoder.blocks) == 1
-    shared = TCNBlock(8, 10, 3, 2)
+    shared = make_block(8, 10, 3, 2)
     whole = tcn()
     whole.update(encoder.parameters())
     whole.blocks[1].update(shared.parameters())
@@ -135,20 +136,20 @@ def test_t20_wrong_input_raises_instead_of_giving_zeros(make):
     with pytest.raises(TypeError, match="ids must be integers, got .*float32"):
         encoder(ids.astype(mx.float32), mask)
     with pytest.raises(ValueError, match="shared must hold 0 blocks, got 1"):
-        encoder(ids, mask, [TCNBlock(8, 10, 3, 1)])
+        encoder(ids, mask, [make_block(8, 10, 3, 1)])
 
 
 def test_shared_blocks_that_do_not_fit_are_refused():
-    encoder = tcn(shared_blocks=1)
+    encoder = tcn(shared=1)
     ids, mask = tokens()
-    for block in (TCNBlock(6, 10, 3, 1), TCNBlock(8, 10, 3, 1, causal=False)):
+    for block in (make_block(6, 10, 3, 1), make_block(8, 10, 3, 1, causal=False)):
         with pytest.raises(ValueError, match="must be causal with D = 8"):
             encoder(ids, mask, [block])
     with pytest.raises(ValueError, match="shared must hold 1 blocks, got 0"):
         encoder(ids, mask)
     for count in (-1, 3):
-        with pytest.raises(ValueError, match="shared_blocks must be between 0 and 2"):
-            tcn(shared_blocks=count)
+        with pytest.raises(ValueError, match="shared must be between 0 and 2"):
+            tcn(shared=count)
 
 
 def test_dropout_is_off_in_evaluation_and_reproducible_in_training():
@@ -176,7 +177,7 @@ def test_token_dropout_hides_whole_tokens_but_never_the_first():
     ids, mask = mx.random.randint(0, 50, (40, 9)), mx.ones((40, 9))
     key = mx.random.key(4)
     dropped = encoder(ids, mask, key=key)
-    kept = encoder._drop_tokens(mask, mx.random.split(key)[1])
+    kept = drop_tokens(mask, 0.9, mx.random.split(key)[1])
     share = np.array(kept)[:, 1:].mean()
     assert 0.05 < share < 0.15
     assert np.array(kept)[:, 0].all()
@@ -230,7 +231,7 @@ def test_a_causal_encoder_and_one_that_is_not_differ_on_the_same_weights():
 
 def test_a_start_after_initialisation_is_finite_and_varied():
     """Seed row 133: vocabulary of 30,000 and width 256."""
-    encoder = TCNEncoder(30000, 384, dim=256, hidden=64)
+    encoder = make_encoder(30000, 384, dim=256, hidden=64)
     y = np.array(encoder(mx.random.randint(0, 30000, (5, 12)), mx.ones((5, 12))))
     assert y.shape == (5, 384) and np.isfinite(y).all() and y.std() > 1e-3
 
@@ -258,7 +259,7 @@ def test_sentences_longer_than_the_position_table_are_refused():
 
 def test_transformer_dropout_switches_with_training():
     """Seed row 101."""
-    encoder = transformer()
+    encoder = transformer(dropout=0.1)
     ids, mask = tokens()
     one, two = (np.array(encoder(ids, mask, key=mx.random.key(s))) for s in (1, 2))
     assert np.abs(one - two).max() > 1e-3
@@ -278,4 +279,4 @@ def test_transformer_dropout_switches_with_training():
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        TCNEncoder(50, 12, dim=8, hidden=10, **options)
+        make_encoder(50, 12, dim=8, hidden=10, **options)

@@ -7,7 +7,7 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.data import load_run_data
-from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.build.run import run
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
 from energyflow_mlx.display import RunDisplay
@@ -42,7 +42,8 @@ def carried(tmp_path_factory):
     folder = tmp_path_factory.mktemp("carried")
     rows = np.random.default_rng(0).normal(size=(640, 24)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    lattice = build_model(make_config(folder), 0, 24).lattice
+    config = make_config(folder)
+    lattice = build_model(config, parts_of(config), 0, 24).lattice
     surface = lattice.mapper(mx.array(rows))
     moved = mx.pad(surface[..., :-1], ((0, 0), (0, 0), (1, 0)))
     pairs = np.concatenate([rows, lattice.collector(moved)], axis=1)
@@ -64,7 +65,9 @@ def test_a_trained_displacement_head_carries_what_a_frozen_one_cannot(carried):
 
 def test_training_the_flows_alone_leaves_the_ends_as_they_were(carried):
     config = make_config(carried, "ends")
-    before = dict(tree_flatten(build_model(config, 0, 24).parameters()))
+    before = dict(
+        tree_flatten(build_model(config, parts_of(config), 0, 24).parameters())
+    )
     run(config)
     after = dict(tree_flatten(load(config.run.dir).model.parameters()))
     changed = {p for p in after if not mx.array_equal(before[p], after[p]).item()}

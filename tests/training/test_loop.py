@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from energyflow_mlx.build.data import load_run_data
-from energyflow_mlx.build.model import build_model, start_tables
+from energyflow_mlx.build.model import build_model, parts_of, start_tables
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.inference import SentenceCodec
@@ -45,7 +45,9 @@ def data(tmp_path_factory):
 
 
 def make_trainer(config, data, folder):
-    model = build_model(config, data.tokenizer.vocab_size, data.dimension)
+    model = build_model(
+        config, parts_of(config), data.tokenizer.vocab_size, data.dimension
+    )
     start_tables(model, config, data.word_embeddings)
     codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
     model.train()

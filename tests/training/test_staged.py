@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
 from energyflow_mlx.lattice.dynamics import launch
 from energyflow_mlx.lattice.solve import FlowOptions, StepRunner, propagate
@@ -47,7 +47,7 @@ def make_config(task, **changes):
 
 
 def make_stepper(config):
-    model = build_model(config, V, E)
+    model = build_model(config, parts_of(config), V, E)
     layer = model.lattice.flow.carrier.move_out
     layer.weight = 3 * mx.random.normal(layer.weight.shape)
     model.train()

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import BucketBatcher
 from energyflow_mlx.training.alternation import DISTILLATION, RECONSTRUCTION
@@ -30,7 +30,7 @@ def make_config(**changes):
 
 def make_stepper(config=None):
     config = config or make_config()
-    model = build_model(config, V, E)
+    model = build_model(config, parts_of(config), V, E)
     model.train()
     return Stepper(model, config)
 

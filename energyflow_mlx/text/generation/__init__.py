@@ -1,5 +1,7 @@
 """Sentences from vectors: greedy, sampled, beam search, iterative correction."""
 
+from energyflow_mlx.text.generation.correction import correct
+from energyflow_mlx.text.generation.decoding import Decoding
 from energyflow_mlx.text.generation.generate import generate
 
-__all__ = ["generate"]
+__all__ = ["Decoding", "correct", "generate"]

@@ -8,11 +8,9 @@ import numpy as np
 
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.text.decoder import DecoderState, TCNDecoder
-from energyflow_mlx.text.generation.sampling import (
-    SpecialIds,
-    log_probabilities,
-    permitted,
-)
+from energyflow_mlx.text.generation.decoding import Decoding
+from energyflow_mlx.text.generation.sampling import log_probabilities, permitted
+from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 
 # Steps between two looks at whether every sentence has ended: a look waits for the
 # device, a step past the end only writes padding.
@@ -74,10 +72,7 @@ def beam_search(
     decoder: TCNDecoder,
     z: mx.array,
     special: SpecialIds,
-    *,
-    max_length: int,
-    beams: int,
-    length_penalty: float,
+    decoding: Decoding,
     shared: Sequence[TCNBlock] = (),
 ) -> np.ndarray:
     """Most likely sentences under ``log p / length^length_penalty``.
@@ -86,15 +81,13 @@ def beam_search(
         decoder: The decoder.
         z: Sentence vectors, ``[B, E]``.
         special: Start, end and padding token.
-        max_length: Most tokens to generate, the end token included.
-        beams: Continuations K kept per sentence.
-        length_penalty: Exponent; 0 compares sums, 1 means per token.
+        decoding: Length, number of beams K kept per sentence, length penalty.
         shared: The blocks the decoder shares.
 
     Returns:
         ``[B, T]`` int32 with ``T <= max_length``.
     """
-    b = z.shape[0]
+    b, beams = z.shape[0], decoding.beams
     state = decoder.init_state(mx.repeat(z, beams, axis=0), shared)
     first_only = mx.where(mx.arange(beams) == 0, 0.0, -mx.inf)
     current = _Beams(
@@ -105,7 +98,7 @@ def beam_search(
         state=state,
     )
     tokens, parents = [], []
-    for step in range(max_length):
+    for step in range(decoding.max_length):
         logits, state = decoder.step(current.tokens.reshape(-1), current.state, shared)
         current = current._replace(state=state)
         current, origin = _extend(current, logits, special)
@@ -114,5 +107,6 @@ def beam_search(
         mx.async_eval(current)
         if (step + 1) % STOP_CHECK_EVERY == 0 and bool(mx.all(current.done)):
             break
-    mean = current.scores / mx.maximum(current.lengths, 1) ** length_penalty
+    length = mx.maximum(current.lengths, 1)
+    mean = current.scores / length**decoding.length_penalty
     return _read_back(tokens, parents, mx.argmax(mean, axis=-1))

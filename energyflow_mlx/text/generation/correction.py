@@ -51,7 +51,8 @@ def correct(
         decode: Vectors ``[B, E]`` to token ids ``[B, L]``.
         encode: Token ids ``[B, L]`` to vectors ``[B, E]``; of a student or, through
             the text, of the teacher.
-        target: Vectors to be told, ``[B, E]``; only their direction counts.
+        target: Vectors to be told, ``[B, E]``; compared by direction, and their length
+            is that of every condition.
         rounds: Corrections after the first guess.
         rate: Share of the difference that is added; a half did better than the whole
             on real captions.
@@ -64,15 +65,16 @@ def correct(
     """
     if rounds < 0:
         raise ValueError(f"[correct] rounds must be at least 0, got {rounds}.")
-    target = _unit_rows(np.asarray(target, dtype=np.float32))
-    condition = target
-    ids = np.array(decode(condition))
+    told = np.asarray(target, dtype=np.float32)
+    length = np.linalg.norm(told, axis=-1, keepdims=True)
+    target = condition = _unit_rows(told)
+    ids = np.array(decode(told))
     vectors = _unit_rows(np.asarray(encode(ids)))
     first = best = (vectors * target).sum(axis=-1)
     rates = np.full((len(target), 1), rate, dtype=np.float32)
     for _ in range(rounds):
         moved = _unit_rows(condition + rates * (target - vectors))
-        guess = decode(moved)
+        guess = decode(moved * length)
         guess_vectors = _unit_rows(np.asarray(encode(guess)))
         cosine = (guess_vectors * target).sum(axis=-1)
         better = cosine > best

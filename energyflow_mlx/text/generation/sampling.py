@@ -5,29 +5,14 @@ step, drawn on the host from a counter: sentence ``i`` gets the same numbers wha
 batch it is in, and on every backend.
 """
 
-from typing import NamedTuple
-
 import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.nn.activations import fast_exp
+from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 
 # A uniform number must stay below 1 after its product with a float32 sum is rounded.
 _UNIFORM_BITS = 20
-
-
-class SpecialIds(NamedTuple):
-    """Tokens with a meaning of their own in generation.
-
-    Attributes:
-        start: Token every sentence starts from; never chosen.
-        end: Token that ends a sentence.
-        pad: Token written after the end; never chosen.
-    """
-
-    start: int
-    end: int
-    pad: int
 
 
 def permitted(logits: mx.array, special: SpecialIds) -> mx.array:

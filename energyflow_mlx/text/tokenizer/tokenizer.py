@@ -38,6 +38,7 @@ from energyflow_mlx.text.tokenizer.vocabulary import (
     PAD,
     SPECIALS,
     START,
+    SpecialIds,
     Vocabulary,
     cut,
     join_bytes,
@@ -63,7 +64,7 @@ class Tokenizer:
         tokens: The student's tokens; their place is their id.
         vocab_size: Number of student tokens, V.
         source_ids: Id of each student token in the source vocabulary, ``[V]`` int32.
-        pad_id: 0; and ``unk_id``, ``start_id``, ``end_id``: the other special tokens.
+        special: Ids of padding, unknown, start and end; 0 to 3.
         fingerprint: sha256 of everything that decides the ids.
     """
 
@@ -80,7 +81,7 @@ class Tokenizer:
         self.tokens = vocabulary.tokens
         self.source_ids = vocabulary.source_ids
         self.vocab_size = len(self.tokens)
-        self.pad_id, self.unk_id, self.start_id, self.end_id = range(len(SPECIALS))
+        self.special = SpecialIds(*range(len(SPECIALS)))
         self.fingerprint = _digest(self._record())
 
     @classmethod
@@ -281,8 +282,8 @@ class Tokenizer:
         ends = np.cumsum(lengths + 2)
         flat = np.empty(ends[-1], np.int32)
         is_body = np.ones(len(flat), bool)
-        flat[ends - lengths - 2] = self.start_id
-        flat[ends - 1] = self.end_id
+        flat[ends - lengths - 2] = self.special.start
+        flat[ends - 1] = self.special.end
         is_body[ends - lengths - 2] = False
         is_body[ends - 1] = False
         flat[is_body] = ids[is_kept]
@@ -301,7 +302,7 @@ class Tokenizer:
                 f"[tokenizer] ids must be in [0, {self.vocab_size}), "
                 f"got {row.min()} to {row.max()}."
             )
-        stops = np.flatnonzero(row == self.end_id)
+        stops = np.flatnonzero(row == self.special.end)
         row = row[: stops[0]] if len(stops) else row
         ids = [i for i in row.tolist() if i >= len(SPECIALS)]
         if self.kind == "bpe":

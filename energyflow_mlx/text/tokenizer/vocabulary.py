@@ -17,6 +17,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,22 @@ SPECIALS = (PAD, UNKNOWN, START, END)
 _ENGLISH_RANGES = ((0x0000, 0x00FF), (0x2010, 0x2027), (0x20A0, 0x20BF))
 # Python's own way to carry a single byte in a string ("surrogateescape").
 _BYTE_CARRIER = 0xDC00
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the tokens with a meaning of their own, in the order of ``SPECIALS``.
+
+    Attributes:
+        pad: Fills a batch up, and follows the end in generation; never chosen there.
+        unknown: Stands for a piece that cannot be spelt.
+        start: Token every sentence starts from; never chosen in generation.
+        end: Token that ends a sentence.
+    """
+
+    pad: int
+    unknown: int
+    start: int
+    end: int
 
 
 def body(piece: str) -> str:

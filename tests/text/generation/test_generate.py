@@ -5,17 +5,25 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.nn.losses import sequence_cross_entropy
-from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.text.decoder import TCNDecoder
-from energyflow_mlx.text.generation.generate import generate
+from energyflow_mlx.text.generation import Decoding
+from energyflow_mlx.text.generation import generate as generate_with
+from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
+from tests.text.small import make_block, make_decoder
 
 PAD, START, END, VOCAB = 0, 1, 2, 40
-SPECIAL = {"start_id": START, "end_id": END, "pad_id": PAD}
+SPECIAL = SpecialIds(pad=PAD, unknown=3, start=START, end=END)
 SENTENCES = [[5, 6, 7, 8], [9, 5], [10, 11, 12, 13, 14, 15], [6], [20, 21, 22]]
 
 
+def generate(decoder, z, *, first_row=0, shared=(), **settings):
+    decoding = Decoding(**settings)
+    options = {"first_row": first_row, "shared": shared}
+    return generate_with(decoder, z, SPECIAL, decoding, **options)
+
+
 def random_decoder(**options):
-    decoder = TCNDecoder(VOCAB, 12, dim=16, hidden=24, **options)
+    decoder = make_decoder(VOCAB, 12, dim=16, hidden=24, **options)
     decoder.embedding.weight = mx.random.normal((VOCAB, 16))
     decoder.output.weight = mx.random.normal((VOCAB, 16))
     for film in decoder.films if options.get("conditioning") == "film" else []:
@@ -27,7 +35,7 @@ def random_decoder(**options):
 def memorised():
     """A decoder that learnt to say one sentence for each of five vectors."""
     mx.random.seed(0)
-    decoder = TCNDecoder(VOCAB, 12, dim=32, hidden=32, conditioning="film")
+    decoder = make_decoder(VOCAB, 12, dim=32, hidden=32, conditioning="film")
     z = mx.random.normal((5, 12))
     z = z / mx.linalg.norm(z, axis=-1, keepdims=True)
     rows = [[START, *s, END] for s in SENTENCES]
@@ -57,7 +65,7 @@ def padded(sentences, length):
 @pytest.mark.parametrize("settings", [{}, {"beams": 3}, {"temperature": 0.2}])
 def test_t14_a_trained_decoder_speaks_from_vectors_and_stops(memorised, settings):
     decoder, z = memorised
-    ids = generate(decoder, z, **SPECIAL, max_length=10, **settings)
+    ids = generate(decoder, z, max_length=10, **settings)
     assert ids.dtype == np.int32
     np.testing.assert_array_equal(ids, padded(SENTENCES, 10))
 
@@ -72,7 +80,7 @@ def test_t14_a_batch_stops_when_all_rows_have_ended(memorised, monkeypatch):
         return step(self, ids, state, shared)
 
     monkeypatch.setattr(TCNDecoder, "step", counted)
-    ids = generate(decoder, z, **SPECIAL, max_length=500)
+    ids = generate(decoder, z, max_length=500)
     assert ids.shape == (5, 500)
     assert 7 <= len(steps) <= 10
     # One token per sentence and step, however many came before it.
@@ -82,7 +90,7 @@ def test_t14_a_batch_stops_when_all_rows_have_ended(memorised, monkeypatch):
 def test_greedy_takes_the_likeliest_token_of_the_teacher_forced_logits():
     decoder = random_decoder(conditioning="film")
     z = mx.random.normal((6, 12))
-    ids = generate(decoder, z, **SPECIAL, max_length=9)
+    ids = generate(decoder, z, max_length=9)
     inputs = np.concatenate([np.full((6, 1), START, np.int32), ids[:, :-1]], axis=1)
     logits = np.array(decoder(mx.array(inputs), mx.ones((6, 9)), z))
     logits[:, :, [START, PAD]] = -np.inf
@@ -106,7 +114,7 @@ def test_greedy_takes_the_likeliest_token_of_the_teacher_forced_logits():
 def test_a_sentence_does_not_depend_on_its_batch(settings):
     decoder = random_decoder()
     z = mx.random.normal((7, 12))
-    settings = settings | SPECIAL | {"max_length": 9, "seed": 5}
+    settings = settings | {"max_length": 9, "seed": 5}
     whole = generate(decoder, z, **settings)
     parts = [
         generate(decoder, z[a:b], first_row=a, **settings)
@@ -118,7 +126,7 @@ def test_a_sentence_does_not_depend_on_its_batch(settings):
 def test_the_same_seed_gives_the_same_text_and_another_seed_another():
     decoder = random_decoder()
     z = mx.random.normal((8, 12))
-    settings = SPECIAL | {"max_length": 12, "temperature": 2.0}
+    settings = {"max_length": 12, "temperature": 2.0}
     one, again, other = (generate(decoder, z, seed=s, **settings) for s in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
@@ -127,17 +135,17 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another():
 def test_equal_vectors_in_one_batch_may_get_different_samples():
     decoder = random_decoder()
     z = mx.broadcast_to(mx.random.normal((1, 12)), (6, 12))
-    ids = generate(decoder, z, temperature=2.0, max_length=8, **SPECIAL)
+    ids = generate(decoder, z, temperature=2.0, max_length=8)
     assert len({tuple(row) for row in ids.tolist()}) > 1
 
 
 def test_low_temperature_and_top_k_of_one_are_greedy():
     decoder = random_decoder()
     z = mx.random.normal((4, 12))
-    greedy = generate(decoder, z, max_length=8, **SPECIAL)
+    greedy = generate(decoder, z, max_length=8)
     for settings in ({"temperature": 1e-3}, {"temperature": 1.0, "top_k": 1}):
         np.testing.assert_array_equal(
-            generate(decoder, z, max_length=8, **SPECIAL, **settings), greedy
+            generate(decoder, z, max_length=8, **settings), greedy
         )
 
 
@@ -146,9 +154,7 @@ def test_start_and_padding_are_never_chosen_and_only_padding_follows_the_end(set
     decoder = random_decoder()
     decoder.output.bias = mx.zeros(VOCAB).at[mx.array([PAD, START])].add(50.0)
     decoder.output.bias = decoder.output.bias.at[END].add(9.0)
-    ids = generate(
-        decoder, mx.random.normal((9, 12)), max_length=12, **SPECIAL, **settings
-    )
+    ids = generate(decoder, mx.random.normal((9, 12)), max_length=12, **settings)
     assert (ids != START).all()
     ended = False
     for row in ids:
@@ -188,7 +194,7 @@ def exhaustive(decoder, z, length, penalty):
 def test_a_beam_as_wide_as_the_tree_finds_the_best_sentence(penalty):
     for seed in range(4):
         mx.random.seed(seed)
-        decoder = TCNDecoder(6, 12, dim=8, hidden=8)
+        decoder = make_decoder(6, 12, dim=8, hidden=8)
         # Strong dependence on earlier tokens, so that beams must carry their own past.
         for block in decoder.blocks:
             block.conv2.weight = block.conv2.weight * 100
@@ -196,25 +202,23 @@ def test_a_beam_as_wide_as_the_tree_finds_the_best_sentence(penalty):
         # Nearly equal first choices, so that the best sentence changes beams.
         decoder.output.weight = 0.5 * mx.random.normal((6, 8))
         z = mx.random.normal((3, 12))
-        found = generate(
-            decoder, z, max_length=4, beams=100, length_penalty=penalty, **SPECIAL
-        )
+        found = generate(decoder, z, max_length=4, beams=100, length_penalty=penalty)
         for row in range(3):
             expected = exhaustive(decoder, z[row : row + 1], 4, penalty)
             assert [t for t in found[row].tolist() if t != PAD] == expected
 
 
 def test_shared_blocks_take_part():
-    decoder = random_decoder(shared_blocks=1)
-    shared = [TCNBlock(16, 24, 3, 2)]
+    decoder = random_decoder(shared=1)
+    shared = [make_block(16, 24, 3, 2)]
     shared[0].conv2.weight = shared[0].conv2.weight * 30
-    whole = TCNDecoder(VOCAB, 12, dim=16, hidden=24)
+    whole = make_decoder(VOCAB, 12, dim=16, hidden=24)
     whole.update(decoder.parameters())
     whole.blocks[1].update(shared[0].parameters())
     z = mx.random.normal((4, 12))
     np.testing.assert_array_equal(
-        generate(decoder, z, max_length=8, shared=shared, **SPECIAL),
-        generate(whole, z, max_length=8, **SPECIAL),
+        generate(decoder, z, max_length=8, shared=shared),
+        generate(whole, z, max_length=8),
     )
 
 
@@ -222,10 +226,10 @@ def test_numpy_vectors_are_taken_and_none_gives_no_sentences():
     decoder = random_decoder()
     z = mx.random.normal((3, 12))
     np.testing.assert_array_equal(
-        generate(decoder, np.array(z), max_length=4, **SPECIAL),
-        generate(decoder, z, max_length=4, **SPECIAL),
+        generate(decoder, np.array(z), max_length=4),
+        generate(decoder, z, max_length=4),
     )
-    assert generate(decoder, z[:0], max_length=4, **SPECIAL).shape == (0, 4)
+    assert generate(decoder, z[:0], max_length=4).shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +244,9 @@ def test_numpy_vectors_are_taken_and_none_gives_no_sentences():
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):
-    with pytest.raises(ValueError, match=r"\[generate\] " + message):
+    with pytest.raises(ValueError, match=r"\[decode\] " + message):
         generate(
             random_decoder(),
             mx.zeros((1, 12)),
-            **(SPECIAL | {"max_length": 4} | settings),
+            **({"max_length": 4} | settings),
         )

@@ -80,7 +80,7 @@ def reference_ids(texts):
 
 def test_special_ids_are_the_first_four(cut, full, byte_pairs):
     for tokenizer in (cut, full, byte_pairs):
-        ids = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.start_id, tokenizer.end_id]
+        ids = list(tokenizer.special)
         assert ids == [0, 1, 2, 3]
         assert tokenizer.tokens[:4] == ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
         assert (
@@ -117,7 +117,7 @@ def test_vocabulary_is_fixed_whatever_is_encoded(cut):
     """T9: it does not grow with use, and new characters become the unknown token."""
     size = cut.vocab_size
     row = cut.encode(["the 🙂 dog ☂"], 16)[0]
-    assert row.tolist().count(cut.unk_id) == 2
+    assert row.tolist().count(cut.special.unknown) == 2
     assert cut.vocab_size == size
     assert cut.decode([row]) == ["the dog"]
 
@@ -192,8 +192,8 @@ def test_nothing_becomes_unknown_and_nothing_is_lost(source_path, text):
     cut = _cached(source_path, CORPUS)
     full = _cached(source_path, None)
     (row,), (whole,) = cut.encode([text], 512), full.encode([text], 512)
-    unknown = whole.tolist().count(full.unk_id)
-    assert row.tolist().count(cut.unk_id) == unknown
+    unknown = whole.tolist().count(full.special.unknown)
+    assert row.tolist().count(cut.special.unknown) == unknown
     assert cut.decode([row]) == full.decode([whole])
     assert cut.from_source_ids(full.to_source_ids([text]), 512)[0].tolist() == (
         row.tolist()
@@ -212,7 +212,7 @@ def _cached(path, corpus):
 
 def test_every_piece_of_the_source_can_be_spelt(cut):
     rows = cut.from_source_ids([np.array([i]) for i in range(len(PIECES))], 64)
-    unknown = [PIECES[i] for i, row in enumerate(rows) if cut.unk_id in row]
+    unknown = [PIECES[i] for i, row in enumerate(rows) if cut.special.unknown in row]
     assert unknown == ["[UNK]"]
 
 
@@ -224,7 +224,7 @@ def test_cut_row_keeps_its_end_token(which, request):
     for length in range(3, len(whole) + 2):
         (row,) = tokenizer.encode([CORPUS[0]], length)
         assert len(row) == min(length, len(whole))
-        assert row[0] == tokenizer.start_id and row[-1] == tokenizer.end_id
+        assert row[0] == tokenizer.special.start and row[-1] == tokenizer.special.end
         assert row[:-1].tolist() == whole[: len(row) - 1].tolist()
 
 
@@ -233,7 +233,7 @@ def test_row_can_be_cut_inside_a_spelt_piece(source_path):
     (whole,) = rare.encode(["cream cream"], 64)
     assert len(whole) == 12
     (row,) = rare.encode(["cream cream"], 9)
-    assert row.tolist() == [*whole[:8], rare.end_id]
+    assert row.tolist() == [*whole[:8], rare.special.end]
 
 
 def test_empty_texts_are_start_and_end(cut):
@@ -252,7 +252,7 @@ def test_rows_of_a_batch_equal_rows_alone(cut):
 
 def test_special_tokens_written_in_a_text_are_plain_text(cut):
     (row,) = cut.encode(["the [SEP] dog [PAD]"], 32)
-    assert row.tolist().count(cut.end_id) == 1 and cut.pad_id not in row
+    assert row.tolist().count(cut.special.end) == 1 and cut.special.pad not in row
     assert cut.decode([row]) == ["the [sep] dog [pad]"]
 
 
@@ -473,7 +473,7 @@ def test_every_minilm_piece_can_be_spelt_with_a_cut_vocabulary(minilm_path):
     pieces = json.loads(minilm_path.read_text(encoding="utf-8"))["model"]["vocab"]
     assert tokenizer.vocab_size < 400
     rows = tokenizer.from_source_ids([np.array([i]) for i in range(len(pieces))], 128)
-    unknown = [i for i, row in enumerate(rows) if tokenizer.unk_id in row]
+    unknown = [i for i, row in enumerate(rows) if tokenizer.special.unknown in row]
     assert unknown == [pieces["[UNK]"]]
     # Away from punctuation and special tokens, a piece comes back letter by letter.
     plain = [p for p in pieces if p.removeprefix("##").isalnum()]
