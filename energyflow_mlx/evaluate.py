@@ -88,7 +88,7 @@ def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
     from energyflow_mlx.evaluation.held_out import decoding_metrics, validate
     from energyflow_mlx.evaluation.similarity import cosine_rows
     from energyflow_mlx.readback.engine import ReadbackEngine
-    from energyflow_mlx.teacher import load_teacher
+    from energyflow_mlx.teacher import teacher_from
 
     config = codec.config
     if args.teacher:
@@ -109,7 +109,7 @@ def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
         if config.lattice is not None:
             through = decoding_metrics(codec.decode(codec.encode(truth)), truth)
             result |= {f"{k}_through_lattice": v for k, v in through.items()}
-        teacher = load_teacher(config.teacher.name, config.teacher.max_length)
+        teacher = teacher_from(config.teacher)
         again = teacher.encode(texts, batch_size=args.batch_size)
         result["semantic_cosine"] = float(
             np.mean(cosine_rows(again, held_out.targets[:stop]))
@@ -119,9 +119,10 @@ def _held_out_metrics(args: EvaluateArgs, codec: Any, paths: list[str]) -> dict:
 
 def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
     """Spearman of the teacher itself."""
-    from energyflow_mlx.teacher import load_teacher
+    from energyflow_mlx.config import TeacherConfig
+    from energyflow_mlx.teacher import teacher_from
 
-    teacher = load_teacher(name)
+    teacher = teacher_from(TeacherConfig(name=name))
     sts = as_paths(args.sts, "sts")
     if not sts:
         raise InputError("[evaluate] sts=[FILES] must be given to measure a teacher.")

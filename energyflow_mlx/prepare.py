@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 
+from energyflow_mlx.atomic import sha256_of
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
+from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_path
-from energyflow_mlx.data.sources import deduplicate, read_texts
+from energyflow_mlx.data.sources import read_texts
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.bert import load_teacher
@@ -101,7 +103,7 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
         vectors = cached_vectors(
             teacher, texts, work, report, batch_size=args.batch_size
         )
-    ids = _token_ids(teacher, texts) if args.tokens else None
+    ids = teacher.tokenize(texts) if args.tokens else None
     staged = work / output.name
     sentences = SentenceSet(texts, ids, vectors)
     write_efb(staged, sentences, normalized=teacher.normalized, provenance=note)
@@ -122,10 +124,10 @@ def _convert(args: PrepareArgs, output: Path) -> str:
         sentences = sentences.subset(np.arange(min(args.limit, len(sentences))))
     targets = np.asarray(sentences.targets, np.float32)
     if args.normalize:
-        lengths = np.linalg.norm(targets, axis=1, keepdims=True)
+        lengths = np.linalg.norm(targets, axis=1)
         if lengths.min() < 0.01:
             raise InputError(f"[prepare] {args.input}: vector {lengths.argmin()} is 0.")
-        targets = targets / lengths
+        targets = unit_rows(targets)
     keep_ids = args.tokens or sentences.texts is None
     ids = sentences.ids if keep_ids else None
     converted = SentenceSet(sentences.texts, ids, targets)
@@ -140,20 +142,11 @@ def _wrote(output: Path, sentences: SentenceSet) -> str:
 def _texts(args: PrepareArgs) -> list[str]:
     texts = read_texts(Path(args.input), args.text_column)
     if args.dedup or args.dedup_normalize:
-        texts = deduplicate(texts, ignore_case=args.dedup_normalize)
+        texts, _ = deduplicate(texts, ignore_case=args.dedup_normalize)
     return texts[: args.limit] if args.limit else texts
 
 
-def _token_ids(teacher: Teacher, texts: list[str]) -> list[np.ndarray]:
-    tokenizer = tokenizers.Tokenizer.from_file(str(teacher.tokenizer_path))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(teacher.max_length)
-    encoded = tokenizer.encode_batch_fast(texts)
-    return [np.asarray(row.ids, np.int32) for row in encoded]
-
-
 def _provenance(args: PrepareArgs, teacher: Teacher, texts: list[str]) -> Provenance:
-    tokenizer = hashlib.sha256(Path(teacher.tokenizer_path).read_bytes())
     settings = hashlib.sha256(f"{teacher.fingerprint} {args.tokens}".encode())
     for text in texts:
         settings.update(b"\n" + text.encode())
@@ -161,7 +154,7 @@ def _provenance(args: PrepareArgs, teacher: Teacher, texts: list[str]) -> Proven
         model=teacher.name,
         pooling=open_folder(args.teacher).pooling,
         normalized=teacher.normalized,
-        tokenizer_hash=tokenizer.hexdigest(),
+        tokenizer_hash=sha256_of(teacher.tokenizer_path),
         max_length=teacher.max_length,
         settings=settings.hexdigest(),
     )

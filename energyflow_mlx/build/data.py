@@ -13,11 +13,12 @@ from energyflow_mlx.data.dataset import (
     read_many,
     split,
 )
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import ValidationSet
 from energyflow_mlx.runtime.blas import cache_folder
-from energyflow_mlx.teacher.bert import load_teacher
+from energyflow_mlx.teacher.bert import teacher_from
 from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
@@ -131,12 +132,8 @@ def _targets(
 
 
 def _scaled(rows: np.ndarray, normalize: bool) -> np.ndarray:
-    """Rows ``[..., E]`` as float32, of length one if asked."""
-    found = np.asarray(rows, np.float32)
-    if not normalize:
-        return found
-    norms = np.linalg.norm(found, axis=-1, keepdims=True)
-    return (found / np.maximum(norms, 1e-12)).astype(np.float32)
+    """Rows ``[..., E]`` as float32, of length 1 if asked."""
+    return unit_rows(rows) if normalize else np.asarray(rows, np.float32)
 
 
 def _taught(
@@ -205,16 +202,9 @@ def held_out_set(
         InputError: A file is missing or damaged, or the teacher is.
     """
     sentences = read_many(list(paths))
-    targets = _targets(sentences, None, _teacher(config), config, None)
+    targets = _targets(sentences, None, teacher_from(config.teacher), config, None)
     rows = _token_rows(sentences, tokenizer, config)
     return ValidationSet(sentences.texts or [], rows, targets)
-
-
-def _teacher(config: Config) -> Teacher:
-    settings = config.teacher
-    return load_teacher(
-        settings.name, settings.max_length, normalize=settings.normalize
-    )
 
 
 def load_run_data(
@@ -235,7 +225,7 @@ def load_run_data(
         raise InputError(
             f"[data] task={config.task} must have text or token ids, got vectors alone."
         )
-    teacher = _teacher(config)
+    teacher = teacher_from(config.teacher)
     if tokenizer_folder is not None:
         tokenizer = Tokenizer.load(tokenizer_folder)
     else:

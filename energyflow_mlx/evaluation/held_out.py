@@ -10,11 +10,11 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.data.batching import cover, pad_rows
 from energyflow_mlx.evaluation.generation import score_generation
 from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
-from energyflow_mlx.inference import SentenceCodec, cover
+from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import LatticeOutput
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback.engine import ReadbackEngine

@@ -10,7 +10,7 @@ from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import FlowPaths
 from energyflow_mlx.lattice.geometry import start_level
-from energyflow_mlx.teacher import load_teacher
+from energyflow_mlx.teacher import teacher_from
 
 
 def trace(codec: SentenceCodec, texts: list[str]) -> tuple[Cube, list[FlowRecord]]:
@@ -36,16 +36,15 @@ def trace(codec: SentenceCodec, texts: list[str]) -> tuple[Cube, list[FlowRecord
 def _trace_vectors(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
     """The teacher's vectors of the sentences through the lattice."""
     settings = codec.config.teacher
-    teacher = load_teacher(
-        settings.name, settings.max_length, normalize=settings.normalize
-    )
+    teacher = teacher_from(settings)
     if teacher.dimension != codec.dimension:
         raise InputError(
             f"[plot] teacher {teacher.name} must give vectors of {codec.dimension} "
             f"numbers as the run's, got {teacher.dimension}."
         )
+    vectors = teacher.encode(texts, batch_size=settings.batch_size)
     records = []
-    for text, vector in zip(texts, teacher.encode(texts), strict=True):
+    for text, vector in zip(texts, vectors, strict=True):
         paths = codec.model.lattice.trace(mx.array(vector[None]))
         output = _host(paths.output.vector)
         cosine = float(cosine_rows(output, vector[None])[0])

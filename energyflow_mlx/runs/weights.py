@@ -13,15 +13,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from energyflow_mlx.atomic import flush, write_aside
+from energyflow_mlx.atomic import flush, sha256_of, write_aside
 from energyflow_mlx.errors import InputError
 
 Arrays = dict[str, mx.array]
 
 
-def save_weights(
-    path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype = mx.float16
-) -> None:
+def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) -> None:
     """Export weights alone as one safetensors file, in another precision.
 
     A value x within float16's range is stored within ``2^-11 |x| + 2^-25``, in bfloat16
@@ -63,16 +61,12 @@ def write_arrays(path: Path, arrays: Arrays) -> dict[str, Any]:
     """Write and flush one payload; returns its header entry."""
     mx.save_safetensors(str(path), arrays, {"format": "mlx"})
     flush(path)
-    size, digest = 0, hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            size += len(block)
-            digest.update(block)
+    size = path.stat().st_size
     least = sum(array.nbytes for array in arrays.values())
     if size < least:  # a full disk does not always reach us as an error
         raise OSError(f"[weights] {path}: must be over {least} bytes, got {size}.")
     described = {name: describe(array) for name, array in arrays.items()}
-    return {"bytes": size, "sha256": digest.hexdigest(), "arrays": described}
+    return {"bytes": size, "sha256": sha256_of(path), "arrays": described}
 
 
 def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:

@@ -129,9 +129,14 @@ class Feed:
         self._encoder_rows = "encoder.embedding.weight" in lazy
         self._decoder_rows = "decoder.embedding.weight" in lazy
 
-    def updates(self, start: int) -> Generator[Update]:
-        """Endless updates from number ``start``, the same after a restart."""
-        with closing(self._batcher.iterate(start)) as batches:
+    def updates(self, start: int, *, depth: int) -> Generator[Update]:
+        """Endless updates from number ``start``, the same after a restart.
+
+        Args:
+            start: Number of the first update.
+            depth: Batches prepared ahead on a thread.
+        """
+        with closing(self._batcher.iterate(start, depth=depth)) as batches:
             for number, batch in batches:
                 yield self.update(batch, number)
 

@@ -252,7 +252,7 @@ class Trainer:
             shares=token_shares(self.data.train_ids, vocabulary),
             seed=self.config.seed,
         )
-        return feed.updates(self.progress.step)
+        return feed.updates(self.progress.step, depth=self.config.data.prefetch)
 
     def _due(self, every: int) -> bool:
         step = self.progress.step

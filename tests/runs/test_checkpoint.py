@@ -48,7 +48,7 @@ def assert_same(got, expected):
 # -- Round trip ------------------------------------------------------------------------
 
 
-def test_round_trip_is_bit_exact_and_carries_all_state_t11(tmp_path):
+def test_round_trip_is_bit_exact_and_carries_all_state(tmp_path):
     path = checkpoint.save(tmp_path, 123, example(), META)
     assert path.name == "step_00000123"
     arrays, meta = checkpoint.load(path)
@@ -56,7 +56,7 @@ def test_round_trip_is_bit_exact_and_carries_all_state_t11(tmp_path):
     assert meta == META | {"step": 123}
 
 
-def test_saving_changes_nothing_of_the_live_state_t11(tmp_path):
+def test_saving_changes_nothing_of_the_live_state(tmp_path):
     live, meta = example(), dict(META)
     copies = {name: mx.array(array) for name, array in live.items()}
     identities = {name: id(array) for name, array in live.items()}
@@ -438,7 +438,7 @@ def test_write_aside_keeps_the_old_file_when_the_body_raises(tmp_path):
 # -- Matching --------------------------------------------------------------------------
 
 
-def test_loaded_arrays_must_fit_the_trained_objects_t10(tmp_path):
+def test_loaded_arrays_must_fit_the_trained_objects(tmp_path):
     expected = {"model.a": mx.zeros((2, 3)), "model.b": mx.zeros(3)}
     checkpoint.require_match(expected, dict(expected), "run")
     with pytest.raises(InputError, match=r"run: .*missing model\.b, unknown model\.c"):
