@@ -28,7 +28,9 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 class EvaluateData:
     """Sentences to measure on."""
 
-    val: Any = field(default=None, metadata={"help": "path or list of paths"})
+    val: Any = field(
+        default=None, metadata={"help": "held-out sentences: FILE or [FILES]"}
+    )
 
 
 @dataclass
@@ -39,16 +41,17 @@ class EvaluateArgs:
     teacher: str | None = field(
         default=None, metadata={"help": "teacher; by default the run's own"}
     )
-    data: EvaluateData = field(
-        default_factory=EvaluateData, metadata={"help": "data.val=FILE or [FILES]"}
-    )
+    data: EvaluateData = field(default_factory=EvaluateData)
     sts: Any = field(
-        default=None, metadata={"help": "score<TAB>s1<TAB>s2 files, [A,B]"}
+        default=None,
+        metadata={"help": "files of score<TAB>sentence<TAB>sentence, [A,B]"},
     )
     decode_samples: int = field(
         default=0, metadata={"help": "decode this many sentences; 0 = all"}
     )
-    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
+    batch_size: int = field(
+        default=64, metadata={"help": "sentences in a forward pass"}
+    )
 
 
 def spearman_of(paths: Sequence[str], encode: Encode) -> dict[str, float]:

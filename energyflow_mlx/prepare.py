@@ -37,7 +37,7 @@ class PrepareArgs:
         default="???",
         metadata={"help": ".txt, .txt.gz, .jsonl, .csv or a folder of .txt files"},
     )
-    output: str = field(default="???", metadata={"help": "the .efb file"})
+    output: str = field(default="???", metadata={"help": ".efb file to write"})
     teacher: str = field(
         default="minilm",
         metadata={"help": "minilm, a folder, a hub id, or precomputed (the input's)"},
@@ -45,15 +45,23 @@ class PrepareArgs:
     text_column: str = field(
         default="text", metadata={"help": "JSON key or CSV column of the sentence"}
     )
-    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
-    max_length: int = field(default=128, metadata={"help": "cut after these tokens"})
-    normalize: bool = field(default=True, metadata={"help": "scale rows to length 1"})
+    batch_size: int = field(
+        default=64, metadata={"help": "sentences in a forward pass"}
+    )
+    max_length: int = field(
+        default=128, metadata={"help": "longest sentence in tokens"}
+    )
+    normalize: bool = field(
+        default=True, metadata={"help": "scale vectors to length 1"}
+    )
     tokens: bool = field(default=False, metadata={"help": "store the token ids too"})
     dedup: bool = field(default=False, metadata={"help": "keep one of equal sentences"})
     dedup_normalize: bool = field(
-        default=False, metadata={"help": "dedup without regard to letter case"}
+        default=False, metadata={"help": "the same without regard to letter case"}
     )
-    limit: int = field(default=0, metadata={"help": "first so many sentences; 0 = all"})
+    limit: int = field(
+        default=0, metadata={"help": "sentences to take from the start; 0 = all"}
+    )
 
 
 def prepare(args: PrepareArgs) -> None:

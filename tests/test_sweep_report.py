@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.sweep_report import main, report, table_of
+from energyflow_mlx.sweep_report import SweepReportArgs, report, sweep_report, table_of
 
 
 def write_job(folder, overrides, final, status="finished"):
@@ -93,13 +94,13 @@ def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(InputError, match="must hold run folders"):
         report(tmp_path)
     with pytest.raises(SystemExit) as exit_info:
-        main([str(tmp_path / "absent")])
+        cli.main(SweepReportArgs, sweep_report, [f"run={tmp_path / 'absent'}"])
     assert exit_info.value.code == 2
     assert list(tmp_path.iterdir()) == []
 
 
 def test_command_line_prints_the_table(sweep, checkout):
-    command = [sys.executable, "-m", "energyflow_mlx.sweep_report", str(sweep)]
+    command = [sys.executable, "-m", "energyflow_mlx.sweep_report", f"run={sweep}"]
     printed = subprocess.run(
         command, cwd=checkout, capture_output=True, text=True, check=True
     )

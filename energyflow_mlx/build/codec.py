@@ -29,18 +29,14 @@ def load(path: str | Path) -> SentenceCodec:
         raise InputError(f"[load] run folder {folder} does not exist.")
     config = read_config(folder / CONFIG)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    newest = checkpoint.load_latest(folder / CHECKPOINTS, groups=("model",))
-    if newest is None:
+    best = checkpoint.load_best(folder / CHECKPOINTS, groups=("model",))
+    if best is None:
         raise InputError(f"[load] no checkpoint in {folder / CHECKPOINTS}.")
-    arrays, meta = newest.arrays, newest.meta
-    best = meta.get("best_step", meta["step"])
-    if best != meta["step"]:
-        chosen = folder / CHECKPOINTS / f"step_{best:08d}"
-        arrays, meta = checkpoint.load(chosen, groups=("model",))
-    model = build_model(config, tokenizer.vocab_size, meta["dimension"])
-    parameters = {name.split(".", 1)[1]: array for name, array in arrays.items()}
+    dimension = best.meta["dimension"]
+    model = build_model(config, tokenizer.vocab_size, dimension)
+    parameters = {name.split(".", 1)[1]: array for name, array in best.arrays.items()}
     checkpoint.require_match(
         flat_parameters(model), parameters, str(folder / CHECKPOINTS)
     )
     install_parameters(model, parameters)
-    return SentenceCodec(model, tokenizer, config, meta["dimension"])
+    return SentenceCodec(model, tokenizer, config, dimension)

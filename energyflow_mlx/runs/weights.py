@@ -2,7 +2,7 @@
 
 ``write_arrays`` and ``read_arrays`` move one payload of a checkpoint together with its
 header entry (size, sha256, shapes, dtypes); ``save_weights`` and ``load_weights`` are
-for weights alone, such as a half-precision export.
+for weights alone, as ``export`` writes them.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) ->
         dtype: float32, float16 or bfloat16.
 
     Raises:
-        ValueError: A finite value overflows ``dtype``; names the array.
+        ValueError: ``dtype`` is no float type.
+        InputError: A finite value overflows ``dtype``; names the array.
     """
     if not mx.issubdtype(dtype, mx.floating):
         raise ValueError(f"[weights] dtype must be a float type, got {dtype}.")
@@ -40,7 +41,7 @@ def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) ->
         is_float = mx.issubdtype(array.dtype, mx.floating)
         cast[name] = array.astype(dtype) if is_float else array
         if is_float and mx.any(mx.isfinite(array) & ~mx.isfinite(cast[name])).item():
-            raise ValueError(
+            raise InputError(
                 f"[weights] '{name}' must fit {dtype}, got "
                 f"{mx.abs(array).max().item():.4g}."
             )

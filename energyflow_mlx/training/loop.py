@@ -127,7 +127,7 @@ class Trainer:
         best = self.progress.best_step
         if best == self.progress.step:
             return
-        path = self.folder.checkpoints / f"step_{best:08d}"
+        path = checkpoint.folder_of(self.folder.checkpoints, best)
         arrays, _ = checkpoint.load(path, groups=("model",))
         weights = {name.split(".", 1)[1]: array for name, array in arrays.items()}
         install_parameters(self.codec.model, weights)

@@ -1,4 +1,4 @@
-"""Half-precision weight files keep their error bound (roadmap item: FP16 weights)."""
+"""Half-precision weight files keep their error bound."""
 
 import mlx.core as mx
 import numpy as np
