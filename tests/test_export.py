@@ -1,8 +1,5 @@
 """A run's weights leave in every format and come back; bad input writes nothing."""
 
-import subprocess
-import sys
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from energyflow_mlx.export import ExportArgs, export
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.swift_files import read_efck1, read_efop1, write_efck1
 from energyflow_mlx.runs.weights import load_weights
+from tests.commands import run_command
 from tests.teacher.tiny import write_teacher
 
 # A minute's job cut to seconds: a teacher of 24 numbers, two updates of each objective.
@@ -26,18 +24,13 @@ SMALL = [
 ]
 
 
-def run_module(module, *words):
-    command = [sys.executable, "-m", f"energyflow_mlx.{module}", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A small finished run."""
     place = tmp_path_factory.mktemp("export")
     teacher = write_teacher(place / "teacher")
     words = [f"teacher.name={teacher}", f"teacher.cache_dir={place / 'cache'}"]
-    done = run_module("train", *SMALL, *words, f"run.dir={place / 'run'}")
+    done = run_command("train", *SMALL, *words, f"run.dir={place / 'run'}")
     assert done.returncode == 0, done.stdout + done.stderr
     return place / "run"
 
@@ -84,7 +77,7 @@ def test_weights_are_float32_unless_said_otherwise(run, tmp_path):
 
 def test_the_command_says_what_it_wrote(run, tmp_path):
     path = tmp_path / "p.efck1"
-    done = run_module("export", f"run={run}", f"output={path}")
+    done = run_command("export", f"run={run}", f"output={path}")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"wrote {path}, {path.stat().st_size} bytes\n"
 

@@ -10,6 +10,7 @@ import pytest
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.sweep_report import SweepReportArgs, report, sweep_report, table_of
+from tests.commands import run_command
 
 
 def write_job(folder, overrides, final, status="finished"):
@@ -99,11 +100,9 @@ def test_a_folder_without_runs_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line_prints_the_table(sweep, checkout):
-    command = [sys.executable, "-m", "energyflow_mlx.sweep_report", f"run={sweep}"]
-    printed = subprocess.run(
-        command, cwd=checkout, capture_output=True, text=True, check=True
-    )
+def test_command_line_prints_the_table(sweep):
+    printed = run_command("sweep_report", f"run={sweep}")
+    assert printed.returncode == 0
     lines = printed.stdout.splitlines()
     assert lines[0] == f"Sweep {sweep}"
     assert lines[1].split()[:3] == ["job", "optimizer.lr", "status"]

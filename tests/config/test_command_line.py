@@ -1,12 +1,11 @@
 """The help of the entry points, as a user asks for it."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 
 from energyflow_mlx.config import command_line as cli
+from tests.commands import run_command
 
 COMMANDS = (
     *("plot", "encode", "decode", "evaluate", "prepare", "export"),
@@ -16,8 +15,8 @@ COMMANDS = (
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_the_command_and_its_keys(command):
-    words = [sys.executable, "-m", f"energyflow_mlx.{command}", "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    done = run_command(command, "--help")
+    assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == f"usage: python -m energyflow_mlx.{command} key=value ..."
     assert any(line.startswith("  ") and "(" in line for line in rest)
@@ -52,7 +51,6 @@ def test_help_names_every_key_as_it_is_typed():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_word_that_is_no_key_and_value_is_one_line_and_status_2(command):
-    words = [sys.executable, "-m", f"energyflow_mlx.{command}", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = run_command(command, "--json")
     assert done.returncode == 2
     assert done.stderr == "error: [arguments] expected key=value, got '--json'.\n"

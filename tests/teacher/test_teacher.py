@@ -8,8 +8,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.teacher import PrecomputedTeacher, Teacher, load_teacher
+from energyflow_mlx.teacher import (
+    BertEncoder,
+    PrecomputedTeacher,
+    Teacher,
+    load_teacher,
+    teacher_from,
+)
 from energyflow_mlx.teacher.folder import _find
 from tests.teacher.tiny import read_golden, write_teacher
 
@@ -55,6 +62,34 @@ def test_batch_size_changes_nothing(teacher, batch_size):
         TEXTS, batch_size=64
     )
     assert np.abs(difference).max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_batch_size_reaches_the_forward_pass(teacher, size, monkeypatch):
+    heights, forward = [], BertEncoder.sentence_vectors
+
+    def spy(self, ids, mask, pooling):
+        heights.append(ids.shape[0])
+        return forward(self, ids, mask, pooling)
+
+    monkeypatch.setattr(BertEncoder, "sentence_vectors", spy)
+    texts = [f"the {letter} runs" for letter in "bcdefghijkl"]
+    teacher.encode(texts, batch_size=size)
+    assert max(heights) == size and len(heights) == -(-len(texts) // size)
+
+
+@pytest.mark.parametrize(("length", "normalize"), [(6, False), (16, True)])
+def test_a_teacher_is_what_its_settings_say(teacher_folder, length, normalize):
+    settings = TeacherConfig(
+        str(teacher_folder), max_length=length, normalize=normalize
+    )
+    teacher = teacher_from(settings)
+    same = load_teacher(teacher_folder, length, normalize=normalize)
+    assert teacher.fingerprint == same.fingerprint
+    assert (teacher.max_length, teacher.normalized) == (length, normalize)
+    vectors = teacher.encode(TEXTS, batch_size=64)
+    is_unit = np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+    assert is_unit == normalize
 
 
 def test_equal_sentences_are_computed_once(teacher):
