@@ -48,7 +48,14 @@ def main() -> None:
             )
             for _ in range(ROUNDS)
         ]
-    batcher = BucketBatcher(rows, targets, vocab_size=VOCAB, batch_size=64)
+    batcher = BucketBatcher(
+        rows,
+        targets,
+        vocab_size=VOCAB,
+        batch_size=64,
+        buckets=(16, 32, 64, 128),
+        seed=0,
+    )
     plan_ms = min(milliseconds(lambda: batcher.plan(1)) for _ in range(ROUNDS))
     batch_ms = [milliseconds(lambda p=p: batcher.batch(*p)) for p in batcher.plan(0)]
     result = {

@@ -62,7 +62,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def check_captions(teacher: Teacher, data: Path) -> float:
-    vectors = teacher.encode(read_lines(data / "captions_val.txt.gz"))
+    vectors = teacher.encode(read_lines(data / "captions_val.txt.gz"), batch_size=64)
     stored = unit(np.load(data / "minilm" / "captions_val.npy"))
     return float((vectors * stored).sum(1).min())
 
@@ -71,7 +71,7 @@ def check_pairs(teacher: Teacher, data: Path, name: str) -> tuple[float, float]:
     """Spearman x 100, and the smallest cosine with the stored vectors."""
     lines = (data / "sts" / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
     scores, first, second = zip(*(line.split("\t") for line in lines), strict=True)
-    vectors = teacher.encode([*first, *second])
+    vectors = teacher.encode([*first, *second], batch_size=64)
     a, b = vectors[: len(lines)], vectors[len(lines) :]
     stored = [np.load(data / "minilm" / f"{name}_s{k}.npy") for k in (1, 2)]
     cosine = float((vectors * unit(np.concatenate(stored))).sum(1).min())
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=CHECKOUT.parent / "shared/data")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    teacher = load_teacher("minilm")
+    teacher = load_teacher("minilm", 128, normalize=True)
     record: dict[str, object] = {"op": "teacher", **check(teacher, arguments.data)}
     record |= measure(teacher, arguments.data, arguments.rounds)
     described = device.describe()

@@ -1,10 +1,11 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and the digests of files.
 
 Contents are written aside under a hidden temporary name in the same folder, flushed to
 the disk and renamed over the final name; the folder is flushed last, so that the rename
 itself survives a power cut.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file's bytes, in hexadecimal; the file is read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

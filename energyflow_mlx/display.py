@@ -2,7 +2,7 @@
 
 On a terminal the progress is one live block that rewrites itself. Anywhere else (a
 pipe, a file, a dumb terminal) it is one plain line every ``log_every`` steps, and
-tables are aligned text without colours or box drawing. Log lines and messages that come
+tables are aligned text without colors or box drawing. Log lines and messages that come
 while the live block is shown are printed above it.
 """
 
@@ -41,7 +41,7 @@ class RunDisplay:
     def __init__(
         self,
         *,
-        log_every: int = 50,
+        log_every: int = 1,
         title: str = "energyflow_mlx",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -49,7 +49,8 @@ class RunDisplay:
         """Create a display; nothing is shown yet.
 
         Args:
-            log_every: Steps between plain progress lines, at least 1.
+            log_every: Steps between plain progress lines, at least 1; a run says how
+                many, by default every report is shown.
             title: Title of the header.
             console: Where to draw; by default standard output.
             clock: Seconds, for elapsed time and ETA.

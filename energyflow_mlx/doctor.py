@@ -1,49 +1,45 @@
 """Say what this machine gives, and what to do about each shortfall.
 
-    python -m energyflow_mlx.doctor           a table for people
-    python -m energyflow_mlx.doctor --json    one JSON object on standard output
+    python -m energyflow_mlx.doctor              a table for people
+    python -m energyflow_mlx.doctor json=true    one JSON object on standard output
 
 The exit status is 1 when something is missing without which the main job cannot run.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.runtime.diagnosis import Finding, examine
 
 _STYLE = {"ok": "green", "slow": "yellow", "missing": "bold red"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Examine the machine and print the findings.
+@dataclass
+class DoctorArgs:
+    """Say what this machine gives and what to do about shortfalls."""
 
-    Args:
-        arguments: Command-line arguments; None takes those of the process.
+    json: bool = field(default=False, metadata={"help": "print one JSON object"})
 
-    Returns:
-        The exit status: 0, or 1 when something needed is missing.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m energyflow_mlx.doctor",
-        description="Say what this machine gives and what to do about shortfalls.",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
+
+def doctor(args: DoctorArgs) -> None:
+    """Examine the machine and print the findings; see the module."""
     findings = examine()
     ready = all(finding.level != "missing" for finding in findings)
-    if options.json:
+    if args.json:
         sys.stdout.write(json.dumps(as_json(findings, ready)) + "\n")
     else:
         show(findings, ready, Console())
-    return 0 if ready else 1
+    if not ready:
+        sys.exit(1)
 
 
 def as_json(findings: Sequence[Finding], ready: bool) -> dict[str, object]:
@@ -73,4 +69,4 @@ def show(findings: Sequence[Finding], ready: bool, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.main(DoctorArgs, doctor)

@@ -18,7 +18,7 @@ import numpy as np
 
 from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.data.vectors import finite_rows, open_matrix
+from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
 from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,17 +131,13 @@ def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Callable[[Any], np.nda
                 f"run's vectors, got {vectors.shape[1]}."
             )
         found = codec.transform(vectors, batch_size=size)
-        norms = np.linalg.norm(found, axis=1, keepdims=True)
-        return found / np.maximum(norms, 1e-12) if args.normalize else found
+        return unit_rows(found) if args.normalize else found
 
     if args.input.endswith(".npy"):
         return transform
-    from energyflow_mlx.teacher import load_teacher
+    from energyflow_mlx.teacher import teacher_from
 
-    settings = codec.config.teacher
-    teacher = load_teacher(
-        settings.name, settings.max_length, normalize=settings.normalize
-    )
+    teacher = teacher_from(codec.config.teacher)
     return lambda texts: transform(teacher.encode(texts, batch_size=size))
 
 

@@ -1,5 +1,8 @@
 """Errors a user can cause and mend; entry points print them as one line, exit 2."""
 
+from pathlib import Path
+from types import TracebackType
+
 
 class InputError(ValueError):
     """Bad user input: says what is wrong, where, what was expected and what came.
@@ -12,3 +15,29 @@ class InputError(ValueError):
 
 class EFBError(InputError):
     """A damaged or foreign EFB file; the message names the path and byte offset."""
+
+
+class TokenizerErrors:
+    """Context that turns the tokenizers library's error into InputError.
+
+    The library raises a bare ``Exception``, which nothing else should raise.
+
+    Args:
+        path: The tokenizer file at fault, for the message.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Raise InputError for a bare ``Exception``; any other error passes."""
+        if kind is Exception:
+            raise InputError(f"[tokenizer] {self._path}: not a tokenizer: {error}.")

@@ -4,7 +4,7 @@ Needs MLX, NumPy and the tokenizer; no training dependency.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.data.batching import cover, pad_rows
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import sequence_cross_entropy
@@ -20,24 +21,6 @@ from energyflow_mlx.text.generation import Decoding, correct, generate
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 DECODE_BATCH = 128
-
-
-def cover(
-    rows: Sequence[np.ndarray], buckets: Sequence[int], batch_size: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Batches that hold every row once: padded length and row numbers.
-
-    Args:
-        rows: Token ids of each sentence.
-        buckets: Lengths to pad to, ascending; the last takes all longer rows.
-        batch_size: Most rows of a batch; only the last of a length may have fewer.
-    """
-    lengths = np.array([len(row) for row in rows])
-    bucket_of = np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
-    for number, bucket in enumerate(buckets):
-        members = np.flatnonzero(bucket_of == number)
-        for start in range(0, len(members), batch_size):
-            yield bucket, members[start : start + batch_size]
 
 
 @dataclass
@@ -117,10 +100,7 @@ class SentenceCodec:
             ids, mask = pad_rows([rows[i] for i in members], bucket)
             batch = self._forward(mx.array(ids), mx.array(mask))
             vectors[members] = np.asarray(batch.astype(mx.float32))
-        if normalize:
-            norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-            vectors /= np.maximum(norms, 1e-12)
-        return vectors
+        return unit_rows(vectors) if normalize else vectors
 
     def _check_ids(self, rows: Sequence[np.ndarray]) -> None:
         """Refuse ids that the device would look up outside the token table."""

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 
+from energyflow_mlx.atomic import sha256_of
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
+from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_path
-from energyflow_mlx.data.sources import deduplicate, read_texts
+from energyflow_mlx.data.sources import read_texts
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.bert import load_teacher
@@ -35,7 +37,7 @@ class PrepareArgs:
         default="???",
         metadata={"help": ".txt, .txt.gz, .jsonl, .csv or a folder of .txt files"},
     )
-    output: str = field(default="???", metadata={"help": "the .efb file"})
+    output: str = field(default="???", metadata={"help": ".efb file to write"})
     teacher: str = field(
         default="minilm",
         metadata={"help": "minilm, a folder, a hub id, or precomputed (the input's)"},
@@ -43,15 +45,23 @@ class PrepareArgs:
     text_column: str = field(
         default="text", metadata={"help": "JSON key or CSV column of the sentence"}
     )
-    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
-    max_length: int = field(default=128, metadata={"help": "cut after these tokens"})
-    normalize: bool = field(default=True, metadata={"help": "scale rows to length 1"})
+    batch_size: int = field(
+        default=64, metadata={"help": "sentences in a forward pass"}
+    )
+    max_length: int = field(
+        default=128, metadata={"help": "longest sentence in tokens"}
+    )
+    normalize: bool = field(
+        default=True, metadata={"help": "scale vectors to length 1"}
+    )
     tokens: bool = field(default=False, metadata={"help": "store the token ids too"})
     dedup: bool = field(default=False, metadata={"help": "keep one of equal sentences"})
     dedup_normalize: bool = field(
-        default=False, metadata={"help": "dedup without regard to letter case"}
+        default=False, metadata={"help": "the same without regard to letter case"}
     )
-    limit: int = field(default=0, metadata={"help": "first so many sentences; 0 = all"})
+    limit: int = field(
+        default=0, metadata={"help": "sentences to take from the start; 0 = all"}
+    )
 
 
 def prepare(args: PrepareArgs) -> None:
@@ -101,7 +111,7 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
         vectors = cached_vectors(
             teacher, texts, work, report, batch_size=args.batch_size
         )
-    ids = _token_ids(teacher, texts) if args.tokens else None
+    ids = teacher.tokenize(texts) if args.tokens else None
     staged = work / output.name
     sentences = SentenceSet(texts, ids, vectors)
     write_efb(staged, sentences, normalized=teacher.normalized, provenance=note)
@@ -122,10 +132,10 @@ def _convert(args: PrepareArgs, output: Path) -> str:
         sentences = sentences.subset(np.arange(min(args.limit, len(sentences))))
     targets = np.asarray(sentences.targets, np.float32)
     if args.normalize:
-        lengths = np.linalg.norm(targets, axis=1, keepdims=True)
+        lengths = np.linalg.norm(targets, axis=1)
         if lengths.min() < 0.01:
             raise InputError(f"[prepare] {args.input}: vector {lengths.argmin()} is 0.")
-        targets = targets / lengths
+        targets = unit_rows(targets)
     keep_ids = args.tokens or sentences.texts is None
     ids = sentences.ids if keep_ids else None
     converted = SentenceSet(sentences.texts, ids, targets)
@@ -140,20 +150,11 @@ def _wrote(output: Path, sentences: SentenceSet) -> str:
 def _texts(args: PrepareArgs) -> list[str]:
     texts = read_texts(Path(args.input), args.text_column)
     if args.dedup or args.dedup_normalize:
-        texts = deduplicate(texts, ignore_case=args.dedup_normalize)
+        texts, _ = deduplicate(texts, ignore_case=args.dedup_normalize)
     return texts[: args.limit] if args.limit else texts
 
 
-def _token_ids(teacher: Teacher, texts: list[str]) -> list[np.ndarray]:
-    tokenizer = tokenizers.Tokenizer.from_file(str(teacher.tokenizer_path))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(teacher.max_length)
-    encoded = tokenizer.encode_batch_fast(texts)
-    return [np.asarray(row.ids, np.int32) for row in encoded]
-
-
 def _provenance(args: PrepareArgs, teacher: Teacher, texts: list[str]) -> Provenance:
-    tokenizer = hashlib.sha256(Path(teacher.tokenizer_path).read_bytes())
     settings = hashlib.sha256(f"{teacher.fingerprint} {args.tokens}".encode())
     for text in texts:
         settings.update(b"\n" + text.encode())
@@ -161,7 +162,7 @@ def _provenance(args: PrepareArgs, teacher: Teacher, texts: list[str]) -> Proven
         model=teacher.name,
         pooling=open_folder(args.teacher).pooling,
         normalized=teacher.normalized,
-        tokenizer_hash=tokenizer.hexdigest(),
+        tokenizer_hash=sha256_of(teacher.tokenizer_path),
         max_length=teacher.max_length,
         settings=settings.hexdigest(),
     )

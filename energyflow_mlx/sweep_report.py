@@ -1,14 +1,14 @@
-"""Table of the jobs of a sweep: ``python -m energyflow_mlx.sweep_report FOLDER``.
+"""Table of the jobs of a sweep: ``python -m energyflow_mlx.sweep_report run=FOLDER``.
 
 Reads the ``summary.json`` of every run below the folder, prints one row per job and
 writes ``sweep.json`` (everything) and ``sweep.md`` (the table) into the folder. A sweep
 started with ``-m`` does the same at its end, through the Hydra callback here.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,19 @@ CONFIG = "config.json"
 _SHOWN = ("cosine", "p_at_1", "ce", "bleu", "exact")
 
 Job = dict[str, Any]
+
+
+@dataclass
+class SweepReportArgs:
+    """Show the table of the jobs of a sweep; write sweep.json and sweep.md."""
+
+    run: str = field(default="???", metadata={"help": "folder of the sweep"})
+
+
+def sweep_report(args: SweepReportArgs) -> None:
+    """Run the command; see the module."""
+    folder = Path(args.run)
+    show(report(folder), folder)
 
 
 class SweepReport(Callback):
@@ -89,18 +102,6 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[Any]]]:
     return columns, rows
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: one folder; bad input is one line and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m energyflow_mlx.sweep_report",
-        description="Table of the jobs of a sweep; writes sweep.json and sweep.md.",
-    )
-    parser.add_argument("folder", type=Path, help="folder of the sweep")
-    folder = parser.parse_args(arguments).folder
-    with cli.clean_exit():
-        show(report(folder), folder)
-
-
 def _run_folders(folder: Path) -> list[Path]:
     """Folders of runs, outermost only, job 2 before job 10."""
     files = [*folder.rglob(SUMMARY), *folder.rglob(CONFIG)]
@@ -150,4 +151,4 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(SweepReportArgs, sweep_report)

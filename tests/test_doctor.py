@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from energyflow_mlx import doctor
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.runtime import blas, diagnosis
 from energyflow_mlx.runtime.diagnosis import Finding, MatmulRate
 
@@ -21,6 +22,15 @@ def quick(monkeypatch):
     """Replace the timing, which says nothing about the doctor's words."""
     rate = MatmulRate(mlx_gflops=90.0, numpy_gflops=100.0)
     monkeypatch.setattr(diagnosis, "measure_matmul_rate", lambda: rate)
+
+
+def run_doctor(*words):
+    """Exit status of the command."""
+    try:
+        cli.main(doctor.DoctorArgs, doctor.doctor, words)
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def by_name(findings):
@@ -33,7 +43,7 @@ def test_everything_is_looked_at(quick):
 
 
 def test_json_is_one_object_with_plain_values(quick, capsys):
-    status = doctor.main(["--json"])
+    status = run_doctor("json=true")
     report = json.loads(capsys.readouterr().out)
     assert status == (0 if report["ready"] else 1)
     assert report["matmul"]["ratio"] == 0.9
@@ -47,7 +57,7 @@ def test_table_shows_each_finding_and_its_advice(monkeypatch, capsys):
         Finding("teacher", "missing", "not installed", "install mlx[cpu]"),
     ]
     monkeypatch.setattr(doctor, "examine", lambda: findings)
-    assert doctor.main([]) == 1
+    assert run_doctor() == 1
     out = capsys.readouterr().out
     assert "cpu [bold]" in out  # square brackets are text, not markup
     assert "teacher: install mlx[cpu]" in out
@@ -57,7 +67,7 @@ def test_table_shows_each_finding_and_its_advice(monkeypatch, capsys):
 def test_slow_machine_is_still_ready(monkeypatch, capsys):
     findings = [Finding("blas", "slow", "reference", "install a C compiler")]
     monkeypatch.setattr(doctor, "examine", lambda: findings)
-    assert doctor.main([]) == 0
+    assert run_doctor() == 0
     assert "Ready." in capsys.readouterr().out
 
 
@@ -142,7 +152,7 @@ def test_mlx_without_a_backend_is_reported_not_raised(checkout, tmp_path):
     )
     path = os.pathsep.join([str(tmp_path), str(checkout)])
     done = subprocess.run(
-        [sys.executable, "-m", "energyflow_mlx.doctor", "--json"],
+        [sys.executable, "-m", "energyflow_mlx.doctor", "json=true"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

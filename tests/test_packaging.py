@@ -105,7 +105,11 @@ def installed(wheel, tmp_path_factory):
 
 def test_installed_wheel_runs_from_another_folder(installed, tmp_path):
     out = run(
-        "-m", "energyflow_mlx.doctor", "--json", cwd=tmp_path, PYTHONPATH=str(installed)
+        "-m",
+        "energyflow_mlx.doctor",
+        "json=true",
+        cwd=tmp_path,
+        PYTHONPATH=str(installed),
     )
     assert json.loads(out)["mlx"]["level"] == "ok"
     code = "import energyflow_mlx; print(energyflow_mlx.__file__)"

@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.plot import PlotArgs, check_sentences, choose_captions, plot
 from energyflow_mlx.runs.metrics import MetricsLog
+from tests.commands import run_command
 from tests.plots.browser import Browser, find_chromium
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,17 +37,6 @@ SMALL_TEXT = ["encoder.dim=16", "encoder.hidden=16", "decoder.dim=16"]
 SMALL_TEXT += ["decoder.hidden=16", "trainer.decode_samples=0", "loss.candidates=0"]
 
 
-def python(module, *words):
-    return subprocess.run(
-        [sys.executable, "-m", f"energyflow_mlx.{module}", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def names(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -63,14 +51,14 @@ def flow_run(tmp_path_factory, cache):
     """One tiny run of vectors through the lattice, on built-in captions."""
     folder = tmp_path_factory.mktemp("runs") / "flow"
     words = ("+experiment=flow", *TINY, f"run.dir={folder}")
-    done = python("train", *words, f"teacher.cache_dir={cache}")
+    done = run_command("train", *words, f"teacher.cache_dir={cache}")
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @needs_weights
 def test_a_flow_run_is_drawn_whole_and_its_page_opens(flow_run, tmp_path):
-    done = python("plot", f"run={flow_run}")
+    done = run_command("plot", f"run={flow_run}")
     assert done.returncode == 0, done.stderr
     folder = flow_run / "plots"
     assert names(folder) >= CURVES | FLOWS
@@ -115,9 +103,9 @@ def test_chosen_sentences_go_into_a_chosen_folder(flow_run, tmp_path, capsys):
 def test_a_run_from_text_shows_what_was_read_back(tmp_path, cache):
     folder = tmp_path / "flow_text"
     words = ("+experiment=flow_text", *TINY, *SMALL_TEXT, f"run.dir={folder}")
-    done = python("train", *words, f"teacher.cache_dir={cache}")
+    done = run_command("train", *words, f"teacher.cache_dir={cache}")
     assert done.returncode == 0, done.stderr
-    done = python("plot", f"run={folder}", 'sentences="A dog runs."')
+    done = run_command("plot", f"run={folder}", 'sentences="A dog runs."')
     assert done.returncode == 0, done.stderr
     assert names(folder / "plots") >= FLOWS
     page = (folder / "plots" / "flows.html").read_text(encoding="utf-8")
@@ -202,7 +190,7 @@ def test_sentences_must_be_text(given):
     ],
 )
 def test_the_command_ends_with_one_line_and_status_2(words, named):
-    done = python("plot", *words)
+    done = run_command("plot", *words)
     assert done.returncode == 2
     assert named in done.stderr and len(done.stderr.splitlines()) == 1
 

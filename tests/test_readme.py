@@ -14,10 +14,13 @@ from energyflow_mlx.config import Config, TransformerEncoderConfig, config_from_
 from energyflow_mlx.config.store import CONF_FOLDER, register
 from energyflow_mlx.data.dataset import read_sentences
 from energyflow_mlx.decode import DecodeArgs
+from energyflow_mlx.doctor import DoctorArgs
 from energyflow_mlx.encode import EncodeArgs
 from energyflow_mlx.evaluate import EvaluateArgs
+from energyflow_mlx.export import ExportArgs
 from energyflow_mlx.plot import PlotArgs
 from energyflow_mlx.prepare import PrepareArgs
+from energyflow_mlx.sweep_report import SweepReportArgs
 
 register()
 
@@ -37,6 +40,9 @@ COMMANDS = {
     "decode": DecodeArgs,
     "plot": PlotArgs,
     "prepare": PrepareArgs,
+    "export": ExportArgs,
+    "doctor": DoctorArgs,
+    "sweep_report": SweepReportArgs,
 }
 # Not a value: `run.dir` holds the time.
 WITHOUT_FIXED_DEFAULT = {"run.dir"}

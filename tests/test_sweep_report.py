@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.sweep_report import main, report, table_of
+from energyflow_mlx.sweep_report import SweepReportArgs, report, sweep_report, table_of
+from tests.commands import run_command
 
 
 def write_job(folder, overrides, final, status="finished"):
@@ -93,16 +95,14 @@ def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(InputError, match="must hold run folders"):
         report(tmp_path)
     with pytest.raises(SystemExit) as exit_info:
-        main([str(tmp_path / "absent")])
+        cli.main(SweepReportArgs, sweep_report, [f"run={tmp_path / 'absent'}"])
     assert exit_info.value.code == 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line_prints_the_table(sweep, checkout):
-    command = [sys.executable, "-m", "energyflow_mlx.sweep_report", str(sweep)]
-    printed = subprocess.run(
-        command, cwd=checkout, capture_output=True, text=True, check=True
-    )
+def test_command_line_prints_the_table(sweep):
+    printed = run_command("sweep_report", f"run={sweep}")
+    assert printed.returncode == 0
     lines = printed.stdout.splitlines()
     assert lines[0] == f"Sweep {sweep}"
     assert lines[1].split()[:3] == ["job", "optimizer.lr", "status"]

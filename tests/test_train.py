@@ -14,6 +14,7 @@ import pytest
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
+from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -27,18 +28,6 @@ SMALL = [
 ]
 
 
-def python(module, *words, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", f"energyflow_mlx.{module}", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        **kwargs,
-    )
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
@@ -48,7 +37,9 @@ def cache(tmp_path_factory):
 def finished(tmp_path_factory, cache):
     """One small finished run, shared by the tests that only look at it."""
     folder = tmp_path_factory.mktemp("runs") / "small"
-    done = python("train", *SMALL, f"run.dir={folder}", f"teacher.cache_dir={cache}")
+    done = run_command(
+        "train", *SMALL, f"run.dir={folder}", f"teacher.cache_dir={cache}"
+    )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -93,7 +84,9 @@ def test_t15_both_learning_rates_follow_a_schedule(finished):
 def test_the_same_command_on_a_finished_run_does_nothing(finished, cache):
     folder, _ = finished
     before = (folder / "metrics.jsonl").read_bytes()
-    again = python("train", *SMALL, f"run.dir={folder}", f"teacher.cache_dir={cache}")
+    again = run_command(
+        "train", *SMALL, f"run.dir={folder}", f"teacher.cache_dir={cache}"
+    )
     assert again.returncode == 0
     assert "nothing to do" in again.stdout + again.stderr
     assert (folder / "metrics.jsonl").read_bytes() == before
@@ -102,7 +95,7 @@ def test_the_same_command_on_a_finished_run_does_nothing(finished, cache):
 def test_another_configuration_is_refused_naming_the_key(finished, cache):
     folder, _ = finished
     before = sorted(p.name for p in folder.iterdir())
-    other = python(
+    other = run_command(
         "train",
         *SMALL,
         f"run.dir={folder}",
@@ -140,8 +133,8 @@ def test_t10_a_killed_run_continues_the_same_curve(tmp_path, cache, finished):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "summary.json").exists(), "the run was not interrupted"
-    assert python("train", *words).returncode == 0
-    assert python("train", *straight).returncode == 0
+    assert run_command("train", *words).returncode == 0
+    assert run_command("train", *straight).returncode == 0
     one, _ = checkpoint.load(folder / "checkpoints" / "step_00000008")
     two, _ = checkpoint.load(reference / "checkpoints" / "step_00000008")
     assert one.keys() == two.keys()
@@ -201,17 +194,17 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     lines = tmp_path / "in.txt"
     lines.write_text("A dog runs.\n\nTwo cats sleep.\n", encoding="utf-8")
     vectors, texts = tmp_path / "v.npy", tmp_path / "out.txt"
-    done = python("encode", f"run={folder}", f"input={lines}", f"output={vectors}")
+    done = run_command("encode", f"run={folder}", f"input={lines}", f"output={vectors}")
     assert done.returncode == 0, done.stderr
     assert np.load(vectors).shape == (3, 384)
-    done = python(
+    done = run_command(
         "decode", f"run={folder}", f"input={vectors}", f"output={texts}", "max_length=5"
     )
     assert done.returncode == 0, done.stderr
     assert len(texts.read_text().splitlines()) == 3
     sts = tmp_path / "tiny.tsv"
     sts.write_text("5.0\ta dog\ta dog\n1.0\ta dog\ta red car\n3.0\ta cat\ta dog\n")
-    done = python("evaluate", f"run={folder}", f"data.val={lines}", f"sts=[{sts}]")
+    done = run_command("evaluate", f"run={folder}", f"data.val={lines}", f"sts=[{sts}]")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert json.loads((folder / "evaluation.json").read_text()) == result
@@ -241,7 +234,7 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
 )
 def test_bad_input_is_one_line_and_status_2(module, words, named, tmp_path):
     extra = [f"run.dir={tmp_path / 'run'}"] if module == "train" else []
-    done = python(module, *words, *extra)
+    done = run_command(module, *words, *extra)
     assert done.returncode == 2, done.stdout + done.stderr
     assert named in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -249,7 +242,7 @@ def test_bad_input_is_one_line_and_status_2(module, words, named, tmp_path):
 
 
 def test_multirun_gives_each_job_a_folder_and_prints_a_table(tmp_path, cache):
-    done = python(
+    done = run_command(
         "train",
         "-m",
         *SMALL,

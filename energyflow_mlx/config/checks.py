@@ -32,7 +32,7 @@ def require_share(value: float, key: str) -> None:
 
 
 def as_paths(value: object, key: str) -> list[str]:
-    """Normalise a path setting to a list: ``None``, one path or several."""
+    """Normalize a path setting to a list: ``None``, one path or several."""
     if value is None:
         return []
     if isinstance(value, str):

@@ -6,7 +6,7 @@ help. Bad input ends in one line on standard error and exit status 2.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -52,16 +52,26 @@ def usage(schema: type, command: str) -> str:
     """Help text from the dataclass: one line per key with default and meaning."""
     doc = (schema.__doc__ or "").strip().split("\n\n")[0]
     lines = [f"usage: python -m {command} key=value ...", "", doc, ""]
-    for field in dataclasses.fields(schema):
-        if field.default is not dataclasses.MISSING:
-            default = str(field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            default = str(field.default_factory())
-        else:
-            default = "???"
-        shown = "required" if default == "???" else f"default {default}"
-        lines.append(f"  {field.name:16} {field.metadata.get('help', '')} ({shown})")
+    for key, field in _keys(schema):
+        shown = "required" if field.default == "???" else f"default {_typed(field)}"
+        lines.append(f"  {key:16} {field.metadata.get('help', '')} ({shown})")
     return "\n".join(lines)
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every key that can be given, those of nested groups with their dots."""
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.type):
+            yield from _keys(field.type, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{field.name}", field
+
+
+def _typed(field: dataclasses.Field) -> str:
+    """A default as a user would type it."""
+    if isinstance(field.default, bool):
+        return str(field.default).lower()
+    return "none" if field.default is None else str(field.default)
 
 
 def main(

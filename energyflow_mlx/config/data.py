@@ -42,7 +42,7 @@ class DataConfig:
     prefetch: int = 2
 
     def __post_init__(self) -> None:
-        """Check ranges and normalise paths to lists."""
+        """Check ranges and normalize paths to lists."""
         self.train = as_paths(self.train, "data.train")
         self.val = as_paths(self.val, "data.val")
         require_choice(self.format, "data.format", FORMATS)

@@ -78,6 +78,39 @@ def pad_rows(
     return padded, is_token.astype(np.float32)
 
 
+def bucket_of(lengths: np.ndarray, buckets: Sequence[int]) -> np.ndarray:
+    """Number of the shortest bucket that holds each length; the last if none does.
+
+    Args:
+        lengths: ``[N]``.
+        buckets: Lengths to pad to, rising.
+
+    Returns:
+        ``[N]`` int64.
+    """
+    return np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
+
+
+def cover(
+    ids: Sequence[np.ndarray], buckets: Sequence[int], batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Batches that hold every row once, in no order to rely on.
+
+    Args:
+        ids: Token ids of each sentence.
+        buckets: Lengths to pad to, rising; the last takes all longer rows.
+        batch_size: Most rows of a batch; only the last of a length may have fewer.
+
+    Yields:
+        Padded length and row numbers, ``[B]``.
+    """
+    numbers = bucket_of(np.array([len(row) for row in ids]), buckets)
+    for number, bucket in enumerate(buckets):
+        members = np.flatnonzero(numbers == number)
+        for start in range(0, len(members), batch_size):
+            yield bucket, members[start : start + batch_size]
+
+
 class BucketBatcher:
     """Training batches over a set of sentences.
 
@@ -93,8 +126,8 @@ class BucketBatcher:
         *,
         vocab_size: int,
         batch_size: int,
-        buckets: Sequence[int] = (16, 32, 64, 128),
-        seed: int = 0,
+        buckets: Sequence[int],
+        seed: int,
     ) -> None:
         """Check everything once.
 
@@ -104,7 +137,7 @@ class BucketBatcher:
             vocab_size: V; every id must be below it.
             batch_size: B, sentences of each batch.
             buckets: Lengths to pad to, rising; longer sentences are cut to the last.
-            seed: Of the epochs' orders.
+            seed: Seed of the epochs' orders.
 
         Raises:
             ValueError: A shape, an id, a length or a value is out of range.
@@ -114,7 +147,7 @@ class BucketBatcher:
         self._ids, self._targets = ids, targets
         self._vocab_size, self._batch_size = vocab_size, batch_size
         self._buckets, self._seed = tuple(buckets), seed
-        self._bucket_of = _bucket_numbers(lengths, self._buckets)
+        self._bucket_of = bucket_of(lengths, self._buckets)
         self.batches_per_epoch = len(ids) // batch_size
 
     def plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
@@ -142,14 +175,16 @@ class BucketBatcher:
         target = np.asarray(self._targets[indices], np.float32)
         return Batch(ids, mask, target, *_rows(ids, self._vocab_size))
 
-    def iterate(
-        self, start: int = 0, *, depth: int = 2
-    ) -> Generator[tuple[int, Batch]]:
+    def iterate(self, start: int, *, depth: int) -> Generator[tuple[int, Batch]]:
         """Endless batches with their global numbers, prepared ahead on a thread.
 
         Args:
             start: Number of the first batch, counted over all epochs.
-            depth: Batches waiting at most.
+            depth: Finished batches waiting at most, at least 1; one more may be in
+                the making.
+
+        Raises:
+            ValueError: ``start`` is negative or ``depth`` below 1.
         """
         if start < 0:
             raise ValueError(f"[batching] start must be at least 0, got {start}.")
@@ -162,11 +197,6 @@ class BucketBatcher:
             for bucket, indices in self.plan(epoch)[first:]:
                 yield number, self.batch(bucket, indices)
                 number += 1
-
-
-def _bucket_numbers(lengths: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
-    """Number of the shortest bucket that holds each length; the last if none does."""
-    return np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
 
 
 def _rows(

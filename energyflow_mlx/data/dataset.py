@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from energyflow_mlx.data.distinct import number_distinct
 from energyflow_mlx.data.efb import EFBReader, EFBWriter
 from energyflow_mlx.data.jsonl import read_jsonl
 from energyflow_mlx.data.provenance import Provenance
@@ -164,7 +165,7 @@ def split(
     Args:
         sentences: All records.
         fraction: Share of validation, in [0, 1).
-        seed: Of the permutation.
+        seed: Seed of the permutation.
 
     Returns:
         Training and validation, both in permuted order.
@@ -213,14 +214,11 @@ def _join(columns: list[list | None]) -> list | None:
 
 def _group_numbers(sentences: SentenceSet) -> np.ndarray:
     """The same number for equal sentences, ``[N]``."""
-    numbers: dict[object, int] = {}
-    keys: Sequence[object]
     if sentences.texts is not None:
-        keys = sentences.texts
-    else:
-        rows = sentences.targets if sentences.ids is None else sentences.ids
-        keys = [row.tobytes() for row in rows]  # type: ignore[union-attr]
-    return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys])
+        return number_distinct(sentences.texts)
+    rows = sentences.targets if sentences.ids is None else sentences.ids
+    assert rows is not None
+    return number_distinct(row.tobytes() for row in rows)
 
 
 def _check_alike(sets: list[SentenceSet], paths: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ class _End:
         self.error = error
 
 
-def prefetch(items: Iterable[_T], depth: int = 2) -> Generator[_T]:
+def prefetch(items: Iterable[_T], depth: int) -> Generator[_T]:
     """Yield ``items`` while a thread computes up to ``depth`` of them ahead.
 
     An error of ``items`` is raised here, after the items before it. Closing this

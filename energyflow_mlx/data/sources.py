@@ -49,14 +49,6 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     )
 
 
-def deduplicate(texts: list[str], *, ignore_case: bool) -> list[str]:
-    """Keep the first of equal texts; ``ignore_case`` also folds letter case."""
-    first: dict[str, str] = {}
-    for text in texts:
-        first.setdefault(text.strip().lower() if ignore_case else text, text)
-    return list(first.values())
-
-
 def _read_folder(folder: Path) -> list[str]:
     texts = []
     for path in sorted(folder.glob("*.txt")):

@@ -1,4 +1,4 @@
-"""Vectors in ``.npy`` files, read by position and checked before any work."""
+"""Sentence vectors on the host: from ``.npy`` files, checked, scaled to length 1."""
 
 from pathlib import Path
 
@@ -45,3 +45,19 @@ def finite_rows(rows: np.ndarray, path: Path, start: int = 0) -> np.ndarray:
     if len(bad):
         raise InputError(f"[vectors] {path} row {start + bad[0]} must be finite.")
     return found
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Vectors scaled to length 1; a zero vector stays zero.
+
+    y = x / |x|
+
+    Args:
+        rows: ``[..., E]``.
+
+    Returns:
+        ``[..., E]`` float32.
+    """
+    rows = np.asarray(rows, np.float32)
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(norms > 0, norms, np.float32(1))

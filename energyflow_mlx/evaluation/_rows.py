@@ -1,4 +1,4 @@
-"""Checks and normalisation of sentence vectors, shared by this room."""
+"""Checks of sentence vectors, shared by this room."""
 
 import numpy as np
 
@@ -29,9 +29,3 @@ def checked_pair(
             f"{list(first.shape)} and {list(second.shape)}."
         )
     return first, second
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Scale every row to length 1; a zero row stays zero."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)

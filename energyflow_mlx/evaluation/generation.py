@@ -3,7 +3,7 @@
 All measures see both sides after ``normalize``: Unicode NFC, lower case, white space
 collapsed. BLEU is the corpus BLEU of SacreBLEU (Post, WMT 2018) with its ``13a``
 tokenizer and exponential smoothing, one reference; ``GenerationScores.signature`` is
-its own record of that. Exact match and F1 use the normalised text as it is.
+its own record of that. Exact match and F1 use the normalized text as it is.
 """
 
 import unicodedata

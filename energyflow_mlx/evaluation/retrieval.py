@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from energyflow_mlx.evaluation._rows import checked_pair, checked_rows, unit_rows
+from energyflow_mlx.data.distinct import number_distinct
+from energyflow_mlx.data.vectors import unit_rows
+from energyflow_mlx.evaluation._rows import checked_pair, checked_rows
 
 _BLOCK_ELEMENTS = 1 << 24  # similarities held at once: 64 MiB
 
@@ -30,7 +32,7 @@ def precision_at(
         ``{k: precision in [0, 1]}``.
     """
     queries, targets = checked_pair("queries", queries, "targets", targets)
-    same = _groups_of_equal_rows(targets)
+    same = number_distinct(row.tobytes() for row in targets)
     ranks = np.empty(len(queries), np.int64)
     for rows, similarity in _blocks(unit_rows(queries), unit_rows(targets)):
         own = similarity[np.arange(len(rows)), rows][:, None]
@@ -87,12 +89,6 @@ def _blocks(
     for start in range(0, len(queries), step):
         rows = np.arange(start, min(start + step, len(queries)))
         yield rows, queries[rows] @ targets.T
-
-
-def _groups_of_equal_rows(rows: np.ndarray) -> np.ndarray:
-    """Give the number of the distinct row that each row is, ``[N]``."""
-    seen: dict[bytes, int] = {}
-    return np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows])
 
 
 def _shares(ranks: np.ndarray, ks: Sequence[int]) -> dict[int, float]:

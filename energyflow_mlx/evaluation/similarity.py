@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.evaluation._rows import checked_pair, unit_rows
+from energyflow_mlx.evaluation._rows import checked_pair
 
 
 @dataclass(frozen=True)

@@ -133,17 +133,17 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
     figure = Figure(figsize=(8.6, 4.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     for index, ((kind, label), curve) in enumerate(curves.items()):
-        colour = f"C{index}"
+        color = f"C{index}"
         name = label.removeprefix("flow_").replace("_", " ")
         name = name if kind == "train" else f"{name}, {kind}"
         if kind == "train":
             style = ("-", "--", ":")[index % 3]  # curves may lie on each other
-            _draw_training(axes, curve, name, colour, style)
+            _draw_training(axes, curve, name, color, style)
         else:
             marker = "osD^v"[index % 5] + "-"
             size = max(4, 9 - index)  # hollow and of every size, for the same reason
             axes.plot(
-                *curve, marker, ms=size, mfc="none", lw=1.4, color=colour, label=name
+                *curve, marker, ms=size, mfc="none", lw=1.4, color=color, label=name
             )
     axes.set(title=panel.title, xlabel="update", ylabel=panel.axis)
     axes.grid(alpha=0.3)
@@ -153,24 +153,24 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
 
 
 def _draw_training(
-    axes: Axes, curve: _Curve, name: str, colour: str, style: str
+    axes: Axes, curve: _Curve, name: str, color: str, style: str
 ) -> None:
     steps, values = curve
     if len(values) >= _SMOOTH_FROM:
-        axes.plot(steps, values, lw=0.6, alpha=0.3, color=colour)
+        axes.plot(steps, values, lw=0.6, alpha=0.3, color=color)
         values = _running_mean(values)
-    axes.plot(steps, values, style, lw=1.6, color=colour, label=name)
+    axes.plot(steps, values, style, lw=1.6, color=color, label=name)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over a centred window, cut off at both ends; skips non-finite values."""
+    """Mean over a centered window, cut off at both ends; skips non-finite values."""
     half = max(1, len(values) // 50)
     known = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(known)])
-    centre = np.arange(len(values))
-    first = np.maximum(centre - half, 0)
-    last = np.minimum(centre + half + 1, len(values))
+    center = np.arange(len(values))
+    first = np.maximum(center - half, 0)
+    last = np.minimum(center + half + 1, len(values))
     count = counts[last] - counts[first]
     mean = (sums[last] - sums[first]) / np.maximum(count, 1)
     return np.where(count > 0, mean, np.nan)

@@ -48,7 +48,8 @@ def save(
     step: int,
     arrays: Mapping[str, mx.array],
     meta: Mapping[str, Any],
-    keep: int = 3,
+    *,
+    keep: int,
     protect: Collection[int] = (),
 ) -> Path:
     """Write the checkpoint of a step and prune older ones.
@@ -76,7 +77,7 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    final = folder / f"step_{step:08d}"
+    final = folder_of(folder, step)
     aside = folder / f"{TEMPORARY_PREFIX}{final.name}-{os.getpid()}"
     aside.mkdir()
     try:
@@ -179,6 +180,32 @@ def load_latest(folder: Path, groups: Collection[str] | None = None) -> Loaded |
             else:
                 return Loaded(path, arrays, meta)
     return None
+
+
+def load_best(folder: Path, groups: Collection[str] | None = None) -> Loaded | None:
+    """Load the checkpoint that the newest whole one names as the best so far.
+
+    Its meta data say so under ``best_step``; without that the newest is the best.
+
+    Returns:
+        The checkpoint, or None when the folder holds no whole one.
+
+    Raises:
+        InputError: The best one is missing or damaged, or lacks one of ``groups``.
+    """
+    newest = load_latest(folder, groups)
+    if newest is None:
+        return None
+    best = newest.meta.get("best_step", newest.meta["step"])
+    if best == newest.meta["step"]:
+        return newest
+    path = folder_of(folder, best)
+    return Loaded(path, *load(path, groups))
+
+
+def folder_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return Path(folder) / f"step_{step:08d}"
 
 
 def steps(folder: Path) -> list[int]:

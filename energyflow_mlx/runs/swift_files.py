@@ -69,7 +69,8 @@ def write_efck1(path: Path, weight: np.ndarray, bias: np.ndarray | None = None) 
         bias: ``[out]``, or None.
 
     Raises:
-        ValueError: A shape does not fit or a value is not finite in float32.
+        ValueError: A shape does not fit.
+        InputError: A value is not finite in float32.
     """
     weight = _storable("weight", weight)
     if weight.ndim != 2 or weight.size == 0:
@@ -128,7 +129,8 @@ def write_efop1(
             flat, row by row.
 
     Raises:
-        ValueError: A pair differs in shape or a value is not finite in float32.
+        ValueError: A pair differs in shape.
+        InputError: A value is not finite in float32.
     """
     parts = [b"EFOP1", _u32(step), _u32(len(moments))]
     for index, (first, second) in enumerate(moments):
@@ -207,7 +209,7 @@ class _Reader:
 
 def _u32(value: int) -> bytes:
     if not 0 <= value <= _U32_MAX:
-        raise ValueError(f"[interchange] number must fit in 32 bits, got {value}.")
+        raise ValueError(f"[swift_files] number must fit in 32 bits, got {value}.")
     return int(value).to_bytes(4, "little")
 
 
@@ -215,5 +217,5 @@ def _storable(name: str, values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # reported below, by name
         narrow = np.asarray(values, dtype=_F32)
     if not np.all(np.isfinite(narrow)):
-        raise ValueError(f"[interchange] {name} must be finite in float32.")
+        raise InputError(f"[swift_files] {name} must be finite in float32.")
     return narrow

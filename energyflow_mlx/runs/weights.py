@@ -2,7 +2,7 @@
 
 ``write_arrays`` and ``read_arrays`` move one payload of a checkpoint together with its
 header entry (size, sha256, shapes, dtypes); ``save_weights`` and ``load_weights`` are
-for weights alone, such as a half-precision export.
+for weights alone, as ``export`` writes them.
 """
 
 import hashlib
@@ -13,15 +13,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from energyflow_mlx.atomic import flush, write_aside
+from energyflow_mlx.atomic import flush, sha256_of, write_aside
 from energyflow_mlx.errors import InputError
 
 Arrays = dict[str, mx.array]
 
 
-def save_weights(
-    path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype = mx.float16
-) -> None:
+def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) -> None:
     """Export weights alone as one safetensors file, in another precision.
 
     A value x within float16's range is stored within ``2^-11 |x| + 2^-25``, in bfloat16
@@ -33,7 +31,8 @@ def save_weights(
         dtype: float32, float16 or bfloat16.
 
     Raises:
-        ValueError: A finite value overflows ``dtype``; names the array.
+        ValueError: ``dtype`` is no float type.
+        InputError: A finite value overflows ``dtype``; names the array.
     """
     if not mx.issubdtype(dtype, mx.floating):
         raise ValueError(f"[weights] dtype must be a float type, got {dtype}.")
@@ -42,7 +41,7 @@ def save_weights(
         is_float = mx.issubdtype(array.dtype, mx.floating)
         cast[name] = array.astype(dtype) if is_float else array
         if is_float and mx.any(mx.isfinite(array) & ~mx.isfinite(cast[name])).item():
-            raise ValueError(
+            raise InputError(
                 f"[weights] '{name}' must fit {dtype}, got "
                 f"{mx.abs(array).max().item():.4g}."
             )
@@ -63,16 +62,12 @@ def write_arrays(path: Path, arrays: Arrays) -> dict[str, Any]:
     """Write and flush one payload; returns its header entry."""
     mx.save_safetensors(str(path), arrays, {"format": "mlx"})
     flush(path)
-    size, digest = 0, hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            size += len(block)
-            digest.update(block)
+    size = path.stat().st_size
     least = sum(array.nbytes for array in arrays.values())
     if size < least:  # a full disk does not always reach us as an error
         raise OSError(f"[weights] {path}: must be over {least} bytes, got {size}.")
     described = {name: describe(array) for name, array in arrays.items()}
-    return {"bytes": size, "sha256": digest.hexdigest(), "arrays": described}
+    return {"bytes": size, "sha256": sha256_of(path), "arrays": described}
 
 
 def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:

@@ -1,6 +1,6 @@
 """Teachers: sentence encoders whose vectors the student learns to give."""
 
-from energyflow_mlx.teacher.bert import BertEncoder, load_teacher
+from energyflow_mlx.teacher.bert import BertEncoder, load_teacher, teacher_from
 from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
@@ -13,4 +13,5 @@ __all__ = [
     "Teacher",
     "cached_vectors",
     "load_teacher",
+    "teacher_from",
 ]

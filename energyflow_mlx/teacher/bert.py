@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -130,7 +131,7 @@ class BertEncoder(nn.Module):
             pooling: ``mean`` or ``cls``.
 
         Returns:
-            ``[B, D]`` float32, not normalised.
+            ``[B, D]`` float32, not normalized.
         """
         x = self(ids, mask)
         if pooling == "cls":
@@ -170,8 +171,23 @@ def _check_shapes(
             )
 
 
+class TeacherSettings(Protocol):
+    """What is asked of a teacher, as the configuration of a run has it."""
+
+    name: str
+    max_length: int
+    normalize: bool
+
+
+def teacher_from(settings: TeacherSettings) -> Teacher:
+    """Load the teacher that a configuration names; see ``load_teacher``."""
+    return load_teacher(
+        settings.name, settings.max_length, normalize=settings.normalize
+    )
+
+
 def load_teacher(
-    name_or_path: str | Path, max_length: int = 128, *, normalize: bool = True
+    name_or_path: str | Path, max_length: int, *, normalize: bool
 ) -> Teacher:
     """Load a sentence encoder.
 

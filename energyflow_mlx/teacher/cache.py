@@ -27,7 +27,8 @@ from typing import Protocol
 
 import numpy as np
 
-from energyflow_mlx.atomic import TEMPORARY_PREFIX, write_aside, write_text
+from energyflow_mlx.atomic import TEMPORARY_PREFIX, sha256_of, write_aside, write_text
+from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.errors import InputError
 
 SHARD_TEXTS = 4096
@@ -59,20 +60,13 @@ class SentenceEncoder(Protocol):
         """Vectors of ``texts``, ``[N, E]`` float32."""
 
 
-def deduplicate(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Distinct texts in order of first use, and the place of each text among them."""
-    first_use: dict[str, int] = {}
-    position = [first_use.setdefault(text, len(first_use)) for text in texts]
-    return list(first_use), np.array(position, np.int64)
-
-
 def cached_vectors(
     teacher: SentenceEncoder,
     texts: Sequence[str],
     cache_dir: Path,
     progress: Progress | None = None,
     *,
-    batch_size: int = 64,
+    batch_size: int,
 ) -> np.ndarray:
     """Vectors of ``texts``, computed at most once.
 
@@ -141,7 +135,7 @@ def _check_entry(folder: Path, count: int, dimension: int) -> None:
     vectors = folder / _VECTORS
     if (size := vectors.stat().st_size) != entry["bytes"]:
         raise ValueError(f"{_VECTORS} must have {entry['bytes']} bytes, got {size}")
-    if _sha256(vectors) != entry["sha256"]:
+    if sha256_of(vectors) != entry["sha256"]:
         raise ValueError(f"the sha256 of {_VECTORS} is not the recorded one")
     if (shape := [entry["rows"], entry["dimension"]]) != [count, dimension]:
         raise ValueError(f"the shape must be {[count, dimension]}, got {shape}")
@@ -246,11 +240,6 @@ def _assemble(
         "rows": shape[0],
         "dimension": shape[1],
         "bytes": vectors.stat().st_size,
-        "sha256": _sha256(vectors),
+        "sha256": sha256_of(vectors),
     }
     write_text(folder / _ENTRY, json.dumps(entry, indent=1) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

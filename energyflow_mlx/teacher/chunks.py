@@ -17,6 +17,8 @@ from contextlib import contextmanager, nullcontext
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.data.batching import pad_rows
+
 # Tokens of one chunk. On the CPU a chunk's widest activation should stay in the
 # cache; a GPU wants enough rows to fill it.
 _CPU_CHUNK_TOKENS = 512
@@ -91,9 +93,10 @@ def run_chunks(
             height = min(
                 chunk_rows(length, batch_size, tokens), _power_of_two(len(members))
             )
-            ids, mask = _pad([rows[i] for i in members], height, min(length, limit))
+            ids, mask = pad_rows([rows[i] for i in members], min(length, limit), height)
             with mx.stream(streams[turn % len(streams)]):
-                y = forward(ids, mask)[: len(members)]
+                known = None if mask.all() else mx.array(mask)
+                y = forward(mx.array(ids), known)[: len(members)]
             mx.async_eval(y)
             pending.append((members, y))
             if len(pending) > len(streams):
@@ -110,18 +113,6 @@ def _take(pending: deque[tuple[np.ndarray, mx.array]]) -> tuple[np.ndarray, np.n
 def _power_of_two(count: int) -> int:
     """Round up to a power of two."""
     return 1 << (count - 1).bit_length()
-
-
-def _pad(
-    rows: Sequence[np.ndarray], height: int, length: int
-) -> tuple[mx.array, mx.array | None]:
-    """Stack rows into ``[height, length]``; extra rows are padding."""
-    ids = np.zeros((height, length), np.int32)
-    mask = np.zeros((height, length), np.float32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1.0
-    return mx.array(ids), None if mask.all() else mx.array(mask)
 
 
 @functools.cache

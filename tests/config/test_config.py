@@ -86,6 +86,7 @@ def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
         (["encoder=transformer"], "share"),
         (["data=text"], "data.train"),
         (["teacher=precomputed"], "data.train"),
+        (["teacher=bert"], "teacher.name"),
         (["share=none", "trainer.ratio=0.0"], "trainer.best_metric"),
         (["optimizer.betas=[0.9]"], "optimizer.betas"),
         (["precision.loss_scale=0"], "precision.loss_scale"),
@@ -95,6 +96,15 @@ def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
 def test_ranges_and_cross_field_rules_are_checked_naming_the_key(overrides, named):
     with pytest.raises(InputError, match=named):
         compose_config(*overrides, "run.dir=x")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF_FOLDER.glob("*/*.yaml")), ids=lambda path: path.stem
+)
+def test_no_group_file_leaves_a_value_open(path):
+    """Merged over the schema's default, "???" is lost and the default stays."""
+    values = OmegaConf.load(path)
+    assert not OmegaConf.missing_keys(values)
 
 
 def test_paths_are_one_or_several():

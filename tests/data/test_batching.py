@@ -2,14 +2,16 @@
 
 import itertools
 import threading
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from energyflow_mlx.data.batching import BucketBatcher, pad_rows
+from energyflow_mlx.data.batching import BucketBatcher, bucket_of, cover, pad_rows
 
 VOCAB = 97
+BUCKETS = (8, 16, 32)
 END = 3
 
 
@@ -24,17 +26,14 @@ def sentences(count, seed=0, longest=40):
     return rows, targets
 
 
-def batcher(count=103, batch_size=8, buckets=(8, 16, 32), seed=0, **options):
-    rows, targets = sentences(count)
-    return BucketBatcher(
-        rows,
-        targets,
-        vocab_size=VOCAB,
-        batch_size=batch_size,
-        buckets=buckets,
-        seed=seed,
-        **options,
-    )
+def batcher(count=103, batch_size=8, buckets=BUCKETS, seed=0):
+    return over(*sentences(count), batch_size=batch_size, buckets=buckets, seed=seed)
+
+
+def over(rows, targets, **changes):
+    """Batcher over given sentences, two a batch unless said otherwise."""
+    usual = {"vocab_size": VOCAB, "batch_size": 2, "buckets": BUCKETS, "seed": 0}
+    return BucketBatcher(rows, targets, **usual | changes)
 
 
 # Padding and cutting
@@ -47,8 +46,8 @@ def test_rows_are_padded_with_0_and_masked():
     assert (ids.dtype, mask.dtype) == (np.int32, np.float32)
 
 
-def test_t4_cutting_keeps_the_end_token():
-    """T4: prefix truncation lost the end token, so none was ever learnt."""
+def test_cutting_keeps_the_end_token():
+    """Cutting the end off would lose it, and none would ever be learned."""
     ids, mask = pad_rows([np.array([2, 5, 6, 7, END]), np.array([2, 5, END])], 3)
     assert ids.tolist() == [[2, 5, END], [2, 5, END]]
     assert mask.all()
@@ -66,6 +65,24 @@ def test_missing_rows_of_a_batch_are_all_padding():
 def test_rows_that_do_not_fit_are_refused(length, size):
     with pytest.raises(ValueError, match=r"rows must fit \[B, L\]"):
         pad_rows([np.array([1]), np.array([2])], length, batch_size=size)
+
+
+def test_a_length_goes_to_the_shortest_bucket_that_holds_it():
+    lengths = np.array([1, 8, 9, 16, 32, 33, 500])
+    assert bucket_of(lengths, BUCKETS).tolist() == [0, 0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_covering_gives_every_row_once_in_its_own_bucket(size):
+    rows, _ = sentences(103)
+    seen = []
+    for bucket, members in cover(rows, BUCKETS, size):
+        assert 1 <= len(members) <= size
+        wanted = BUCKETS[bucket_of(np.array([len(rows[members[0]])]), BUCKETS)[0]]
+        assert bucket == wanted
+        seen += members.tolist()
+    assert sorted(seen) == list(range(103))
+    assert list(cover([], BUCKETS, size)) == []
 
 
 # The plan of an epoch
@@ -94,7 +111,7 @@ def test_no_sample_is_left_out_for_good():
 
 def test_a_lone_long_sentence_is_seen():
     rows = [np.array([2, 5, END])] * 50 + [np.array([2, *[5] * 100, END])]
-    source = BucketBatcher(rows, np.zeros((51, 2)), vocab_size=9, batch_size=8)
+    source = over(rows, np.zeros((51, 2)), batch_size=8, buckets=(16, 128))
     epochs = [{i for _, x in source.plan(e) for i in x.tolist()} for e in range(10)]
     assert sum(50 in epoch for epoch in epochs) > 5
 
@@ -111,8 +128,8 @@ def test_samples_sit_in_the_shortest_bucket_or_move_up():
     assert moved < 2 * 8  # fewer than one batch from each of two buckets
 
 
-def test_t13_every_epoch_is_reshuffled():
-    """T13: the order was drawn once, so batches never changed."""
+def test_every_epoch_is_reshuffled():
+    """An order drawn once would give the same batches for ever."""
     source = batcher()
     first, second = source.plan(0), source.plan(1)
     groups = [{frozenset(x.tolist()) for _, x in plan} for plan in (first, second)]
@@ -186,7 +203,7 @@ def test_vectors_may_lie_on_disk(tmp_path):
     rows, targets = sentences(20)
     np.save(tmp_path / "t.npy", targets)
     mapped = np.load(tmp_path / "t.npy", mmap_mode="r")
-    source = BucketBatcher(rows, mapped, vocab_size=VOCAB, batch_size=4)
+    source = over(rows, mapped, batch_size=4)
     target = source.batch(64, np.array([3, 19])).target
     assert target[:, 0].tolist() == [3, 19] and type(target) is np.ndarray
 
@@ -202,7 +219,7 @@ def take(stream, count):
 
 def test_iteration_is_endless_and_numbered():
     source = batcher(20, 8)
-    found = take(source.iterate(), 7)
+    found = take(source.iterate(0, depth=2), 7)
     assert [number for number, _ in found] == list(range(7))
     plan = [pair for epoch in range(4) for pair in source.plan(epoch)]
     for (_, batch), (_, indices) in zip(found, plan, strict=False):
@@ -211,8 +228,8 @@ def test_iteration_is_endless_and_numbered():
 
 @pytest.mark.parametrize("start", [1, 11, 12, 13, 40])
 def test_a_restart_gives_exactly_the_batches_that_were_left(start):
-    whole = take(batcher().iterate(), start + 5)[start:]
-    restarted = take(batcher().iterate(start), 5)
+    whole = take(batcher().iterate(0, depth=2), start + 5)[start:]
+    restarted = take(batcher().iterate(start, depth=2), 5)
     for (number, batch), (again, same) in zip(whole, restarted, strict=True):
         assert number == again
         for a, b in zip(batch, same, strict=True):
@@ -223,19 +240,42 @@ def test_an_error_on_the_thread_reaches_the_reader(monkeypatch):
     source = batcher()
     monkeypatch.setattr(source, "batch", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        next(source.iterate())
+        next(source.iterate(0, depth=2))
 
 
 def test_closing_leaves_no_thread():
-    stream = batcher().iterate()
+    stream = batcher().iterate(0, depth=2)
     next(stream)
     stream.close()
     assert [t for t in threading.enumerate() if t.name == "prefetch"] == []
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_depth_bounds_the_batches_prepared_ahead(depth, monkeypatch):
+    source = batcher()
+    make, made = source.batch, []
+    monkeypatch.setattr(source, "batch", lambda *of: made.append(1) or make(*of))
+    stream = source.iterate(0, depth=depth)
+    next(stream)
+    most = 1 + depth + 1  # read, waiting, in the making
+    deadline = time.monotonic() + 5
+    while len(made) < most and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.15)
+    assert len(made) == most
+    stream.close()
+
+
+def test_every_batch_is_as_long_as_one_of_the_buckets():
+    for buckets in ((8, 16, 32), (10, 64)):
+        stream = batcher(buckets=buckets).iterate(0, depth=2)
+        lengths = {batch.ids.shape[1] for _, batch in take(stream, 24)}
+        assert lengths == set(buckets)
+
+
 def test_a_negative_start_is_refused():
     with pytest.raises(ValueError, match="start must be at least 0, got -1"):
-        batcher().iterate(-1)
+        batcher().iterate(-1, depth=2)
 
 
 # What is refused
@@ -257,23 +297,20 @@ def test_a_negative_start_is_refused():
 )
 def test_wrong_arguments_are_refused(change, message):
     rows, targets = sentences(10)
-    given = {"targets": targets, "vocab_size": VOCAB, "batch_size": 2} | change
     with pytest.raises(ValueError, match=message):
-        BucketBatcher(rows, **given)
+        over(rows, **{"targets": targets} | change)
 
 
-def test_t5_ids_outside_the_vocabulary_are_refused():
-    """T5: such ids read row 0, or arbitrary memory."""
+def test_ids_outside_the_vocabulary_are_refused():
+    """Such an id would read row 0, or arbitrary memory."""
     rows = [np.array([2, 5, END]), np.array([2, VOCAB, END])]
     with pytest.raises(ValueError, match=f"got {VOCAB} in sentence 1"):
-        BucketBatcher(rows, np.zeros((2, 3)), vocab_size=VOCAB, batch_size=1)
+        over(rows, np.zeros((2, 3)))
     with pytest.raises(ValueError, match="got -1 in sentence 0"):
-        BucketBatcher(
-            [np.array([-1])], np.zeros((1, 3)), vocab_size=VOCAB, batch_size=1
-        )
+        over([np.array([-1])], np.zeros((1, 3)), batch_size=1)
 
 
 def test_a_sentence_without_tokens_is_refused():
     rows = [np.array([2, END]), np.array([], np.int32)]
     with pytest.raises(ValueError, match="sentence 1 has no tokens"):
-        BucketBatcher(rows, np.zeros((2, 3)), vocab_size=9, batch_size=1)
+        over(rows, np.zeros((2, 3)))

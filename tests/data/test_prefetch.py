@@ -42,7 +42,7 @@ def test_an_error_comes_after_the_items_before_it():
         yield 2
         raise RuntimeError("damaged row")
 
-    stream = prefetch(items())
+    stream = prefetch(items(), depth=2)
     assert [next(stream), next(stream)] == [1, 2]
     with pytest.raises(RuntimeError, match="damaged row"):
         next(stream)
@@ -50,7 +50,7 @@ def test_an_error_comes_after_the_items_before_it():
 
 
 def test_closing_ends_the_thread():
-    stream = prefetch(itertools.count())
+    stream = prefetch(itertools.count(), depth=2)
     next(stream)
     assert len(threads()) == 1
     stream.close()
@@ -58,7 +58,7 @@ def test_closing_ends_the_thread():
 
 
 def test_dropping_the_reader_ends_the_thread():
-    stream = prefetch(itertools.count())
+    stream = prefetch(itertools.count(), depth=2)
     next(stream)
     del stream
     gc.collect()
@@ -66,13 +66,13 @@ def test_dropping_the_reader_ends_the_thread():
 
 
 def test_closing_before_the_first_item_starts_no_thread():
-    prefetch(itertools.count()).close()
+    prefetch(itertools.count(), depth=2).close()
     assert threads() == []
 
 
 def test_an_error_in_the_reader_ends_the_thread():
     with pytest.raises(KeyError):
-        for _ in prefetch(itertools.count()):
+        for _ in prefetch(itertools.count(), depth=2):
             raise KeyError
     gc.collect()
     assert threads() == []

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from energyflow_mlx.data.sources import deduplicate, read_text_lines, read_texts
+from energyflow_mlx.data.sources import read_text_lines, read_texts
 from energyflow_mlx.errors import InputError
 
 
@@ -107,9 +107,3 @@ def test_a_jsonl_key_is_read(tmp_path):
     assert read_texts(path, "s") == ["One", "Two"]
     with pytest.raises(InputError, match="every record must have 'text'"):
         read_texts(path)
-
-
-def test_deduplication_keeps_the_first():
-    texts = ["b", "A", "a", "b"]
-    assert deduplicate(texts, ignore_case=False) == ["b", "A", "a"]
-    assert deduplicate(texts, ignore_case=True) == ["b", "A"]

@@ -5,7 +5,7 @@ import pytest
 from energyflow_mlx.evaluation.generation import normalize, score_generation
 
 
-def test_normalisation_is_the_documented_one():
+def test_normalization_is_the_documented_one():
     assert normalize("  A  Man\tRIDES\na Cafe\u0301 . ") == "a man rides a café ."
 
 

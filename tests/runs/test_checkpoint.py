@@ -48,19 +48,19 @@ def assert_same(got, expected):
 # -- Round trip ------------------------------------------------------------------------
 
 
-def test_round_trip_is_bit_exact_and_carries_all_state_t11(tmp_path):
-    path = checkpoint.save(tmp_path, 123, example(), META)
+def test_round_trip_is_bit_exact_and_carries_all_state(tmp_path):
+    path = checkpoint.save(tmp_path, 123, example(), META, keep=3)
     assert path.name == "step_00000123"
     arrays, meta = checkpoint.load(path)
     assert_same(arrays, example())
     assert meta == META | {"step": 123}
 
 
-def test_saving_changes_nothing_of_the_live_state_t11(tmp_path):
+def test_saving_changes_nothing_of_the_live_state(tmp_path):
     live, meta = example(), dict(META)
     copies = {name: mx.array(array) for name, array in live.items()}
     identities = {name: id(array) for name, array in live.items()}
-    checkpoint.save(tmp_path, 1, live, meta)
+    checkpoint.save(tmp_path, 1, live, meta, keep=3)
     assert {name: id(array) for name, array in live.items()} == identities
     assert_same(live, copies)
     assert meta == META
@@ -68,21 +68,21 @@ def test_saving_changes_nothing_of_the_live_state_t11(tmp_path):
 
 def test_special_values_keep_their_bits(tmp_path):
     special = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3.4e38], np.float32)
-    path = checkpoint.save(tmp_path, 0, {"model.a": mx.array(special)}, {})
+    path = checkpoint.save(tmp_path, 0, {"model.a": mx.array(special)}, {}, keep=3)
     loaded = np.array(checkpoint.load(path)[0]["model.a"])
     np.testing.assert_array_equal(loaded.view(np.uint32), special.view(np.uint32))
 
 
 def test_transposed_and_sliced_arrays_are_saved_by_value(tmp_path):
     x = mx.arange(12).reshape(3, 4)
-    path = checkpoint.save(tmp_path, 0, {"a.t": x.T, "a.s": x[1:, ::2]}, {})
+    path = checkpoint.save(tmp_path, 0, {"a.t": x.T, "a.s": x[1:, ::2]}, {}, keep=3)
     arrays, _ = checkpoint.load(path)
     assert arrays["a.t"].tolist() == x.T.tolist()
     assert arrays["a.s"].tolist() == [[4, 6], [8, 10]]
 
 
 def test_one_group_can_be_loaded_alone(tmp_path):
-    path = checkpoint.save(tmp_path, 1, example(), META)
+    path = checkpoint.save(tmp_path, 1, example(), META, keep=3)
     (path / "optimizer.safetensors").write_bytes(b"not even read")
     arrays, meta = checkpoint.load(path, groups=("model",))
     expected = {k: v for k, v in example().items() if k.startswith("model.")}
@@ -93,7 +93,7 @@ def test_one_group_can_be_loaded_alone(tmp_path):
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path):
-    path = checkpoint.save(tmp_path, 1, example(), META)
+    path = checkpoint.save(tmp_path, 1, example(), META, keep=3)
     files = {file.name for file in path.iterdir()}
     assert files == {
         "checkpoint.json",
@@ -104,7 +104,7 @@ def test_a_checkpoint_holds_no_pickle(tmp_path):
 
 def test_loading_is_eager(tmp_path):
     """``mx.load`` is lazy: overwriting the file before use would change the arrays."""
-    path = checkpoint.save(tmp_path, 1, example(), META)
+    path = checkpoint.save(tmp_path, 1, example(), META, keep=3)
     arrays, _ = checkpoint.load(path)
     for file in path.iterdir():
         file.write_bytes(bytes(file.stat().st_size))
@@ -112,7 +112,7 @@ def test_loading_is_eager(tmp_path):
 
 
 def test_loaded_arrays_are_evaluated(tmp_path):
-    path = checkpoint.save(tmp_path, 1, example(), META)
+    path = checkpoint.save(tmp_path, 1, example(), META, keep=3)
     arrays, _ = checkpoint.load(path)
     graph = io.StringIO()
     mx.export_to_dot(graph, *[array for array in arrays.values() if array.size])
@@ -142,13 +142,13 @@ def test_bad_input_is_refused_before_anything_is_written(
     tmp_path, step, arrays, meta, message
 ):
     with pytest.raises(ValueError, match=message):
-        checkpoint.save(tmp_path / "new", step, arrays, meta)
+        checkpoint.save(tmp_path / "new", step, arrays, meta, keep=3)
     assert not (tmp_path / "new").exists()
 
 
 def test_only_mlx_arrays_are_saved(tmp_path):
     with pytest.raises(TypeError, match=r"'model\.a' must be an mx\.array, got float"):
-        checkpoint.save(tmp_path, 1, {"model.a": 1.0}, {})
+        checkpoint.save(tmp_path, 1, {"model.a": 1.0}, {}, keep=3)
 
 
 # -- Damage ----------------------------------------------------------------------------
@@ -164,8 +164,8 @@ FILES = ["checkpoint.json", *(f"{g}.safetensors" for g in ("model", "optimizer")
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "longer", "flip"])
 def test_damage_is_found_names_the_file_and_is_skipped(tmp_path, caplog, name, damage):
-    older = checkpoint.save(tmp_path, 1, example(1), META)
-    path = checkpoint.save(tmp_path, 2, example(2), META)
+    older = checkpoint.save(tmp_path, 1, example(1), META, keep=3)
+    path = checkpoint.save(tmp_path, 2, example(2), META, keep=3)
     file = path / name
     data = bytearray(file.read_bytes())
     if damage == "truncated":
@@ -190,7 +190,7 @@ def test_damage_is_found_names_the_file_and_is_skipped(tmp_path, caplog, name, d
 
 
 def test_every_flipped_bit_of_the_smallest_checkpoint_is_found(tmp_path):
-    path = checkpoint.save(tmp_path, 7, {"a.b": mx.array([1.0])}, {"x": 1})
+    path = checkpoint.save(tmp_path, 7, {"a.b": mx.array([1.0])}, {"x": 1}, keep=3)
     for file in path.iterdir():
         data = file.read_bytes()
         for position in range(len(data)):
@@ -208,7 +208,7 @@ def test_every_flipped_bit_of_the_smallest_checkpoint_is_found(tmp_path):
 
 
 def test_a_half_written_folder_is_never_taken(tmp_path, caplog):
-    whole = checkpoint.save(tmp_path, 1, example(), META)
+    whole = checkpoint.save(tmp_path, 1, example(), META, keep=3)
     half = tmp_path / "step_00000002"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"\0" * 10)
@@ -217,7 +217,7 @@ def test_a_half_written_folder_is_never_taken(tmp_path, caplog):
     (aside / "model.safetensors").write_bytes(b"\0" * 10)
     assert checkpoint.latest(tmp_path) == whole
     assert "step_00000002" in caplog.text and ".tmp-" not in caplog.text
-    checkpoint.save(tmp_path, 4, example(), META)
+    checkpoint.save(tmp_path, 4, example(), META, keep=3)
     assert not aside.exists()
 
 
@@ -238,8 +238,8 @@ def rewrite_header(path, **changes):
 
 
 def test_another_format_version_is_refused_not_skipped(tmp_path):
-    checkpoint.save(tmp_path, 1, example(), META)
-    path = checkpoint.save(tmp_path, 2, example(), META)
+    checkpoint.save(tmp_path, 1, example(), META, keep=3)
+    path = checkpoint.save(tmp_path, 2, example(), META, keep=3)
     rewrite_header(path, version=99)
     for read in (
         lambda: checkpoint.load(path),
@@ -251,14 +251,14 @@ def test_another_format_version_is_refused_not_skipped(tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-    path = checkpoint.save(tmp_path, 2, example(), META)
+    path = checkpoint.save(tmp_path, 2, example(), META, keep=3)
     rewrite_header(path, format="somebody-else")
     with pytest.raises(InputError, match="of format 'energyflow-checkpoint'"):
         checkpoint.load(path)
 
 
 def test_arrays_other_than_the_header_names_are_refused(tmp_path):
-    path = checkpoint.save(tmp_path, 2, {"model.a": mx.zeros(3)}, META)
+    path = checkpoint.save(tmp_path, 2, {"model.a": mx.zeros(3)}, META, keep=3)
     files = json.loads((path / "checkpoint.json").read_text())["files"]
     files["model.safetensors"]["arrays"]["model.a"]["shape"] = [4]
     rewrite_header(path, files=files)
@@ -286,15 +286,15 @@ def test_keep_zero_prunes_nothing(tmp_path):
 
 def test_the_checkpoint_just_written_is_never_pruned(tmp_path):
     """After a resume stepped over a damaged later one, that one must not count."""
-    checkpoint.save(tmp_path, 30, example(), META)
+    checkpoint.save(tmp_path, 30, example(), META, keep=3)
     (tmp_path / "step_00000030" / "model.safetensors").write_bytes(b"")
     written = checkpoint.save(tmp_path, 20, example(), META, keep=1)
     assert checkpoint.latest(tmp_path) == written
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
-    checkpoint.save(tmp_path, 5, example(1), META)
-    path = checkpoint.save(tmp_path, 5, example(2), {"epoch": 9})
+    checkpoint.save(tmp_path, 5, example(1), META, keep=3)
+    path = checkpoint.save(tmp_path, 5, example(2), {"epoch": 9}, keep=3)
     arrays, meta = checkpoint.load(path)
     assert_same(arrays, example(2))
     assert meta == {"epoch": 9, "step": 5}
@@ -357,7 +357,9 @@ def test_kill_9_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
         leftovers += any(p.name.startswith(".tmp-") for p in folder.iterdir())
         check_consistent(checkpoint.load_latest(folder), at_least=published)
         step = checkpoint.load_latest(folder).meta["step"]
-        checkpoint.save(folder, step + 1, example(), META)  # and the folder works on
+        checkpoint.save(
+            folder, step + 1, example(), META, keep=3
+        )  # and the folder works on
         assert checkpoint.latest(folder).name == f"step_{step + 1:08d}"
         assert not any(p.name.startswith(".tmp-") for p in folder.iterdir())
     assert leftovers > 0, "no kill hit a save: the test shows nothing"
@@ -383,7 +385,7 @@ def test_a_concurrent_reader_always_gets_a_whole_checkpoint(tmp_path, caplog):
 def test_a_checkpoint_pruned_while_it_is_read_leads_to_a_newer_one(
     tmp_path, monkeypatch, caplog
 ):
-    checkpoint.save(tmp_path, 1, example(), META)
+    checkpoint.save(tmp_path, 1, example(), META, keep=3)
     load = checkpoint.load
 
     def slow_load(path, groups=None):
@@ -403,11 +405,11 @@ from pathlib import Path
 from energyflow_mlx.runs import checkpoint
 import mlx.core as mx
 folder = Path(sys.argv[1])
-checkpoint.save(folder, 1, {"model.a": mx.ones(10)}, {})
+checkpoint.save(folder, 1, {"model.a": mx.ones(10)}, {}, keep=3)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    checkpoint.save(folder, 2, {"model.a": mx.ones(100_000)}, {})
+    checkpoint.save(folder, 2, {"model.a": mx.ones(100_000)}, {}, keep=3)
 except (OSError, RuntimeError) as error:
     print("refused:", error)
 """
@@ -438,7 +440,7 @@ def test_write_aside_keeps_the_old_file_when_the_body_raises(tmp_path):
 # -- Matching --------------------------------------------------------------------------
 
 
-def test_loaded_arrays_must_fit_the_trained_objects_t10(tmp_path):
+def test_loaded_arrays_must_fit_the_trained_objects(tmp_path):
     expected = {"model.a": mx.zeros((2, 3)), "model.b": mx.zeros(3)}
     checkpoint.require_match(expected, dict(expected), "run")
     with pytest.raises(InputError, match=r"run: .*missing model\.b, unknown model\.c"):
@@ -453,12 +455,12 @@ def test_loaded_arrays_must_fit_the_trained_objects_t10(tmp_path):
 
 
 def test_saving_from_one_thread_while_another_loads(tmp_path):
-    checkpoint.save(tmp_path, 1, example(), META)
+    checkpoint.save(tmp_path, 1, example(), META, keep=3)
     results = []
     thread = threading.Thread(
         target=lambda: results.append(checkpoint.load_latest(tmp_path).meta["step"])
     )
     thread.start()
-    checkpoint.save(tmp_path, 2, example(), META)
+    checkpoint.save(tmp_path, 2, example(), META, keep=3)
     thread.join()
     assert results[0] in (1, 2)

@@ -64,7 +64,7 @@ def test_projection_round_trip_is_bit_exact(tmp_path_factory, weight):
         assert bias is None or back.bias.tobytes() == bias.tobytes()
 
 
-def test_optimizer_state_saves_every_tensor_without_touching_it_t11(tmp_path):
+def test_optimizer_state_saves_every_tensor_without_touching_it(tmp_path):
     """Eight tensors exist once the last block is trained; all of them are written."""
     rng = np.random.default_rng(0)
     shapes = [(4, 3), (4,), (5, 3, 4), (5,), (4, 5), (4,), (4,), (4,)]

@@ -57,7 +57,7 @@ def entry_of(folder):
 
 
 def test_rows_follow_the_texts(tmp_path):
-    vectors = cached_vectors(CountingTeacher(), TEXTS, tmp_path)
+    vectors = cached_vectors(CountingTeacher(), TEXTS, tmp_path, batch_size=64)
     assert isinstance(vectors, np.memmap) and not vectors.flags.writeable
     assert vectors.dtype == np.float32
     assert np.array_equal(vectors, vectors_of(TEXTS))
@@ -65,13 +65,13 @@ def test_rows_follow_the_texts(tmp_path):
 
 def test_each_distinct_text_is_computed_once(tmp_path):
     teacher = CountingTeacher()
-    cached_vectors(teacher, TEXTS, tmp_path)
-    cached_vectors(teacher, list(TEXTS), tmp_path)
+    cached_vectors(teacher, TEXTS, tmp_path, batch_size=64)
+    cached_vectors(teacher, list(TEXTS), tmp_path, batch_size=64)
     assert teacher.asked == TEXTS[:9]
 
 
 def test_finished_entry_holds_no_working_files(tmp_path):
-    cached_vectors(CountingTeacher(), TEXTS, tmp_path)
+    cached_vectors(CountingTeacher(), TEXTS, tmp_path, batch_size=64)
     names = {path.name for path in entry_of(tmp_path).iterdir()}
     assert names == {"vectors.npy", "entry.json", "lock"}
     entry = json.loads((entry_of(tmp_path) / "entry.json").read_text())
@@ -105,12 +105,16 @@ def test_texts_are_kept_apart_in_the_key():
 def test_interrupted_run_goes_on_with_the_next_shard(tmp_path):
     first = CountingTeacher(fail_at="sentence 8")
     with pytest.raises(KeyboardInterrupt):
-        cached_vectors(first, TEXTS, tmp_path)
+        cached_vectors(first, TEXTS, tmp_path, batch_size=64)
     assert first.asked == TEXTS[:8]
     second = CountingTeacher()
     calls = []
     vectors = cached_vectors(
-        second, TEXTS, tmp_path, progress=lambda *done: calls.append(done)
+        second,
+        TEXTS,
+        tmp_path,
+        progress=lambda *done: calls.append(done),
+        batch_size=64,
     )
     assert second.asked == TEXTS[8:9]
     assert calls[0] == (4, 9) and calls[-1] == (9, 9)
@@ -135,14 +139,16 @@ def test_killed_process_leaves_a_usable_cache(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(path, data)
         Path.write_bytes = write
-        cache.cached_vectors(CountingTeacher(), TEXTS, Path(sys.argv[1]))
+        cache.cached_vectors(
+            CountingTeacher(), TEXTS, Path(sys.argv[1]), batch_size=64
+        )
         """
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=CHECKOUT)
     assert done.returncode == -9
     assert list(entry_of(tmp_path).glob(".tmp-*"))
     teacher = CountingTeacher()
-    vectors = cached_vectors(teacher, TEXTS, tmp_path)
+    vectors = cached_vectors(teacher, TEXTS, tmp_path, batch_size=64)
     assert teacher.asked == TEXTS[4:9]
     assert np.array_equal(vectors, vectors_of(TEXTS))
     assert not list(entry_of(tmp_path).glob(".tmp-*"))
@@ -160,11 +166,11 @@ def cut(path):
 
 @pytest.mark.parametrize("damage", [flip, cut, lambda path: path.unlink()])
 def test_damaged_vectors_are_said_and_rebuilt(tmp_path, caplog, damage):
-    cached_vectors(CountingTeacher(), TEXTS, tmp_path)
+    cached_vectors(CountingTeacher(), TEXTS, tmp_path, batch_size=64)
     damage(entry_of(tmp_path) / "vectors.npy")
     teacher = CountingTeacher()
     with caplog.at_level(logging.WARNING):
-        vectors = cached_vectors(teacher, TEXTS, tmp_path)
+        vectors = cached_vectors(teacher, TEXTS, tmp_path, batch_size=64)
     assert "Cached teacher vectors rebuilt" in caplog.text
     assert teacher.asked == TEXTS[:9]
     assert np.array_equal(vectors, vectors_of(TEXTS))
@@ -172,26 +178,28 @@ def test_damaged_vectors_are_said_and_rebuilt(tmp_path, caplog, damage):
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rows": 12}'])
 def test_damaged_entry_is_said_and_rebuilt(tmp_path, caplog, content):
-    cached_vectors(CountingTeacher(), TEXTS, tmp_path)
+    cached_vectors(CountingTeacher(), TEXTS, tmp_path, batch_size=64)
     (entry_of(tmp_path) / "entry.json").write_text(content)
-    vectors = cached_vectors(CountingTeacher(), TEXTS, tmp_path)
+    vectors = cached_vectors(CountingTeacher(), TEXTS, tmp_path, batch_size=64)
     assert "Cached teacher vectors rebuilt" in caplog.text
     assert np.array_equal(vectors, vectors_of(TEXTS))
 
 
 def test_damaged_shard_is_said_and_rebuilt(tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
-        cached_vectors(CountingTeacher(fail_at="sentence 8"), TEXTS, tmp_path)
+        cached_vectors(
+            CountingTeacher(fail_at="sentence 8"), TEXTS, tmp_path, batch_size=64
+        )
     flip(entry_of(tmp_path) / "00001.shard")
     teacher = CountingTeacher()
-    vectors = cached_vectors(teacher, TEXTS, tmp_path)
+    vectors = cached_vectors(teacher, TEXTS, tmp_path, batch_size=64)
     assert "00001.shard is damaged" in caplog.text
     assert teacher.asked == TEXTS[4:9]
     assert np.array_equal(vectors, vectors_of(TEXTS))
 
 
 def test_vectors_that_are_not_finite_raise_and_leave_no_shard(tmp_path):
-    """T20: a failing teacher must raise, and its output must not stay."""
+    """A failing teacher must raise, and its output must not stay."""
 
     class Broken(CountingTeacher):
         def encode(self, texts, **options):
@@ -200,7 +208,7 @@ def test_vectors_that_are_not_finite_raise_and_leave_no_shard(tmp_path):
             return vectors
 
     with pytest.raises(InputError, match="not finite for the text 'sentence 1'"):
-        cached_vectors(Broken(), TEXTS, tmp_path)
+        cached_vectors(Broken(), TEXTS, tmp_path, batch_size=64)
     assert not list(entry_of(tmp_path).glob("*.shard"))
 
 
@@ -208,18 +216,20 @@ def test_vectors_of_another_width_raise(tmp_path):
     teacher = CountingTeacher()
     teacher.dimension = 6
     with pytest.raises(InputError, match=r"must give vectors \[4, 6\], got \[4, 5\]"):
-        cached_vectors(teacher, TEXTS, tmp_path)
+        cached_vectors(teacher, TEXTS, tmp_path, batch_size=64)
 
 
 def test_no_texts_need_no_entry(tmp_path):
-    assert cached_vectors(CountingTeacher(), [], tmp_path / "x").shape == (0, 5)
+    assert cached_vectors(
+        CountingTeacher(), [], tmp_path / "x", batch_size=64
+    ).shape == (0, 5)
     assert not (tmp_path / "x").exists()
 
 
 def test_unusable_cache_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cache folder .*file"):
-        cached_vectors(CountingTeacher(), TEXTS, tmp_path / "file")
+        cached_vectors(CountingTeacher(), TEXTS, tmp_path / "file", batch_size=64)
 
 
 def test_lone_surrogate_in_a_text_is_no_obstacle():

@@ -146,8 +146,10 @@ def test_pairs_map_a_premise_to_its_hypothesis(pairs, tmp_path):
     with RunDisplay() as display:
         data = load_run_data(config, None, display)
     assert data.train_targets.shape[1] == 2 * data.dimension == 768
-    teacher = load_teacher("minilm")
-    expected = teacher.encode(["An animal moves 7 times.", "A dog runs 7 times."])
+    teacher = load_teacher("minilm", 128, normalize=True)
+    expected = teacher.encode(
+        ["An animal moves 7 times.", "A dog runs 7 times."], batch_size=64
+    )
     wanted = expected.reshape(1, -1)
     every = np.concatenate([data.train_targets, data.held_out.targets])
     assert np.abs(every - wanted).max(axis=1).min() < 1e-4

@@ -39,7 +39,7 @@ def as_batch(ids, mask, target):
     targets = np.asarray(target, np.float32)
     rows = [row[m > 0] for row, m in zip(ids, mask, strict=True)]
     batcher = BucketBatcher(
-        rows, targets, vocab_size=V, batch_size=len(rows), buckets=(L,)
+        rows, targets, vocab_size=V, batch_size=len(rows), buckets=(L,), seed=0
     )
     return batcher.batch(L, np.arange(len(rows)))
 

@@ -3,7 +3,7 @@
 People, animals, vehicles, things and landscapes are put into sentence patterns of
 6 to 14 words, so that a sentence teacher spreads them and a decoder can still learn
 them: a few hundred words, combined freely within a scene. The tables are in
-``caption_words`` and ``caption_scenes``; this file is the grammar over them.
+``words`` and ``scenes``; this file is the grammar over them.
 
 The one source of chance is ``random.Random(seed).random()``, whose sequence Python
 guarantees, so a seed gives the same sentences everywhere.
@@ -70,7 +70,7 @@ def generate_captions(count: int, seed: int) -> list[str]:
         seed: Any integer.
 
     Returns:
-        Capitalised sentences with a full stop, 6 to 14 words each.
+        Capitalized sentences with a full stop, 6 to 14 words each.
 
     Raises:
         ValueError: ``count`` is negative or more than the grammar can tell apart.

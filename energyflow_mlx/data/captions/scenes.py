@@ -1,4 +1,4 @@
-"""Scenes of the caption grammar: who is where and does what; see ``caption_words``."""
+"""Scenes of the caption grammar: who is where and does what; see ``words``."""
 
 # (cast, places, activities, outdoors)
 SCENES: tuple[tuple[str, str, str, bool], ...] = (

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from energyflow_mlx.data.vectors import unit_rows
+
 Decode = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[np.ndarray], np.ndarray]
 
@@ -27,10 +29,6 @@ class Correction(NamedTuple):
     ids: np.ndarray
     cosine: np.ndarray
     first_cosine: np.ndarray
-
-
-def _unit_rows(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def correct(
@@ -67,15 +65,15 @@ def correct(
         raise ValueError(f"[correct] rounds must be at least 0, got {rounds}.")
     told = np.asarray(target, dtype=np.float32)
     length = np.linalg.norm(told, axis=-1, keepdims=True)
-    target = condition = _unit_rows(told)
+    target = condition = unit_rows(told)
     ids = np.array(decode(told))
-    vectors = _unit_rows(np.asarray(encode(ids)))
+    vectors = unit_rows(encode(ids))
     first = best = (vectors * target).sum(axis=-1)
     rates = np.full((len(target), 1), rate, dtype=np.float32)
     for _ in range(rounds):
-        moved = _unit_rows(condition + rates * (target - vectors))
+        moved = unit_rows(condition + rates * (target - vectors))
         guess = decode(moved * length)
-        guess_vectors = _unit_rows(np.asarray(encode(guess)))
+        guess_vectors = unit_rows(encode(guess))
         cosine = (guess_vectors * target).sum(axis=-1)
         better = cosine > best
         column = better[:, None]

@@ -5,43 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import InputError, TokenizerErrors
 from energyflow_mlx.text.tokenizer.vocabulary import CONTINUES, SPECIALS
 
 Item = TypeVar("Item")
 
 _BLOCK_TEXTS = 8192
 _BYTE_ALPHABET = 256
-
-
-class TokenizerErrors:
-    """Turns the tokenizers library's error, a bare ``Exception``, into InputError.
-
-    Args:
-        path: The file at fault, for the message.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        if kind is Exception:  # this very type; any other error passes
-            raise InputError(f"[tokenizer] {self._path}: not a tokenizer: {error}.")
 
 
 def read_text(path: Path) -> str:
