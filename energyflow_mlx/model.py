@@ -65,9 +65,9 @@ class EnergyFlow(nn.Module):
 
         Arguments as in ``encode``.
         """
-        size = (self.lattice.config.height, self.lattice.config.width)
+        cube = self.lattice.config.cube
         surface = self.encoder(ids, mask, shared=self.shared, key=key)
-        return surface.reshape(-1, *size)
+        return surface.reshape(-1, cube.height, cube.width)
 
     def decode_features(
         self,

@@ -1,15 +1,16 @@
-"""Sentences through the lattice of a finished run, with the way of every flow."""
+"""Sentences through the lattice of a finished run, with the path of every flow."""
 
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.config import LatticeConfig
 from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.lattice import FlowPaths
-from energyflow_mlx.lattice.geometry import start_level
+from energyflow_mlx.lattice import FlowPaths, count_arrivals
+from energyflow_mlx.lattice.geometry import FACE_FAR, FACE_NEAR, start_level
 from energyflow_mlx.teacher import load_teacher
 
 
@@ -22,11 +23,11 @@ def trace(codec: SentenceCodec, texts: list[str]) -> tuple[Cube, list[FlowRecord
     config = codec.config.lattice
     assert config is not None
     cube = Cube(
-        width=config.width,
-        height=config.height,
+        width=config.cube.width,
+        height=config.cube.height,
         steps=config.total_steps,
-        start_z=start_level(config.depth),
-        is_dual=config.output_planes == "dual",
+        start_z=start_level(config.cube.depth),
+        is_dual=config.cube.is_dual,
     )
     if codec.config.task == "flow":
         return cube, _trace_vectors(codec, texts)
@@ -44,38 +45,49 @@ def _trace_vectors(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
             f"[plot] teacher {teacher.name} must give vectors of {codec.dimension} "
             f"numbers as the run's, got {teacher.dimension}."
         )
-    records = []
+    lattice, records = codec.model.lattice, []
     for text, vector in zip(texts, teacher.encode(texts), strict=True):
-        paths = codec.model.lattice.trace(mx.array(vector[None]))
+        paths = lattice.trace(mx.array(vector[None]))
         output = _host(paths.output.vector)
         cosine = float(cosine_rows(output, vector[None])[0])
         result = f"cosine of the vector out to the vector in: {cosine:.3f}"
-        records.append(record_flows(text, result, paths))
+        records.append(record_flows(text, result, paths, lattice.config))
     return records
 
 
 def _trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
     """The sentences through encoder and lattice, and what the decoder reads."""
     model, data = codec.model, codec.config.data
+    lattice = model.lattice
     records = []
     for text, row in zip(
         texts, codec.tokenizer.encode(texts, data.max_length), strict=True
     ):
         ids, mask = pad_rows([row], len(row))
         surface = model.encode_surface(mx.array(ids), mx.array(mask))
-        paths = model.lattice.trace_surface(surface)
+        paths = lattice.trace_surface(surface)
         vector = _host(paths.output.vector)
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
         result = f"read back from the vector: {codec.decode(vector)[0]}"
-        records.append(record_flows(text, result, paths))
+        records.append(record_flows(text, result, paths, lattice.config))
     return records
 
 
-def record_flows(text: str, result: str, paths: FlowPaths) -> FlowRecord:
-    """The only sample of a trace as NumPy arrays, unused slots left out."""
+def record_flows(
+    text: str, result: str, paths: FlowPaths, config: LatticeConfig
+) -> FlowRecord:
+    """The only sample of a trace as NumPy arrays, unused slots left out.
+
+    Args:
+        text: The sentence.
+        result: One line on what came out of the lattice.
+        paths: Trace of the sentence alone, B = 1.
+        config: Settings of the lattice.
+    """
     output = paths.output
     flows = output.flows
     used = _host(flows.exists)[0]
+    near, far = (count_arrivals(config, flows, face) for face in (FACE_NEAR, FACE_FAR))
     return FlowRecord(
         text=text,
         result=result,
@@ -86,6 +98,8 @@ def record_flows(text: str, result: str, paths: FlowPaths) -> FlowRecord:
         reached=_host(flows.reached)[0, used],
         age=_host(flows.age)[0, used],
         landed=_host(flows.position)[0, used],
+        arrivals_near=_host(near)[0],
+        arrivals_far=_host(far)[0],
         surface_in=_host(output.surface_in)[0],
         surface_out=_host(output.surface_out)[0],
     )

@@ -20,8 +20,10 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.dynamics import FlowState, FlowStep, phase
-from energyflow_mlx.lattice.solve import FlowOptions, advance_flows, draw_noise
+from energyflow_mlx.lattice.dynamics import FlowStep, advance_flows, phase
+from energyflow_mlx.lattice.motion import StepControls
+from energyflow_mlx.lattice.solve import draw_noise
+from energyflow_mlx.lattice.state import FlowOptions, FlowState
 
 Arrays = dict[str, mx.array]
 
@@ -79,7 +81,7 @@ class StagedSteps:
         Args:
             parameters: Of the step, by path.
             start: Of ``launch``.
-            options: Noise and scale; ``read`` is not used, training never stops early.
+            options: Noise and scale.
         """
         states = [start]
         for index, arguments in self._arguments(start, options):
@@ -122,9 +124,11 @@ class StagedSteps:
     ) -> list[tuple[int, tuple]]:
         scale = mx.array(options.scale)
         noises = draw_noise(self._config, options, start.position.shape)
+        paces = [phase(self._config, index).pace for index in range(len(noises))]
+        controls = zip(paces, noises, strict=True)
         return [
-            (index, (phase(self._config, index).pace, scale, noise))
-            for index, noise in enumerate(noises)
+            (index, (tuple(StepControls(pace, scale, noise)),))
+            for index, (pace, noise) in enumerate(controls)
         ]
 
     def _function(self, direction: str, index: int) -> Callable[..., Any]:

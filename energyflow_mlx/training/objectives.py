@@ -223,7 +223,7 @@ def through_lattice(ends: FlowObjective) -> Objective:
         controls: Controls,
     ) -> Outcome:
         front_key, lattice_key, end_key = flow_keys(controls.key)
-        is_noisy = model.lattice.config.exploration_noise > 0
+        is_noisy = model.lattice.config.noise.sigma > 0
         output = model.lattice.from_surface(
             ends.surface(model, batch, front_key),
             key=lattice_key,

@@ -4,9 +4,9 @@ front   batch -> energies at launch
 steps   energies -> landed flows, ``lattice.staged``
 back    landed flows -> loss
 
-For ``lattice.checkpoint_steps``. The chain rule between the three is written out here,
-so that a step is computed again from its state in the backward pass and nothing of
-its inside is kept.
+For ``lattice.adjoint.way=stepwise``. The chain rule between the three is written out
+here, so that a step is computed again from its state in the backward pass and nothing
+of its inside is kept.
 """
 
 from collections.abc import Callable, Collection
@@ -15,9 +15,8 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.lattice.dynamics import FlowState, land, launch
-from energyflow_mlx.lattice.solve import FlowOptions
 from energyflow_mlx.lattice.staged import StagedSteps
+from energyflow_mlx.lattice.state import FlowOptions, FlowState, land, launch
 from energyflow_mlx.model import EnergyFlow, install_parameters
 from energyflow_mlx.training.objectives import (
     Arrays,
@@ -114,11 +113,12 @@ class StagedFlow:
 
     def _launch(self, energy: mx.array) -> FlowState:
         lattice = self._model.lattice.config
+        size = (lattice.cube.height, lattice.cube.width)
         surface = energy[:, : lattice.surface_size]
-        return launch(lattice, surface.reshape(-1, lattice.height, lattice.width))
+        return launch(lattice, surface.reshape(-1, *size))
 
     def _options(self, controls: Controls, key: mx.array) -> FlowOptions:
-        is_noisy = self._model.lattice.config.exploration_noise > 0
+        is_noisy = self._model.lattice.config.noise.sigma > 0
         return FlowOptions(
             scale=controls.displacement_scale,
             sigma=controls.noise_sigma,

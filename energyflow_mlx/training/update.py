@@ -127,7 +127,7 @@ class Stepper:
         self._staged = {
             name: StagedFlow(self.model, self.config, ends, self.engine.start)
             for name, ends in FLOW_OBJECTIVES.items()
-            if lattice is not None and lattice.checkpoint_steps
+            if lattice is not None and lattice.adjoint.way == "stepwise"
         }
         self.trainable = trainable_paths(parameters, self.config)
         self.lazy = lazy_tables(parameters, self.config) & self.trainable
