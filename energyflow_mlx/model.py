@@ -144,8 +144,9 @@ class LatticeFlow(EnergyFlow):
 
         Arguments as in ``EnergyFlow.encode``.
         """
-        size = (self.lattice.config.height, self.lattice.config.width)
-        return super().encode(ids, mask, key=key).reshape(-1, *size)
+        cube = self.lattice.config.cube
+        surface = super().encode(ids, mask, key=key)
+        return surface.reshape(-1, cube.height, cube.width)
 
     def compiled_encode(self) -> Encode:
         """``encode`` for inference: the surface is compiled here.

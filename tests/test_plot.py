@@ -26,8 +26,8 @@ FLOWS = {
     *("flows.png", "flow_lengths.png"),
     *("surfaces.png", "arrivals.png", "histograms.png", "flows.html"),
 }
-LATTICE = {"width": 6, "height": 5, "depth": 4, "spawn_slots": 2}
-LATTICE |= {"carrier_hidden": 8, "carrier_layers": 1, "neuron_hidden": 6}
+LATTICE = {"cube.width": 6, "cube.height": 5, "cube.depth": 4, "spawn.slots": 2}
+LATTICE |= {"carrier.hidden": 8, "carrier.layers": 1, "carrier.neuron_hidden": 6}
 TINY = [
     *(f"lattice.{key}={value}" for key, value in LATTICE.items()),
     *("data.captions=100", "data.buckets=[16,32]", "data.max_length=32"),

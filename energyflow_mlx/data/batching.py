@@ -6,13 +6,12 @@ sizes, the seed and the epoch's number; a run that restarts at batch g therefore
 exactly the batches it would have got.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from energyflow_mlx.data.dataset import permutation
-from energyflow_mlx.data.prefetch import prefetch
 
 _PAD_ID = 0
 
@@ -20,25 +19,15 @@ _PAD_ID = 0
 class Batch(NamedTuple):
     """One batch of B sentences padded to L tokens, as NumPy arrays.
 
-    ``rows`` are the token ids whose embeddings the batch needs, so that a step can
-    gather, differentiate and update only these rows of a large table. They are padded
-    to the fixed size ``U = min(B * L, V)`` by ids that do not occur in the batch.
-
     Attributes:
-        ids: Token ids, ``[B, L]`` int32; equal to ``rows[row_of]``.
+        ids: Token ids, ``[B, L]`` int32.
         mask: 1 for tokens, 0 for padding, ``[B, L]`` float32.
         target: Teacher vectors, ``[B, E]`` float32.
-        rows: Distinct token ids, ``[U]`` int32.
-        row_of: Place of each token in ``rows``, ``[B, L]`` int32.
-        row_valid: 1 for ids of the batch, 0 for fillers, ``[U]`` float32.
     """
 
     ids: np.ndarray
     mask: np.ndarray
     target: np.ndarray
-    rows: np.ndarray
-    row_of: np.ndarray
-    row_valid: np.ndarray
 
 
 def pad_rows(
@@ -145,7 +134,7 @@ class BucketBatcher:
         lengths = np.asarray([len(row) for row in ids], np.int64)
         _check(ids, lengths, targets, vocab_size, batch_size, tuple(buckets))
         self._ids, self._targets = ids, targets
-        self._vocab_size, self._batch_size = vocab_size, batch_size
+        self._batch_size = batch_size
         self._buckets, self._seed = tuple(buckets), seed
         self._bucket_of = bucket_of(lengths, self._buckets)
         self.batches_per_epoch = len(ids) // batch_size
@@ -173,22 +162,20 @@ class BucketBatcher:
         """Padded arrays of the samples at ``indices`` in a bucket of that length."""
         ids, mask = pad_rows([self._ids[i] for i in indices], bucket)
         target = np.asarray(self._targets[indices], np.float32)
-        return Batch(ids, mask, target, *_rows(ids, self._vocab_size))
+        return Batch(ids, mask, target)
 
-    def iterate(self, start: int, *, depth: int) -> Generator[tuple[int, Batch]]:
-        """Endless batches with their global numbers, prepared ahead on a thread.
+    def batches(self, start: int) -> Iterator[tuple[int, Batch]]:
+        """Endless batches with their global numbers.
 
         Args:
             start: Number of the first batch, counted over all epochs.
-            depth: Finished batches waiting at most, at least 1; one more may be in
-                the making.
 
         Raises:
-            ValueError: ``start`` is negative or ``depth`` below 1.
+            ValueError: ``start`` is negative.
         """
         if start < 0:
             raise ValueError(f"[batching] start must be at least 0, got {start}.")
-        return prefetch(self._from(start), depth)
+        return self._from(start)
 
     def _from(self, start: int) -> Iterator[tuple[int, Batch]]:
         number = start
@@ -197,21 +184,6 @@ class BucketBatcher:
             for bucket, indices in self.plan(epoch)[first:]:
                 yield number, self.batch(bucket, indices)
                 number += 1
-
-
-def _rows(
-    ids: np.ndarray, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``rows``, ``row_of`` and ``row_valid`` of padded ids ``[B, L]``."""
-    occurs = np.zeros(vocab_size, bool)
-    occurs[ids] = True
-    real = np.flatnonzero(occurs)
-    size = min(ids.size, vocab_size)
-    fillers = np.flatnonzero(~occurs)[: size - len(real)]
-    place = np.zeros(vocab_size, np.int32)
-    place[real] = np.arange(len(real))
-    rows = np.concatenate([real, fillers]).astype(np.int32)
-    return rows, place[ids], (np.arange(size) < len(real)).astype(np.float32)
 
 
 def _check(

@@ -41,7 +41,7 @@ class Cube:
 
 @dataclass(frozen=True)
 class FlowRecord:
-    """The way of every flow that a sentence created, F of them.
+    """The path of every flow that a sentence created, F of them.
 
     Attributes:
         text: The sentence.
@@ -55,6 +55,9 @@ class FlowRecord:
         reached: Face reached by itself, -1 or +1, else 0, ``[F]``.
         age: Steps taken, ``[F]``.
         landed: Where each flow ended, projection included, ``[F, 3]``.
+        arrivals_near: Flows on each cell of the face z = -1, projected ones included,
+            ``[H, W]``.
+        arrivals_far: The same of the face z = +1.
         surface_in: Energies the flows started with, ``[H, W]``.
         surface_out: Energies that arrived, ``[H, W]``.
     """
@@ -68,6 +71,8 @@ class FlowRecord:
     reached: np.ndarray
     age: np.ndarray
     landed: np.ndarray
+    arrivals_near: np.ndarray
+    arrivals_far: np.ndarray
     surface_in: np.ndarray
     surface_out: np.ndarray
 
@@ -88,20 +93,6 @@ class FlowRecord:
         """Distance in x and y from where each flow began, ``[F]``."""
         origin = self.position[self.born, np.arange(len(self.born)), :2]
         return np.linalg.norm(self.landed[:, :2] - origin, axis=1)
-
-    def arrivals(self, cube: Cube, face: float) -> np.ndarray:
-        """Flows on each cell of one face, projected ones included, ``[H, W]``."""
-        there = self.landed[self.landed[:, 2] == face]
-        count = np.zeros((cube.height, cube.width))
-        row = nearest_cell(there[:, 1], cube.height)
-        np.add.at(count, (row, nearest_cell(there[:, 0], cube.width)), 1)
-        return count
-
-
-def nearest_cell(coordinate: np.ndarray, count: int) -> np.ndarray:
-    """Cell number of normalised coordinates, as ``lattice.geometry`` rounds them."""
-    cell = np.rint((coordinate + 1) * 0.5 * (count - 1))
-    return np.clip(cell, 0, count - 1).astype(int)
 
 
 def mean_statistics(records: Sequence[FlowRecord]) -> dict[str, float]:

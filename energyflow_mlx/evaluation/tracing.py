@@ -10,8 +10,8 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.lattice import FlowPaths
-from energyflow_mlx.lattice.geometry import start_level
+from energyflow_mlx.lattice import FlowPaths, count_arrivals
+from energyflow_mlx.lattice.geometry import FACE_FAR, FACE_NEAR, start_level
 
 
 def cube_of(config: LatticeConfig) -> Cube:
@@ -22,7 +22,7 @@ def cube_of(config: LatticeConfig) -> Cube:
         height=cube.height,
         steps=config.total_steps,
         start_z=start_level(cube.depth),
-        is_dual=cube.output_planes == "dual",
+        is_dual=cube.is_dual,
     )
 
 
@@ -44,20 +44,20 @@ def trace_vectors(
             f"[plot] the teacher must give vectors of {codec.dimension} numbers as the "
             f"run's, got {vectors.shape[1]}."
         )
-    records = []
+    config, records = codec.model.lattice.config, []
     for text, vector in zip(texts, vectors, strict=True):
         paths = codec.model.lattice.trace(mx.array(vector[None]))
         output = _host(paths.output.vector)
         cosine = float(cosine_rows(output, vector[None])[0])
         result = f"cosine of the vector out to the vector in: {cosine:.3f}"
-        records.append(record_flows(text, result, paths))
+        records.append(record_flows(text, result, paths, config))
     return records
 
 
 def trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
     """Sentences through encoder and lattice, one at a time, every path kept."""
     model, data = codec.model, codec.config.data
-    records = []
+    config, records = model.lattice.config, []
     for text, row in zip(
         texts, codec.tokenizer.encode(texts, data.max_length), strict=True
     ):
@@ -66,15 +66,25 @@ def trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
         paths = model.lattice.trace_surface(surface)
         vector = unit_rows(_host(paths.output.vector))
         result = f"read back from the vector: {codec.decode(vector)[0]}"
-        records.append(record_flows(text, result, paths))
+        records.append(record_flows(text, result, paths, config))
     return records
 
 
-def record_flows(text: str, result: str, paths: FlowPaths) -> FlowRecord:
-    """The only sample of a trace as NumPy arrays, unused slots left out."""
+def record_flows(
+    text: str, result: str, paths: FlowPaths, config: LatticeConfig
+) -> FlowRecord:
+    """The only sample of a trace as NumPy arrays, unused slots left out.
+
+    Args:
+        text: The sentence.
+        result: One line on what came out of the lattice.
+        paths: Trace of the sentence alone, B = 1.
+        config: Settings of the lattice.
+    """
     output = paths.output
     flows = output.flows
     used = _host(flows.exists)[0]
+    near, far = (count_arrivals(config, flows, face) for face in (FACE_NEAR, FACE_FAR))
     return FlowRecord(
         text=text,
         result=result,
@@ -85,6 +95,8 @@ def record_flows(text: str, result: str, paths: FlowPaths) -> FlowRecord:
         reached=_host(flows.reached)[0, used],
         age=_host(flows.age)[0, used],
         landed=_host(flows.position)[0, used],
+        arrivals_near=_host(near)[0],
+        arrivals_far=_host(far)[0],
         surface_in=_host(output.surface_in)[0],
         surface_out=_host(output.surface_out)[0],
     )

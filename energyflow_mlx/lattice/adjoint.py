@@ -22,9 +22,10 @@ from typing import Any, Literal, NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from energyflow_mlx.lattice.dynamics import FlowState, land, launch, phase
+from energyflow_mlx.lattice.dynamics import advance_flows, phase
 from energyflow_mlx.lattice.lattice import EnergyLattice, LatticeOutput
-from energyflow_mlx.lattice.solve import FlowOptions, advance_flows, draw_noise
+from energyflow_mlx.lattice.solve import draw_noise
+from energyflow_mlx.lattice.state import FlowOptions, FlowState, land, launch
 
 Arrays = dict[str, mx.array]
 Way = Literal["graph", "stepwise"]
@@ -252,9 +253,9 @@ class Steps:
             options: Noise and scale.
         """
         states = [start]
-        for index, arguments in self._arguments(start, options):
+        for index, controls in self._controls(start, options):
             step = self._function("forward", index)
-            state = step(parameters, tuple(states[-1]), *arguments)
+            state = step(parameters, tuple(states[-1]), controls)
             self._execution.start(state)
             states.append(FlowState(*state))
         return states
@@ -278,18 +279,19 @@ class Steps:
             Gradients by path and cotangents of the first state by name.
         """
         gradients = {path: mx.zeros_like(a) for path, a in parameters.items()}
-        for index, arguments in reversed(self._arguments(states[0], options)):
+        for index, controls in reversed(self._controls(states[0], options)):
             step = self._function("backward", index)
             state = tuple(states[index])
             gradients, cotangents = step(
-                parameters, state, cotangents, gradients, arguments
+                parameters, state, cotangents, gradients, controls
             )
             self._execution.start(gradients, cotangents)
         return gradients, cotangents
 
-    def _arguments(
+    def _controls(
         self, start: FlowState, options: FlowOptions
     ) -> list[tuple[int, tuple]]:
+        """Number of every step and its ``StepControls``, as a plain tuple."""
         scale = mx.array(options.scale)
         noises = draw_noise(self._config, options, start.position.shape)
         return [
@@ -308,12 +310,12 @@ class Steps:
         return self._functions[kind]
 
     def _advance(
-        self, kind: tuple[bool, bool], parameters: Arrays, state: tuple, *rest: Any
+        self, kind: tuple[bool, bool], parameters: Arrays, state: tuple, controls: tuple
     ) -> tuple:
         kept = self._flow.parameters()
         cast = self._execution.cast(parameters)
         self._flow.update(tree_unflatten(list(cast.items())))
-        after = advance_flows(self._flow, *kind, state, *rest)
+        after = advance_flows(self._flow, *kind, state, controls)
         self._flow.update(kept)
         return after
 
@@ -324,7 +326,7 @@ class Steps:
         state: tuple,
         cotangents: Arrays,
         gradients: Arrays,
-        rest: tuple,
+        controls: tuple,
     ) -> tuple[Arrays, Arrays]:
         """Recompute one step from its state and take its vector-Jacobian product."""
         before = FlowState(*state)
@@ -335,7 +337,7 @@ class Steps:
             own = dict(zip(paths, arrays, strict=False))
             inner = dict(zip(names, arrays[len(paths) :], strict=True))
             start = tuple(_with_arrays(before, inner))
-            after = FlowState(*self._advance(kind, own, start, *rest))
+            after = FlowState(*self._advance(kind, own, start, controls))
             found = smooth_arrays(after)
             return [found[name] for name in wanted]
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from energyflow_mlx.config.lattice import CarrierConfig
 from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.gru import GRUCell
 
@@ -21,10 +22,8 @@ _LIMIT = 10.0
 Hidden = tuple[mx.array, ...]
 
 
-class MergedHeads(NamedTuple):
-    """Weights of both heads side by side.
-
-    Linear layers with nothing between them are multiplied.
+class FusedHeads(NamedTuple):
+    """Weights of both heads side by side, linear layers in a row multiplied.
 
     Attributes:
         top: From the last GRU layer to the fused features, ``[Hc, Hc]``.
@@ -61,13 +60,13 @@ class Carried(NamedTuple):
 
 
 @mx.custom_function
-def sanitise(x: mx.array) -> mx.array:
+def sanitize(x: mx.array) -> mx.array:
     """Replace NaN by 0 and clip to [-10, 10], infinities included."""
     return mx.clip(mx.where(mx.isnan(x), 0.0, x), -_LIMIT, _LIMIT)
 
 
-@sanitise.vjp
-def _sanitise_vjp(x: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+@sanitize.vjp
+def _sanitize_vjp(x: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
     # Of a NaN the comparison is false too. One mask where autodiff makes five.
     return mx.where(mx.abs(x) <= _LIMIT, cotangent, 0.0)
 
@@ -89,31 +88,26 @@ def _head(dim_in: int, dim_out: int) -> nn.Linear:
 class EnergyCarrier(nn.Module):
     """GRU cell with position memory, energy head and displacement head.
 
-    The displacement head's last layer starts at zero unless asked otherwise: a fresh
-    carrier leaves flows on straight paths.
+    Where the displacement head's last layer starts at zero, a fresh carrier leaves
+    flows on straight paths.
     """
 
     def __init__(
         self,
-        features: int,
-        hidden: int,
-        layers: int,
+        config: CarrierConfig,
         *,
-        gru_float32: bool = True,
-        displacement_start: str = "zero",
+        start: str,
     ) -> None:
-        """Create the carrier for neurons with ``features`` outputs.
+        """Create the carrier.
 
         Args:
-            features: Channels of the neuron's output; the energy is one more input.
-            hidden: GRU channels Hc, at least 4.
-            layers: GRU layers.
-            gru_float32: Run the recurrent cell in float32 whatever the weights are.
-            displacement_start: ``zero`` or ``xavier``, of the displacement head's
-                last layer.
+            config: Its sizes and precision.
+            start: ``zero`` or ``xavier``, of the displacement head's last layer.
         """
         super().__init__()
-        widths = [features + 1] + [hidden] * (layers - 1)
+        hidden = config.hidden
+        # The energy is one more input beside the neuron's features.
+        widths = [config.neuron_features + 1] + [hidden] * (config.layers - 1)
         self.cells = [GRUCell(width, hidden) for width in widths]
         self.memory = nn.Linear(3 * MEMORY_SLOTS, hidden // 4)
         self.fuse_in = nn.Linear(hidden + hidden // 4, hidden)
@@ -122,18 +116,18 @@ class EnergyCarrier(nn.Module):
         self.energy_out = _head(hidden // 2, 1)
         self.move_in = _head(hidden, _MOVE_HIDDEN)
         self.move_out = _head(_MOVE_HIDDEN, 3)
-        if displacement_start == "zero":
+        if start == "zero":
             self.move_out.weight = mx.zeros_like(self.move_out.weight)
-        self._gru_float32 = gru_float32
+        self._gru_float32 = config.gru_float32
 
-    def merged(self) -> MergedHeads:
-        """Merge the heads' weights, for any number of calls."""
+    def fused(self) -> FusedHeads:
+        """Weights of both heads fused, for any number of calls."""
         channels = self.fuse_in.weight.shape[0]
         w_top, w_memory = mx.split(self.fuse_in.weight, [channels], axis=1)
         bias = self.fuse_in.bias + self.memory.bias @ w_memory.T
         w_in = mx.concatenate([self.energy_in.weight, self.move_in.weight])
         b_in = mx.concatenate([self.energy_in.bias, self.move_in.bias])
-        return MergedHeads(
+        return FusedHeads(
             top=w_top,
             memory=mx.concatenate([w_memory @ self.memory.weight, bias[:, None]], 1),
             inner=w_in @ self.fuse_out.weight,
@@ -148,7 +142,7 @@ class EnergyCarrier(nn.Module):
         energy: mx.array,
         memory: mx.array,
         hidden: Hidden,
-        heads: MergedHeads | None = None,
+        heads: FusedHeads | None = None,
     ) -> Carried:
         """Advance N flows by one step.
 
@@ -157,11 +151,11 @@ class EnergyCarrier(nn.Module):
             energy: ``[N, 1]``.
             memory: Newest positions, flattened, ``[N, 15]``; zeros where none yet.
             hidden: State of every layer, ``[N, Hc]`` each; ``()`` stands for zeros.
-            heads: Of ``merged``; None merges now.
+            heads: What ``fused`` gives; None computes it now.
         """
-        x = sanitise(mx.concatenate([features, energy], axis=-1))
+        x = sanitize(mx.concatenate([features, energy], axis=-1))
         state = self._recur(x, hidden)
-        energy_out, move = self._heads(state[-1], memory, heads or self.merged())
+        energy_out, move = self._heads(state[-1], memory, heads or self.fused())
         return Carried(energy_out, move, state)
 
     def _recur(self, x: mx.array, hidden: Hidden) -> Hidden:
@@ -173,7 +167,7 @@ class EnergyCarrier(nn.Module):
         return tuple(state)
 
     def _heads(
-        self, top: mx.array, memory: mx.array, heads: MergedHeads
+        self, top: mx.array, memory: mx.array, heads: FusedHeads
     ) -> tuple[mx.array, mx.array]:
         """Both heads on the fused features; ``[N]`` and ``[N, 3]``."""
         dtype = heads.top.dtype
@@ -183,5 +177,5 @@ class EnergyCarrier(nn.Module):
         fused = gelu(mx.addmm(past, top, heads.top.T))  # [N, Hc]
         inner = gelu(mx.addmm(heads.inner_bias, fused, heads.inner.T))
         out = mx.addmm(heads.out_bias, inner, heads.out.T)  # [N, 4]
-        energy, move = mx.split(sanitise(out.astype(mx.float32)), [1], axis=1)
+        energy, move = mx.split(sanitize(out.astype(mx.float32)), [1], axis=1)
         return energy[:, 0], move

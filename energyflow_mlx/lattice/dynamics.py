@@ -1,11 +1,4 @@
-"""The flows of a batch as arrays: ``launch``, one pure step, ``land``.
-
-A flow is a point with an energy that travels through the cube. Every cell of the
-input surface launches one; a flow that moves far may spawn children into the spare
-slots. All flows of all samples are rows of the same arrays, whose shapes never
-change, and no Python object or loop stands for a single flow. Dead flows (arrived,
-or slots never used) keep their values.
-"""
+"""One propagation step of all flows: neuron, carrier, move, spawn; a pure function."""
 
 from functools import partial
 from typing import NamedTuple
@@ -17,18 +10,11 @@ from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.carrier import (
     MEMORY_SLOTS,
     EnergyCarrier,
+    FusedHeads,
     Hidden,
-    MergedHeads,
-    sanitise,
 )
-from energyflow_mlx.lattice.geometry import (
-    cell_parity,
-    launch_positions,
-    nearest_plane,
-    plane_distance,
-)
-from energyflow_mlx.lattice.motion import move_flows
-from energyflow_mlx.lattice.neuron import MergedEntry, SimpleNeuron
+from energyflow_mlx.lattice.motion import StepControls, move_flows
+from energyflow_mlx.lattice.neuron import FusedEntry, SimpleNeuron
 from energyflow_mlx.lattice.spawn import (
     assign_slots,
     count_children,
@@ -37,114 +23,7 @@ from energyflow_mlx.lattice.spawn import (
     plan_births,
     take_parents,
 )
-
-
-class FlowState(NamedTuple):
-    """All flow slots of a batch; F = S + spawn slots.
-
-    Attributes:
-        position: Inside the cube, ``[B, F, 3]``.
-        energy: ``[B, F]``.
-        hidden: State of every GRU layer, ``[B, F, Hc]`` each; ``()`` before the first
-            step, which stands for zeros.
-        memory: The five newest positions, newest first, zeros where there is none
-            yet, ``[B, F, 15]``.
-        face: Face the flow heads for, -1 or +1, ``[B, F]``.
-        alive: Still travelling, ``[B, F]`` bool.
-        exists: Slot in use, ``[B, F]`` bool.
-        age: Steps taken, ``[B, F]`` float32.
-        reached: Face reached by itself, -1 or +1, else 0, ``[B, F]``.
-        gap: Distance to its plane before it was projected there, ``[B, F]``.
-        path: Length of the way travelled, ``[B, F]``.
-        origin: x and y where it began, ``[B, F, 2]``.
-    """
-
-    position: mx.array
-    energy: mx.array
-    hidden: Hidden
-    memory: mx.array
-    face: mx.array
-    alive: mx.array
-    exists: mx.array
-    age: mx.array
-    reached: mx.array
-    gap: mx.array
-    path: mx.array
-    origin: mx.array
-
-
-def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
-    """Flows of every cell of the surfaces, on the input plane.
-
-    Args:
-        config: Of the lattice.
-        surface: Energies, ``[B, H, W]``; NaN counts as 0.
-
-    Raises:
-        ValueError: The surface has another size, or the batch needs more flow slots
-            than ``max_active_flows``.
-    """
-    if surface.ndim != 3 or surface.shape[1:] != (config.height, config.width):
-        raise ValueError(
-            f"[lattice] surface must be [B, {config.height}, {config.width}], "
-            f"got {list(surface.shape)}."
-        )
-    check_flow_count(config, surface.shape[0])
-    batch, cells, spare = surface.shape[0], config.surface_size, config.spawn_slots
-    shape = (batch, config.slots)
-    energy = sanitise(surface.astype(mx.float32).reshape(batch, cells))
-    start = launch_positions(config.width, config.height, config.depth)
-    position = _every_sample(mx.pad(start, ((0, spare), (0, 0))), batch)
-    lean = cell_parity(config.width, config.height)
-    lean = mx.pad(lean, (0, spare), constant_values=1.0)
-    in_use = _every_sample(mx.arange(config.slots) < cells, batch)
-    zeros = mx.contiguous(mx.zeros(shape))
-    return FlowState(
-        position=position,
-        energy=mx.pad(energy, ((0, 0), (0, spare))),
-        hidden=(),
-        memory=_remember(mx.zeros((*shape, 3 * MEMORY_SLOTS)), position),
-        face=_every_sample(lean, batch),
-        alive=in_use,
-        exists=in_use,
-        age=zeros,
-        reached=zeros,
-        gap=zeros,
-        path=zeros,
-        origin=position[..., :2],
-    )
-
-
-def _every_sample(a: mx.array, batch: int) -> mx.array:
-    """Repeat an array for every sample.
-
-    Laid out in full, so that the first step runs the fused loops of the others.
-    """
-    return mx.contiguous(mx.broadcast_to(a, (batch, *a.shape)))
-
-
-def check_flow_count(config: LatticeConfig, batch: int) -> None:
-    """Refuse a batch that needs more flow slots than allowed.
-
-    Raises:
-        ValueError: It does.
-    """
-    flows = batch * config.slots
-    if flows > config.max_active_flows:
-        raise ValueError(
-            f"[lattice] batch x flow slots must be <= max_active_flows = "
-            f"{config.max_active_flows}, got {batch} x {config.slots} = {flows}."
-        )
-
-
-def land(config: LatticeConfig, state: FlowState) -> FlowState:
-    """Project every flow that still travels to its nearest output plane."""
-    is_dual = config.output_planes == "dual"
-    z = state.position[..., 2]
-    gap = mx.where(state.alive, plane_distance(z, is_dual=is_dual), state.gap)
-    z = mx.where(state.alive, nearest_plane(z, is_dual=is_dual), z)
-    position = mx.concatenate([state.position[..., :2], z[..., None]], axis=-1)
-    return state._replace(position=position, gap=gap, alive=mx.zeros_like(state.alive))
+from energyflow_mlx.lattice.state import FlowState, remember
 
 
 class Phase(NamedTuple):
@@ -166,15 +45,15 @@ def phase(config: LatticeConfig, index: int) -> Phase:
     # Cut from an array: a constant would make each step's fused loops unlike others.
     left = mx.arange(config.total_steps, 0, -1, dtype=mx.float32)
     is_last = index == config.total_steps - 1
-    every = config.truncate_every
+    every = config.adjoint.truncate_every
     return Phase(
         pace=1.0 / left[index],
-        spawns=config.spawn_slots > 0 and not is_last,
+        spawns=config.spawn.slots > 0 and not is_last,
         cuts=every > 0 and index > 0 and index % every == 0,
     )
 
 
-class Merged(NamedTuple):
+class FusedWeights(NamedTuple):
     """Weights of a step that are products of others, the same for every step.
 
     Attributes:
@@ -182,8 +61,8 @@ class Merged(NamedTuple):
         heads: Of the carrier.
     """
 
-    entry: MergedEntry
-    heads: MergedHeads
+    entry: FusedEntry
+    heads: FusedHeads
 
 
 class FlowStep(nn.Module):
@@ -192,19 +71,14 @@ class FlowStep(nn.Module):
     def __init__(self, config: LatticeConfig) -> None:
         """Create neuron and carrier."""
         super().__init__()
-        self.neuron = SimpleNeuron(config.neuron_hidden, config.neuron_features)
-        self.carrier = EnergyCarrier(
-            config.neuron_features,
-            config.carrier_hidden,
-            config.carrier_layers,
-            gru_float32=config.gru_float32,
-            displacement_start=config.displacement_start,
-        )
+        carrier = config.carrier
+        self.neuron = SimpleNeuron(carrier.neuron_hidden, carrier.neuron_features)
+        self.carrier = EnergyCarrier(carrier, start=config.motion.start)
         self._config = config
 
-    def merged(self) -> Merged:
-        """Merge weights once for all steps."""
-        return Merged(self.neuron.merged(), self.carrier.merged())
+    def fused(self) -> FusedWeights:
+        """Fused weights, computed once for all steps."""
+        return FusedWeights(self.neuron.fused(), self.carrier.fused())
 
     def __call__(
         self,
@@ -213,68 +87,83 @@ class FlowStep(nn.Module):
         *,
         scale: float | mx.array = 1.0,
         noise: mx.array | None = None,
-        merged: Merged | None = None,
+        fused: FusedWeights | None = None,
     ) -> FlowState:
         """Advance every living flow by one step; a pure function.
 
         Args:
             state: Before the step.
-            phase: Of the step.
+            phase: What the step does beside moving.
             scale: Factor on the displacement head's output.
             noise: Random move, ``[B, F, 3]``, or None.
-            merged: Of ``merged``; None merges now.
+            fused: What ``fused`` gives; None computes it now.
         """
-        config, merged = self._config, merged or self.merged()
+        fused = fused or self.fused()
         seen = _cut(state) if phase.cuts else state
-        output, energy, hidden = self._carry(seen, state.energy, merged)
-        move = move_flows(
-            config,
-            state.position,
-            state.face,
-            state.age == 0.0,
-            output,
-            pace=phase.pace,
-            scale=scale,
-            noise=noise,
-        )
+        output, energy, hidden = self._carry(seen, state.energy, fused)
+        controls = StepControls(phase.pace, scale, noise)
+        move = move_flows(self._config, state, output, controls)
         alive = state.alive
         length = _length(move.position - state.position)
+        # Arrays keep their shape: dead flows are computed too, and masked out here.
         position = mx.where(alive[..., None], move.position, state.position)
         reached = mx.where(alive, move.reached, state.reached)
         moved = state._replace(
             position=position,
             energy=mx.where(alive, energy, state.energy),
             hidden=hidden,
-            memory=_remember(state.memory, position),
+            memory=remember(state.memory, position),
             face=mx.where(alive, move.face, state.face),
             alive=mx.logical_and(alive, move.reached == 0.0),
             age=state.age + alive,
             reached=reached,
             path=state.path + mx.where(alive, length, 0.0),
         )
-        return _spawn(config, state, moved, length) if phase.spawns else moved
+        return _spawn(self._config, state, moved, length) if phase.spawns else moved
 
     def _carry(
-        self, seen: FlowState, energy: mx.array, merged: Merged
+        self, seen: FlowState, energy: mx.array, fused: FusedWeights
     ) -> tuple[mx.array, mx.array, Hidden]:
         """Displacement output ``[B, F, 3]``, new energy ``[B, F]``, new hidden."""
         config, shape = self._config, energy.shape
-        rows = energy.size
+        # Flows share all weights, so every flow of every sample is a row: one product.
+        rows = energy.size  # N = B * F
         column = seen.energy.reshape(rows, 1)
-        features = self.neuron(seen.position.reshape(rows, 3), column, merged.entry)
+        features = self.neuron(seen.position.reshape(rows, 3), column, fused.entry)
         hidden = tuple(h.reshape(rows, -1) for h in seen.hidden)
         memory = seen.memory.reshape(rows, -1)
-        carried = self.carrier(features, column, memory, hidden, merged.heads)
+        carried = self.carrier(features, column, memory, hidden, fused.heads)
         change = mx.tanh(carried.energy.reshape(shape))
-        if config.energy_update == "residual":
+        if config.carrier.energy_update == "residual":
             change = energy + change / config.total_steps
         hidden = tuple(h.reshape(*shape, -1) for h in carried.hidden)
         return carried.move.reshape(*shape, 3), change, hidden
 
 
-def _remember(memory: mx.array, position: mx.array) -> mx.array:
-    """Put the newest position first; the oldest of five falls out."""
-    return mx.concatenate([position, memory[..., : 3 * (MEMORY_SLOTS - 1)]], axis=-1)
+def advance_flows(
+    step: FlowStep,
+    spawns: bool,
+    cuts: bool,
+    state: tuple,
+    controls: tuple,
+    fused: FusedWeights | None = None,
+) -> tuple:
+    """Take one step with plain tuples, as MLX's transformations want them.
+
+    Args:
+        step: Neuron and carrier.
+        spawns: Children may be born; see ``Phase``.
+        cuts: The recurrence's gradient ends here; see ``Phase``.
+        state: Arrays of a ``FlowState``.
+        controls: Arrays of ``StepControls``.
+        fused: As in ``FlowStep``.
+
+    Returns:
+        Arrays of the ``FlowState`` after the step.
+    """
+    pace, scale, noise = controls
+    now = Phase(pace, spawns, cuts)
+    return tuple(step(FlowState(*state), now, scale=scale, noise=noise, fused=fused))
 
 
 def _length(move: mx.array) -> mx.array:
@@ -305,10 +194,11 @@ def _spawn(
     A child starts where its parent was before the move, with the energy and hidden
     state its parent has after it.
     """
-    wanted = count_children(config, length, after.alive)
+    wanted = count_children(config.spawn, length, after.alive)  # [B, F]
     births = plan_births(config, assign_slots(config, wanted, after.exists))
     place, is_new = partial(place_children, births), births.is_new
     start = take_parents(births, before.position)  # [B, M, 3]
+    # Its parent's past is not the child's: the memory holds the place of birth alone.
     unknown = [(0, 0), (0, 0), (0, 3 * (MEMORY_SLOTS - 1))]
     return after._replace(
         position=place(after.position, start),

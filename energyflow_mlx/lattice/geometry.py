@@ -1,4 +1,4 @@
-"""Coordinates of the cube: normalised positions, cells, borders and planes.
+"""Coordinates of the cube: normalized positions, cells, borders and planes.
 
 A lattice has W x H cells per face and D + 1 levels along z. Cell number i of n maps
 to ``2 i / (n - 1) - 1`` in [-1, 1]. A surface is stored row by row: y is the row, x
@@ -14,26 +14,26 @@ FACE_FAR = 1.0
 PLANE_TOLERANCE = 1e-5
 
 
-def normalise(index: mx.array, count: int) -> mx.array:
+def normalize(index: mx.array, count: int) -> mx.array:
     """Map cell numbers [0, count - 1] to [-1, 1]; ``count >= 2``."""
     return 2.0 * index / (count - 1) - 1.0
 
 
-def denormalise(coordinate: mx.array, count: int) -> mx.array:
-    """Inverse of ``normalise``, a real cell number."""
+def denormalize(coordinate: mx.array, count: int) -> mx.array:
+    """Inverse of ``normalize``, a real cell number."""
     return (coordinate + 1.0) * 0.5 * (count - 1)
 
 
-def quantise(coordinate: mx.array, count: int) -> mx.array:
+def quantize(coordinate: mx.array, count: int) -> mx.array:
     """Nearest cell number in [0, count - 1], int32; ties go to the even number."""
-    cell = mx.round(denormalise(coordinate, count))
+    cell = mx.round(denormalize(coordinate, count))
     return mx.clip(cell, 0, count - 1).astype(mx.int32)
 
 
 def cell_index(position: mx.array, width: int, height: int) -> mx.array:
     """Surface cell ``iy * W + ix`` of positions ``[..., 2 or more]``, int32."""
-    column = quantise(position[..., 0], width)
-    return quantise(position[..., 1], height) * width + column
+    column = quantize(position[..., 0], width)
+    return quantize(position[..., 1], height) * width + column
 
 
 def fold(coordinate: mx.array) -> mx.array:
@@ -47,14 +47,14 @@ def fold(coordinate: mx.array) -> mx.array:
 
 
 def start_level(depth: int) -> float:
-    """Normalised z of the input plane, level ``depth // 2``."""
+    """Normalized z of the input plane, level ``depth // 2``."""
     return 2.0 * (depth // 2) / depth - 1.0
 
 
 def launch_positions(width: int, height: int, depth: int) -> mx.array:
     """Start of the flow of every cell, ``[S, 3]``, on the input plane."""
-    x = mx.broadcast_to(normalise(mx.arange(width), width), (height, width))
-    y = mx.broadcast_to(normalise(mx.arange(height), height)[:, None], (height, width))
+    x = mx.broadcast_to(normalize(mx.arange(width), width), (height, width))
+    y = mx.broadcast_to(normalize(mx.arange(height), height)[:, None], (height, width))
     z = mx.full((height, width), start_level(depth))
     return mx.stack([x, y, z], axis=-1).reshape(-1, 3)
 
@@ -66,7 +66,7 @@ def cell_parity(width: int, height: int) -> mx.array:
 
 
 def plane_distance(z: mx.array, *, is_dual: bool) -> mx.array:
-    """Normalised distance to the nearest output plane."""
+    """Normalized distance to the nearest output plane."""
     far = mx.abs(FACE_FAR - z)
     return mx.minimum(mx.abs(z - FACE_NEAR), far) if is_dual else far
 

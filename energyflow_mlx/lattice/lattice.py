@@ -1,21 +1,21 @@
 """The energy lattice as one layer: vector -> surface -> flows -> surface -> vector."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.dynamics import (
+from energyflow_mlx.lattice.dynamics import FlowStep
+from energyflow_mlx.lattice.ends import EmbeddingMapper, OutputCollector
+from energyflow_mlx.lattice.readout import describe_flows, read_surface
+from energyflow_mlx.lattice.solve import StepRunner, propagate
+from energyflow_mlx.lattice.state import (
+    FlowOptions,
     FlowState,
-    FlowStep,
     check_flow_count,
     launch,
 )
-from energyflow_mlx.lattice.ends import EmbeddingMapper, OutputCollector
-from energyflow_mlx.lattice.readout import describe_flows, read_surface
-from energyflow_mlx.lattice.solve import FlowOptions, StepRunner, propagate
 
 
 class LatticeOutput(NamedTuple):
@@ -37,7 +37,7 @@ class LatticeOutput(NamedTuple):
 
 
 class FlowPaths(NamedTuple):
-    """The way of every flow, for pictures; time 0 is the launch.
+    """The path of every flow, for pictures; time 0 is the launch.
 
     Attributes:
         position: ``[steps + 1, B, F, 3]``; the last entry is before projection.
@@ -58,10 +58,10 @@ class EnergyLattice(nn.Module):
     def __init__(self, config: LatticeConfig, embedding_dim: int) -> None:
         """Create a lattice for vectors of ``embedding_dim`` numbers."""
         super().__init__()
-        ends = (embedding_dim, config.width, config.height)
-        cap, rate = config.mapper_width_cap, config.dropout
+        ends = (embedding_dim, config.cube.width, config.cube.height)
+        cap, rate = config.ends.width_cap, config.ends.dropout
         self.mapper = EmbeddingMapper(*ends, width_cap=cap, rate=rate)
-        # Not ``step``: MLX optimisers keep their counter under that name.
+        # Not ``step``: MLX optimizers keep their counter under that name.
         self.flow = FlowStep(config)
         self.collector = OutputCollector(*ends, width_cap=cap, rate=rate)
         self.config = config
@@ -74,7 +74,6 @@ class EnergyLattice(nn.Module):
         key: mx.array | None = None,
         displacement_scale: float | mx.array | None = None,
         noise_sigma: float | mx.array = 0.0,
-        read: Callable[[mx.array], bool] | None = None,
     ) -> LatticeOutput:
         """Send vectors through the cube.
 
@@ -82,10 +81,9 @@ class EnergyLattice(nn.Module):
             vector: ``[B, E]``.
             key: Random key of noise and dropout; wanted in training when either is
                 on, ignored in evaluation.
-            displacement_scale: See ``schedule.displacement_scale``; None is its final
+            displacement_scale: See ``motion.displacement_scale``; None is its final
                 value.
-            noise_sigma: See ``schedule.exploration_sigma``; ignored in evaluation.
-            read: Evaluates a boolean array; allows the early stop in evaluation.
+            noise_sigma: See ``motion.exploration_sigma``; ignored in evaluation.
 
         Raises:
             ValueError: The batch needs too many flow slots, the shape of ``vector``
@@ -94,7 +92,7 @@ class EnergyLattice(nn.Module):
         self._check_vector(vector)
         keys = self._keys(key, noise_sigma)
         surface = self.mapper(vector, key=keys[0])
-        options = self._options(displacement_scale, noise_sigma, keys[1], read)
+        options = self._options(displacement_scale, noise_sigma, keys[1])
         return self.finish(surface, self._travel(surface, options)[-1], keys[2])
 
     def from_surface(
@@ -104,7 +102,6 @@ class EnergyLattice(nn.Module):
         key: mx.array | None = None,
         displacement_scale: float | mx.array | None = None,
         noise_sigma: float | mx.array = 0.0,
-        read: Callable[[mx.array], bool] | None = None,
     ) -> LatticeOutput:
         """Send ready surfaces, ``[B, S]`` or ``[B, H, W]``, through the cube.
 
@@ -112,15 +109,15 @@ class EnergyLattice(nn.Module):
         """
         surface = self._as_surface(surface)
         keys = self._keys(key, noise_sigma)
-        options = self._options(displacement_scale, noise_sigma, keys[1], read)
+        options = self._options(displacement_scale, noise_sigma, keys[1])
         return self.finish(surface, self._travel(surface, options)[-1], keys[2])
 
     def trace(
         self, vector: mx.array, *, displacement_scale: float | mx.array | None = None
     ) -> FlowPaths:
-        """Send vectors ``[B, E]`` through the cube and keep the way of every flow.
+        """Send vectors ``[B, E]`` through the cube and keep the path of every flow.
 
-        Meant for evaluation: no noise, no dropout, no early stop.
+        Meant for evaluation: no noise, no dropout.
 
         Raises:
             ValueError: As in a call.
@@ -133,13 +130,13 @@ class EnergyLattice(nn.Module):
     def trace_surface(
         self, surface: mx.array, *, displacement_scale: float | mx.array | None = None
     ) -> FlowPaths:
-        """Send ready surfaces, ``[B, S]`` or ``[B, H, W]``, and keep every way.
+        """Send ready surfaces, ``[B, S]`` or ``[B, H, W]``, and keep every path.
 
         Raises:
             ValueError: As in ``from_surface``.
         """
         surface = self._as_surface(surface)
-        options = self._options(displacement_scale, 0.0, None, None)
+        options = self._options(displacement_scale, 0.0, None)
         *states, landed = self._travel(surface, options)
         states.insert(0, launch(self.config, surface))
         return FlowPaths(
@@ -167,7 +164,7 @@ class EnergyLattice(nn.Module):
     def _as_surface(self, surface: mx.array) -> mx.array:
         config = self.config
         if surface.ndim == 2 and surface.shape[1] == config.surface_size:
-            return surface.reshape(-1, config.height, config.width)
+            return surface.reshape(-1, config.cube.height, config.cube.width)
         return surface
 
     def _keys(
@@ -192,11 +189,10 @@ class EnergyLattice(nn.Module):
         scale: float | mx.array | None,
         sigma: float | mx.array,
         key: mx.array | None,
-        read: Callable[[mx.array], bool] | None,
     ) -> FlowOptions:
         if scale is None:
-            scale = self.config.displacement_scale_min
-        return FlowOptions(scale, sigma, key, None if self.training else read)
+            scale = self.config.motion.scale_min
+        return FlowOptions(scale, sigma, key)
 
     def _travel(self, surface: mx.array, options: FlowOptions) -> list[FlowState]:
         state = launch(self.config, surface)

@@ -3,6 +3,7 @@
 Every flow travels to one face of z. The drift takes it there in the steps that are
 left, so that it arrives whatever the carrier has learned; the carrier bends the path
 sideways, chooses the face by the sign of the flow's first z output, and may hurry.
+The schedules of the learned move's scale and of the noise stand here too.
 """
 
 from typing import NamedTuple
@@ -16,6 +17,54 @@ from energyflow_mlx.lattice.geometry import (
     PLANE_TOLERANCE,
     fold,
 )
+from energyflow_mlx.lattice.state import FlowState
+
+
+def displacement_scale(config: LatticeConfig, step: int) -> float:
+    """Factor on the displacement head's output at a training step.
+
+    ``max(scale * decay ** floor((step - warmup) / interval), scale_min)``, constant
+    during the warm-up. Evaluation uses ``motion.scale_min``.
+
+    Args:
+        config: Settings of the lattice.
+        step: Training step, from 0.
+    """
+    motion = config.motion
+    if step < motion.warmup:
+        return motion.scale
+    intervals = (step - motion.warmup) // motion.interval
+    return max(motion.scale * motion.decay**intervals, motion.scale_min)
+
+
+def exploration_sigma(config: LatticeConfig, step: int) -> float:
+    """Standard deviation of the exploration noise at a training step.
+
+    Falls linearly from ``noise.sigma`` to 0 over ``noise.steps``, or stays constant
+    when those are 0. Evaluation has no noise.
+
+    Args:
+        config: Settings of the lattice.
+        step: Training step, from 0.
+    """
+    noise = config.noise
+    if noise.steps == 0:
+        return noise.sigma
+    return noise.sigma * max(0.0, 1.0 - step / noise.steps)
+
+
+class StepControls(NamedTuple):
+    """What acts on all flows alike in one step.
+
+    Attributes:
+        pace: One over the steps until the end, this one included.
+        scale: Factor on the displacement head's output.
+        noise: Random move in normalized units, ``[B, F, 3]``, or None.
+    """
+
+    pace: float | mx.array
+    scale: float | mx.array
+    noise: mx.array | None
 
 
 class Move(NamedTuple):
@@ -33,79 +82,73 @@ class Move(NamedTuple):
 
 
 def move_flows(
-    config: LatticeConfig,
-    position: mx.array,
-    face: mx.array,
-    is_first: mx.array,
-    output: mx.array,
-    *,
-    pace: float | mx.array,
-    scale: float | mx.array,
-    noise: mx.array | None,
+    config: LatticeConfig, state: FlowState, output: mx.array, controls: StepControls
 ) -> Move:
     """Move every flow by one step.
 
     learned = bound * tanh(scale * output)
-    dz = face * (max(1 / T, pace * way) + max(0, face * learned_z))   with drift
-    dz = learned_z                                                 without drift
+    dz = face * (max(1 / T, pace * left) + max(0, face * learned_z))  with drift
+    dz = learned_z                                                  without drift
+
+    ``left`` is the distance along z to the flow's face. Flows of age 0 choose their
+    face.
 
     Args:
-        config: Of the lattice.
-        position: Inside the cube, ``[B, F, 3]``.
-        face: Face each flow heads for so far, ``[B, F]``.
-        is_first: Flows that make their first step, and so choose their face.
+        config: Settings of the lattice.
+        state: Before the step; its positions, faces and ages are read.
         output: Of the displacement head, ``[B, F, 3]``.
-        pace: One over the steps until the end, this one included.
-        scale: Factor on the head's output.
-        noise: Random move in normalised units, ``[B, F, 3]``, or None.
+        controls: Of the step.
+
+    Returns:
+        Positions, faces and arrivals after it.
     """
-    if config.freeze_displacement:
+    motion, face = config.motion, state.face
+    if motion.freeze:
         output = mx.stop_gradient(output)
-    learned = config.displacement_bound * mx.tanh(scale * output)
-    side, along = learned[..., :2], learned[..., 2]
-    if config.z_drift:
-        face = _choose_face(config, face, is_first, along)
-        dz = face * _forward(config, position[..., 2], face, along, pace)
+    # tanh, not a clip: a move beyond the bound keeps a gradient.
+    learned = motion.bound * mx.tanh(controls.scale * output)
+    side, along = learned[..., :2], learned[..., 2]  # [B, F, 2] and [B, F]
+    if motion.z_drift:
+        face = _choose_face(config, state, along)
+        dz = face * _advance(config, state, face, along, controls.pace)
     else:
         dz = along
-    if noise is not None:
-        side = side + noise[..., :2]
-        if config.exploration_noise_on_z:
-            dz = dz + noise[..., 2]
-    raw = position + mx.concatenate([side, dz[..., None]], axis=-1)
+    if controls.noise is not None:
+        side = side + controls.noise[..., :2]
+        if config.noise.on_z:
+            dz = dz + controls.noise[..., 2]
+    raw = state.position + mx.concatenate([side, dz[..., None]], axis=-1)
     return _settle(config, raw, face)
 
 
-def _choose_face(
-    config: LatticeConfig, face: mx.array, is_first: mx.array, along: mx.array
-) -> mx.array:
-    if config.output_planes == "far":
-        return mx.full(face.shape, FACE_FAR)
-    is_clear = mx.abs(along) > config.face_tie * config.displacement_bound
-    chooses = mx.logical_and(is_first, is_clear)
-    return mx.stop_gradient(mx.where(chooses, mx.sign(along), face))
+def _choose_face(config: LatticeConfig, state: FlowState, along: mx.array) -> mx.array:
+    if not config.cube.is_dual:
+        return mx.full(state.face.shape, FACE_FAR)
+    is_clear = mx.abs(along) > config.motion.face_tie * config.motion.bound
+    chooses = mx.logical_and(state.age == 0.0, is_clear)
+    return mx.stop_gradient(mx.where(chooses, mx.sign(along), state.face))
 
 
-def _forward(
+def _advance(
     config: LatticeConfig,
-    z: mx.array,
+    state: FlowState,
     face: mx.array,
     along: mx.array,
     pace: float | mx.array,
 ) -> mx.array:
     """Advance towards the face: what is needed to arrive, and what hurries it."""
-    way = mx.abs(face - mx.stop_gradient(z))
-    drift = mx.maximum(pace * way, 1.0 / config.total_steps)
+    left = mx.abs(face - mx.stop_gradient(state.position[..., 2]))
+    drift = mx.maximum(pace * left, 1.0 / config.total_steps)
     towards = face * along
-    # ``>=``: at a zero-initialised head the gradient must still flow.
+    # ``>=``: at a zero-initialized head the gradient must still pass.
     return drift + mx.where(towards >= 0.0, towards, 0.0)
 
 
 def _settle(config: LatticeConfig, raw: mx.array, face: mx.array) -> Move:
     """Borders of x and y first, then z, then the faces: one final position."""
-    side = raw[..., :2]
-    side = fold(side) if config.reflect else mx.clip(side, FACE_NEAR, FACE_FAR)
-    is_dual = config.output_planes == "dual"
+    side, is_dual = raw[..., :2], config.cube.is_dual
+    reflects = config.motion.reflect
+    side = fold(side) if reflects else mx.clip(side, FACE_NEAR, FACE_FAR)
     # Only an output plane stops a flow; the closed one reflects it.
     z = mx.clip(raw[..., 2], FACE_NEAR, FACE_FAR) if is_dual else fold_near(raw[..., 2])
     reached = mx.where(z >= FACE_FAR - PLANE_TOLERANCE, FACE_FAR, 0.0)

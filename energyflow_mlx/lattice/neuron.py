@@ -23,8 +23,8 @@ def _normal_linear(dim_in: int, dim_out: int) -> nn.Linear:
     return layer
 
 
-class MergedEntry(NamedTuple):
-    """Two linear layers with nothing between them, multiplied.
+class FusedEntry(NamedTuple):
+    """The neuron's first two linear layers, which have nothing between them, as one.
 
     Attributes:
         weight: From position and energy, ``[hidden, 4]``.
@@ -49,30 +49,30 @@ class SimpleNeuron(nn.Module):
         ]
         self.norms = [nn.LayerNorm(hidden), nn.LayerNorm(hidden)]
 
-    def merged(self) -> MergedEntry:
+    def fused(self) -> FusedEntry:
         """Coordinates and first layer as one, for any number of calls."""
         w_place, w_energy = mx.split(
             self.layers[0].weight, [_COORDINATE_FEATURES], axis=1
         )
-        return MergedEntry(
+        return FusedEntry(
             mx.concatenate([w_place @ self.coordinates.weight, w_energy], axis=1),
             self.layers[0].bias + self.coordinates.bias @ w_place.T,
         )
 
     def __call__(
-        self, position: mx.array, energy: mx.array, entry: MergedEntry | None = None
+        self, position: mx.array, energy: mx.array, entry: FusedEntry | None = None
     ) -> mx.array:
         """Compute the features of N flows.
 
         Args:
             position: Inside the cube, ``[N, 3]``.
             energy: ``[N, 1]``.
-            entry: Of ``merged``; None merges now.
+            entry: What ``fused`` gives; None computes it now.
 
         Returns:
             ``[N, features]``.
         """
-        entry = entry or self.merged()
+        entry = entry or self.fused()
         x = mx.concatenate([position, energy], axis=-1)
         x = mx.addmm(entry.bias, x, entry.weight.T)
         x = self._activate(0, x)

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.dynamics import FlowState
+from energyflow_mlx.lattice.state import FlowState
 from energyflow_mlx.ops import lattice_readout, lattice_scatter
 from energyflow_mlx.ops.lattice_scatter import Mode
 
@@ -21,13 +21,14 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
     a flow that arrived by itself. The logarithm makes the softmax an average by the
     importance itself. Slots never used get minus infinity.
     """
-    if config.weighting == "softmax":
+    readout = config.readout
+    if readout.weighting == "softmax":
         score = mx.abs(state.energy) / (1.0 + state.gap)
         score = score * (1.0 + _AGE_WEIGHT * state.age)
     else:
-        safe = config.safe_distance
-        near = config.proximity_weight * safe / mx.maximum(state.gap, safe)
-        far = config.path_length_weight * state.age / config.total_steps
+        safe = readout.safe_distance
+        near = readout.proximity_weight * safe / mx.maximum(state.gap, safe)
+        far = readout.path_length_weight * state.age / config.total_steps
         score = mx.log(mx.maximum(near + far, 1e-6))
     return mx.where(state.exists, score, -mx.inf)
 
@@ -38,9 +39,9 @@ def read_surface(config: LatticeConfig, state: FlowState) -> mx.array:
         state.position,
         state.energy,
         score_flows(config, state),
-        config.height,
-        config.width,
-        config.scatter,  # type: ignore[arg-type]
+        config.cube.height,
+        config.cube.width,
+        config.readout.scatter,  # type: ignore[arg-type]
     )
 
 
@@ -49,7 +50,7 @@ def count_arrivals(config: LatticeConfig, state: FlowState, face: float) -> mx.a
     z = state.position[..., 2]
     on_face = mx.logical_and(state.exists, z == face).astype(mx.float32)
     ones = mx.ones_like(on_face)
-    size = (config.height, config.width)
+    size = (config.cube.height, config.cube.width)
     return lattice_scatter(state.position, ones, on_face, *size, _EVERY_CELL)
 
 

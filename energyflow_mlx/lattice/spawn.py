@@ -4,19 +4,27 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from energyflow_mlx.config.lattice import LatticeConfig
+from energyflow_mlx.config.lattice import LatticeConfig, SpawnConfig
 
 
 def count_children(
-    config: LatticeConfig, length: mx.array, can_spawn: mx.array
+    config: SpawnConfig, length: mx.array, can_spawn: mx.array
 ) -> mx.array:
-    """Children each flow asks for, ``[B, F]`` int32.
+    """Children each flow asks for.
 
-    ``min(floor(length / threshold) - 1, max_spawn_per_step)``, never negative; 0 for
-    flows that may not spawn.
+    ``min(floor(length / threshold) - 1, max_per_step)``, never negative; 0 for flows
+    that may not spawn.
+
+    Args:
+        config: Threshold and limit.
+        length: Of the flows' last moves, ``[B, F]``.
+        can_spawn: Flows that may, ``[B, F]`` bool.
+
+    Returns:
+        ``[B, F]`` int32.
     """
-    wanted = mx.floor(length / config.spawn_threshold) - 1.0
-    wanted = mx.clip(wanted, 0, config.max_spawn_per_step)
+    wanted = mx.floor(length / config.threshold) - 1.0
+    wanted = mx.clip(wanted, 0, config.max_per_step)
     return mx.where(can_spawn, wanted, 0.0).astype(mx.int32)
 
 
@@ -26,23 +34,24 @@ def assign_slots(config: LatticeConfig, wanted: mx.array, exists: mx.array) -> m
     Free slots are handed out in the order of the parents' slots until none is left.
 
     Args:
-        config: Of the lattice; M is its ``spawn_slots``.
+        config: Settings of the lattice; M is its ``spawn.slots``.
         wanted: Children each flow asks for, ``[B, F]``.
         exists: Slots in use, ``[B, F]``.
     """
     batch, slots = wanted.shape
-    budget = config.spawn_slots
+    budget = config.spawn.slots
     used = exists.sum(axis=1, keepdims=True).astype(mx.int32) - config.surface_size
+    # An exclusive running sum: each parent's children come after those before it.
     first = used + mx.cumsum(wanted, axis=1) - wanted  # [B, F]
     parent = mx.broadcast_to(mx.arange(slots, dtype=mx.int32), (batch, slots))
     born = mx.full((batch, budget + 1), -1, dtype=mx.int32)
-    for child in range(config.max_spawn_per_step):
+    for child in range(config.spawn.max_per_step):
         slot = first + child
         granted = mx.logical_and(child < wanted, slot < budget)
         # The column after the last takes what finds no slot.
         target = mx.where(granted, slot, budget)
         born = mx.put_along_axis(born, target, parent, axis=1)
-    return mx.stop_gradient(born[:, :budget])
+    return mx.stop_gradient(born[:, :budget])  # [B, M]
 
 
 class Births(NamedTuple):
@@ -65,7 +74,8 @@ def plan_births(config: LatticeConfig, parents: mx.array) -> Births:
     batch = parents.shape[0]
     is_born = parents >= 0
     first = config.slots * mx.arange(batch, dtype=mx.int32)[:, None]
-    row = mx.where(is_born, parents + first, 0)
+    # One flat index over all samples: a single gather then serves every array.
+    row = mx.where(is_born, parents + first, 0)  # [B, M]
     old = mx.zeros((batch, config.surface_size), dtype=mx.bool_)
     return Births(row, is_born, mx.concatenate([old, is_born], axis=1))
 

@@ -17,8 +17,8 @@ import numpy as np
 from energyflow_mlx.atomic import write_text
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 
-_CODES = 65535  # greatest code of a quantised number
-_SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colours end
+_CODES = 65535  # greatest code of a quantized number
+_SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end
 
 
 def write_page(
@@ -75,17 +75,17 @@ def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
         "result": record.result,
         "statistics": list(describe(record.statistics, is_dual=cube.is_dual).items()),
         "flows": len(record.age),
-        "position": quantise(record.position),
-        "energy": quantise(record.energy),
+        "position": quantize(record.position),
+        "energy": quantize(record.energy),
         "born": _pack_integers(record.born),
         "arrived": _pack_integers(record.arrived),
         "far": _pack_integers(record.landed[:, 2] > 0),
-        "input": quantise(record.surface_in),
-        "output": quantise(record.surface_out),
+        "input": quantize(record.surface_in),
+        "output": quantize(record.surface_out),
     }
 
 
-def quantise(values: np.ndarray) -> dict[str, Any]:
+def quantize(values: np.ndarray) -> dict[str, Any]:
     """Codes of numbers: ``value = low + step * code``, off by half a step at most.
 
     Raises:

@@ -75,20 +75,18 @@ def _draw_surfaces(records: Sequence[FlowRecord]) -> Figure:
 
 def _draw_arrivals(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
     """Mean number of flows that landed on each cell of each open face."""
-    faces = [("Far face, z = +1", 1.0)]
+    faces = [("Far face, z = +1", [record.arrivals_far for record in records])]
     if cube.is_dual:
-        faces.insert(0, ("Near face, z = \u22121", -1.0))
-    counts = [
-        np.mean([record.arrivals(cube, face) for record in records], axis=0)
-        for _, face in faces
-    ]
+        near = [record.arrivals_near for record in records]
+        faces.insert(0, ("Near face, z = \u22121", near))
+    counts = [np.mean(arrivals, axis=0) for _, arrivals in faces]
     figure = _figure(1.4 + 4.4 * len(faces), 5.1)
     axes = figure.subplots(1, len(faces), squeeze=False)[0]
     crowd = float(np.max(counts))
-    colours = colormaps[_COUNT].with_extremes(under="white")
+    colors = colormaps[_COUNT].with_extremes(under="white")
     least = 0.5 / len(records)  # less than one flow of one sentence: none at all
     for place, (title, _), count in zip(axes, faces, counts, strict=True):
-        image = _show(place, count, colours, least, max(1.0, crowd))
+        image = _show(place, count, colors, least, max(1.0, crowd))
         hit = f"{count.sum():.4g} flows, {np.mean(count > 0):.0%} of the cells hit"
         place.set_title(f"{title}\n{hit}", fontsize=10)
     over = f", mean of {len(records)} sentences" if len(records) > 1 else ""
@@ -101,12 +99,12 @@ def _draw_arrivals(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
 def _show(
     axes: Axes,
     surface: np.ndarray,
-    colours: str | Colormap,
+    colors: str | Colormap,
     low: float,
     high: float,
 ) -> AxesImage:
     image = axes.imshow(
-        surface, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="equal"
+        surface, cmap=colors, vmin=low, vmax=high, origin="lower", aspect="equal"
     )
     axes.set(xlabel="x", ylabel="y")
     for axis in (axes.xaxis, axes.yaxis):

@@ -201,11 +201,7 @@ class RunFolder:
         Raises:
             InputError: There is no checkpoint, or the best one is damaged.
         """
-        newest = self.latest(kinds)
-        if newest is None:
+        found = checkpoint.load_best(self.checkpoints, groups=kinds)
+        if found is None:
             raise InputError(f"[run] no checkpoint in {self.checkpoints}.")
-        step = newest.meta.get("best_step", newest.meta["step"])
-        if step == newest.meta["step"]:
-            return newest
-        path = self.checkpoints / f"step_{step:08d}"
-        return checkpoint.Loaded(path, *checkpoint.load(path, groups=kinds))
+        return found

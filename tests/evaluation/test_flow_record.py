@@ -6,7 +6,6 @@ import pytest
 from energyflow_mlx.evaluation.flow_record import (
     describe,
     mean_statistics,
-    nearest_cell,
 )
 from tests.plots.records import STATISTICS, make_cube, make_record
 
@@ -25,31 +24,6 @@ def test_a_child_begins_sideways_where_it_was_born():
     origin = record.position[record.born[-1], -1, :2]
     expected = np.linalg.norm(record.landed[-1, :2] - origin)
     assert record.sideways[-1] == pytest.approx(expected)
-
-
-def test_every_flow_lands_on_one_cell_of_one_face():
-    cube = make_cube()
-    record = make_record(cube)
-    near, far = record.arrivals(cube, -1.0), record.arrivals(cube, 1.0)
-    assert near.shape == (cube.height, cube.width)
-    assert near.sum() + far.sum() == len(record.age)
-    assert near.sum() == np.sum(record.landed[:, 2] == -1)
-
-
-def test_an_arrival_is_counted_on_its_cell():
-    cube = make_cube()
-    record = make_record(cube, spawned=0)
-    record.landed[:] = [-1.0, 1.0, 1.0]  # first column, last row
-    counted = record.arrivals(cube, 1.0)
-    assert counted[cube.height - 1, 0] == 30 and counted.sum() == 30
-
-
-@pytest.mark.parametrize(
-    ("coordinate", "count", "cell"),
-    [(-1, 5, 0), (1, 5, 4), (0, 5, 2), (0.26, 5, 3), (1.01, 5, 4), (0, 4, 2)],
-)
-def test_cells_round_as_the_lattice_rounds(coordinate, count, cell):
-    assert nearest_cell(np.array([coordinate]), count).tolist() == [cell]
 
 
 def test_statistics_are_averaged_and_put_into_words():

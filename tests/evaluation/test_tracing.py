@@ -4,30 +4,29 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.evaluation.flow_record import Cube
 from energyflow_mlx.evaluation.tracing import record_flows
-from energyflow_mlx.lattice import EnergyLattice, count_arrivals
-from tests.lattice.conftest import SMALL, wake
+from energyflow_mlx.lattice import EnergyLattice
+from tests.lattice.conftest import make_config, wake
+from tests.plots.records import count_on_face
 
-SPAWNING = {"spawn_slots": 6, "spawn_threshold": 0.05}
+SPAWNING = {"spawn": {"slots": 6, "threshold": 0.05}}
 # Without the drift most flows stay inside and must be projected.
 SETTINGS = {
     "spawning": SPAWNING,
-    "unused slots": {"spawn_slots": 3, "spawn_threshold": 9.0},
-    "no drift": {"z_drift": False},
-    "one face": {"output_planes": "far", **SPAWNING},
+    "unused slots": {"spawn": {"slots": 3, "threshold": 9.0}},
+    "no drift": {"motion": {"z_drift": False}},
+    "one face": {"cube": {"output_planes": "far"}, **SPAWNING},
 }
 
 
 @pytest.fixture(params=SETTINGS)
 def traced(request):
-    config = LatticeConfig(**{**SMALL, **SETTINGS[request.param]})
+    config = make_config(**SETTINGS[request.param])
     lattice = EnergyLattice(config, 6)
     wake(lattice.flow)
     lattice.eval()
     paths = lattice.trace(mx.random.normal((1, 6)))
-    return config, paths, record_flows("a", "b", paths)
+    return config, paths, record_flows("a", "b", paths, config)
 
 
 def test_only_flows_that_exist_are_kept(traced):
@@ -35,12 +34,12 @@ def test_only_flows_that_exist_are_kept(traced):
     created = int(record.statistics["created"])
     assert record.position.shape == (config.total_steps + 1, created, 3)
     assert record.alive.any(axis=0).all()
-    if config.spawn_threshold < 1 and config.spawn_slots:
+    if config.spawn.threshold < 1 and config.spawn.slots:
         assert created > config.surface_size
         assert (record.born[config.surface_size :] > 0).all()
 
 
-def test_ages_arrivals_and_ways_agree_with_the_statistics(traced):
+def test_ages_arrivals_and_paths_agree_with_the_statistics(traced):
     config, paths, record = traced
     said = record.statistics
     by_itself = record.arrived <= config.total_steps
@@ -52,13 +51,19 @@ def test_ages_arrivals_and_ways_agree_with_the_statistics(traced):
     assert np.mean(record.sideways) == pytest.approx(said["sideways"], rel=1e-5)
 
 
-def test_arrivals_are_those_the_lattice_counts(traced):
+def test_an_arrival_is_counted_on_its_cell(traced):
     config, paths, record = traced
-    is_dual = config.output_planes == "dual"
-    cube = Cube(config.width, config.height, config.total_steps, 0.0, is_dual)
-    for face in (-1.0, 1.0):
-        counted = count_arrivals(config, paths.output.flows, face)
-        assert np.array_equal(record.arrivals(cube, face), np.array(counted)[0])
+    size = (config.cube.width, config.cube.height)
+    for face, found in ((-1.0, record.arrivals_near), (1.0, record.arrivals_far)):
+        assert np.array_equal(found, count_on_face(record.landed, face, *size))
+
+
+def test_every_flow_lands_on_one_cell_of_one_face(traced):
+    config, paths, record = traced
+    near, far = record.arrivals_near, record.arrivals_far
+    assert near.shape == far.shape == (config.cube.height, config.cube.width)
+    assert near.sum() + far.sum() == len(record.age)
+    assert near.sum() == np.sum(record.landed[:, 2] == -1)
 
 
 def test_a_flow_rests_where_it_arrived(traced):
@@ -77,7 +82,7 @@ def test_a_trace_of_a_ready_surface_is_the_trace_of_its_vector(small_traces):
 
 @pytest.fixture
 def small_traces():
-    lattice = EnergyLattice(LatticeConfig(**SMALL), 6)
+    lattice = EnergyLattice(make_config(), 6)
     wake(lattice.flow)
     lattice.eval()
     vector = mx.random.normal((2, 6))

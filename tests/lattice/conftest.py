@@ -1,5 +1,7 @@
 """Small lattices with weights that really move the flows."""
 
+import dataclasses
+
 import mlx.core as mx
 import pytest
 
@@ -7,16 +9,23 @@ from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice import EnergyLattice
 
 SMALL = {
-    "width": 5,
-    "height": 4,
-    "depth": 6,
-    "spawn_slots": 0,
-    "carrier_hidden": 8,
-    "carrier_layers": 2,
-    "neuron_hidden": 6,
-    "neuron_features": 7,
-    "displacement_scale": 1.0,
+    "cube": {"width": 5, "height": 4, "depth": 6},
+    "spawn": {"slots": 0},
+    "carrier": {"hidden": 8, "layers": 2, "neuron_hidden": 6, "neuron_features": 7},
+    "motion": {"scale": 1.0},
 }
+
+
+def make_config(**groups):
+    """A small config with some settings of some groups changed."""
+    return LatticeConfig(
+        **{
+            group.name: group.default_factory(
+                **(SMALL.get(group.name, {}) | groups.get(group.name, {}))
+            )
+            for group in dataclasses.fields(LatticeConfig)
+        }
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -39,17 +48,17 @@ def wake(flow, strength=3.0):
 
 @pytest.fixture
 def small_config():
-    """Make a small config with some fields changed."""
-    return lambda **changes: LatticeConfig(**{**SMALL, **changes})
+    """Make a small config; arguments as in ``make_config``."""
+    return make_config
 
 
 @pytest.fixture
-def small_lattice(small_config):
+def small_lattice():
     """Make a small lattice for vectors of 6 numbers, its displacement head awake."""
 
-    def make(seed=0, **changes):
+    def make(seed=0, **groups):
         mx.random.seed(seed)
-        lattice = EnergyLattice(small_config(**changes), 6)
+        lattice = EnergyLattice(make_config(**groups), 6)
         wake(lattice.flow)
         return lattice
 

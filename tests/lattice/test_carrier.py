@@ -3,7 +3,13 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.lattice.carrier import EnergyCarrier, sanitise
+from energyflow_mlx.config.lattice import CarrierConfig
+from energyflow_mlx.lattice.carrier import EnergyCarrier, sanitize
+
+
+def make_carrier(**changes):
+    small = {"neuron_features": 5, "hidden": 8, "layers": 2}
+    return EnergyCarrier(CarrierConfig(**small | changes), start="zero")
 
 
 def plain_heads(carrier, top, memory):
@@ -30,14 +36,14 @@ def inputs(rows=7, features=5, hidden=8, layers=2):
     ("hidden", "layers", "count"), [(256, 2, 841_476), (512, 3, 4_798_724)]
 )
 def test_carrier_has_the_reference_parameter_count(hidden, layers, count):
-    carrier = EnergyCarrier(64, hidden, layers)
+    carrier = make_carrier(neuron_features=64, hidden=hidden, layers=layers)
     size = sum(a.size for _, a in tree_flatten(carrier.parameters()))
     # One bias vector and ``bhn`` instead of the reference's two bias vectors.
     assert size == count - layers * 2 * hidden
 
 
 def test_layers_with_nothing_between_them_are_multiplied_without_changing_the_result():
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     carrier.move_out.weight = mx.random.normal((3, 64))
     features, energy, memory, state = inputs()
     out = carrier(features, energy, memory, state)
@@ -47,7 +53,7 @@ def test_layers_with_nothing_between_them_are_multiplied_without_changing_the_re
 
 
 def test_recurrent_layers_feed_each_other():
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     features, energy, memory, state = inputs()
     out = carrier(features, energy, memory, state)
     x = mx.concatenate([features, energy], axis=-1)
@@ -57,7 +63,7 @@ def test_recurrent_layers_feed_each_other():
 
 
 def test_no_state_stands_for_zeros():
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     features, energy, memory, state = inputs()
     zeros = tuple(mx.zeros_like(h) for h in state)
     fresh = carrier(features, energy, memory, ())
@@ -67,13 +73,13 @@ def test_no_state_stands_for_zeros():
 
 
 def test_fresh_carrier_moves_nothing():
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     assert mx.abs(carrier(*inputs()).move).max().item() == 0.0
 
 
 def test_memory_changes_the_heads_and_gets_a_gradient():
     """F16: no caller of the reference gives the memory anything to read."""
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     features, energy, memory, state = inputs()
     with_past = carrier(features, energy, memory, state).energy
     without = carrier(features, energy, mx.zeros_like(memory), state).energy
@@ -89,7 +95,7 @@ def test_memory_changes_the_heads_and_gets_a_gradient():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_damaged_inputs_give_finite_outputs(bad):
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     features, energy, memory, state = inputs()
     features[3] = bad
     out = carrier(features, energy, memory, state)
@@ -98,38 +104,38 @@ def test_damaged_inputs_give_finite_outputs(bad):
 
 
 def test_damaged_weights_move_nothing_instead_of_spreading():
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     carrier.cells[0].Wx = mx.full(carrier.cells[0].Wx.shape, float("nan"))
     out = carrier(*inputs())
     assert mx.abs(out.move).max().item() == 0.0
     assert mx.abs(out.energy).max().item() == 0.0
 
 
-def test_sanitise_replaces_nan_and_clips():
+def test_sanitize_replaces_nan_and_clips():
     x = mx.array([float("nan"), float("inf"), -float("inf"), 3.0, -12.0])
-    assert sanitise(x).tolist() == [0.0, 10.0, -10.0, 3.0, -10.0]
-    slope = mx.grad(lambda x: (sanitise(x) * mx.arange(1.0, 6.0)).sum())(x)
+    assert sanitize(x).tolist() == [0.0, 10.0, -10.0, 3.0, -10.0]
+    slope = mx.grad(lambda x: (sanitize(x) * mx.arange(1.0, 6.0)).sum())(x)
     assert slope.tolist() == [0.0, 0.0, 0.0, 4.0, 0.0]
 
 
 def test_state_stays_float32_when_the_weights_are_bfloat16():
     """F27: the reference rounds the state to bfloat16 between steps."""
-    carrier = EnergyCarrier(5, 8, 2)
+    carrier = make_carrier()
     carrier.set_dtype(mx.bfloat16)
     out = carrier(*inputs())
     assert {a.dtype for a in (out.energy, out.move, *out.hidden)} == {mx.float32}
-    halved = EnergyCarrier(5, 8, 2, gru_float32=False)
+    halved = make_carrier(gru_float32=False)
     halved.set_dtype(mx.bfloat16)
     features, energy, memory, _ = inputs()
     assert halved(features, energy, memory, ()).hidden[0].dtype == mx.bfloat16
 
 
-def test_weights_merged_before_give_the_same_step():
-    carrier = EnergyCarrier(5, 8, 2)
+def test_weights_fused_before_give_the_same_step():
+    carrier = make_carrier()
     for layer in (carrier.memory, carrier.fuse_in, carrier.fuse_out, carrier.move_out):
         layer.bias = mx.random.normal(layer.bias.shape)
     arguments = inputs()
-    given = tree_flatten(carrier(*arguments, carrier.merged()))
+    given = tree_flatten(carrier(*arguments, carrier.fused()))
     now = tree_flatten(carrier(*arguments))
     for (name, a), (_, b) in zip(given, now, strict=True):
         assert mx.array_equal(a, b), name

@@ -7,30 +7,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.dynamics import FlowState, FlowStep, land, launch, phase
-from energyflow_mlx.lattice.solve import FlowOptions, StepRunner, propagate
+from energyflow_mlx.config.lattice import (
+    AdjointConfig,
+    CarrierConfig,
+    CubeConfig,
+    LatticeConfig,
+    MotionConfig,
+    SpawnConfig,
+)
+from energyflow_mlx.lattice.dynamics import FlowStep, phase
+from energyflow_mlx.lattice.solve import StepRunner, propagate
+from energyflow_mlx.lattice.state import FlowOptions, FlowState, land, launch
 
 CONFIGS = st.builds(
     LatticeConfig,
-    width=st.integers(2, 5),
-    height=st.integers(2, 5),
-    depth=st.integers(2, 9),
-    steps=st.sampled_from([0, 1, 4]),
-    output_planes=st.sampled_from(["dual", "far"]),
-    reflect=st.booleans(),
-    spawn_slots=st.integers(0, 5),
-    max_spawn_per_step=st.integers(1, 3),
-    spawn_threshold=st.sampled_from([0.05, 0.15, 0.4]),
-    carrier_hidden=st.sampled_from([4, 9]),
-    carrier_layers=st.integers(1, 2),
-    neuron_hidden=st.just(4),
-    neuron_features=st.just(5),
-    z_drift=st.booleans(),
-    displacement_bound=st.sampled_from([0.1, 0.5, 1.0]),
-    energy_update=st.sampled_from(["residual", "replace"]),
-    truncate_every=st.integers(0, 2),
-    checkpoint_steps=st.booleans(),
+    cube=st.builds(
+        CubeConfig,
+        width=st.integers(2, 5),
+        height=st.integers(2, 5),
+        depth=st.integers(2, 9),
+        steps=st.sampled_from([0, 1, 4]),
+        output_planes=st.sampled_from(["dual", "far"]),
+    ),
+    spawn=st.builds(
+        SpawnConfig,
+        slots=st.integers(0, 5),
+        max_per_step=st.integers(1, 3),
+        threshold=st.sampled_from([0.05, 0.15, 0.4]),
+    ),
+    carrier=st.builds(
+        CarrierConfig,
+        hidden=st.sampled_from([4, 9]),
+        layers=st.integers(1, 2),
+        neuron_hidden=st.just(4),
+        neuron_features=st.just(5),
+        energy_update=st.sampled_from(["residual", "replace"]),
+    ),
+    motion=st.builds(
+        MotionConfig,
+        reflect=st.booleans(),
+        z_drift=st.booleans(),
+        bound=st.sampled_from([0.1, 0.5, 1.0]),
+    ),
+    adjoint=st.builds(AdjointConfig, truncate_every=st.integers(0, 2)),
 )
 SEEDS = st.integers(0, 1000)
 
@@ -47,7 +66,7 @@ def awake_step(config, seed):
 def run(config, seed=0, batch=2, sigma=0.0):
     """All states of a run, the launch first and the landing last."""
     step = awake_step(config, seed)
-    surface = mx.random.normal((batch, config.height, config.width))
+    surface = mx.random.normal((batch, config.cube.height, config.cube.width))
     key = mx.random.key(seed) if sigma else None
     start = launch(config, surface)
     states = propagate(
@@ -104,7 +123,7 @@ def test_every_created_flow_ends_on_an_output_plane(config, seed):
     """F7, F8, F9: the reference drops unfinished flows, 31 of 32 in a run."""
     *_, last, landed = run(config, seed)
     before, after = numpy_of(last), numpy_of(landed)
-    faces = [-1.0, 1.0] if config.output_planes == "dual" else [1.0]
+    faces = [-1.0, 1.0] if config.cube.is_dual else [1.0]
     assert np.isin(after["position"][..., 2][after["exists"]], faces).all()
     assert not after["alive"].any()
     # Projection changes z alone: side, energy and age are those of the last step.
@@ -121,7 +140,7 @@ def test_every_created_flow_ends_on_an_output_plane(config, seed):
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(CONFIGS, SEEDS)
 def test_with_drift_every_first_flow_reaches_a_face_by_itself(config, seed):
-    config.z_drift = True
+    config.motion.z_drift = True
     *_, landed = run(config, seed)
     state = numpy_of(landed)
     cells = config.surface_size
@@ -151,7 +170,9 @@ def test_children_stay_within_the_budget_and_start_behind_their_parents(config, 
 
 def test_memory_holds_the_five_newest_positions(small_config):
     """F16: the ring of positions is filled and used in every step."""
-    states = run(small_config(steps=7, z_drift=False, displacement_bound=0.1))
+    states = run(
+        small_config(cube={"steps": 7}, motion={"z_drift": False, "bound": 0.1})
+    )
     path = np.stack([np.array(state.position) for state in states[:-1]])
     for time, state in enumerate(states[:-1]):
         memory = np.array(state.memory).reshape(2, -1, 5, 3)
@@ -185,7 +206,7 @@ def test_permuting_flows_permutes_the_step(small_config, index):
 
 def test_samples_of_a_batch_do_not_touch_each_other(small_config):
     """F23: the batch size is that of the input, not read off the flows."""
-    config = small_config(spawn_slots=3, spawn_threshold=0.05)
+    config = small_config(spawn={"slots": 3, "threshold": 0.05})
     step = awake_step(config, 0)
     surface = mx.random.normal((3, 4, 5))
 
@@ -201,7 +222,7 @@ def test_samples_of_a_batch_do_not_touch_each_other(small_config):
 
 
 def test_launch_gives_every_cell_of_every_sample_its_flow(small_config):
-    config = small_config(spawn_slots=2)
+    config = small_config(spawn={"slots": 2})
     surface = mx.random.normal((3, 4, 5))
     state = launch(config, surface)
     assert state.exists.sum(axis=1).tolist() == [20] * 3
@@ -217,7 +238,7 @@ def test_damaged_energies_start_as_zero(small_config):
 
 def test_batch_beyond_the_cap_is_refused_before_work(small_config):
     """F22: the reference gives the last samples of such a batch no flows."""
-    config = small_config(max_active_flows=50)
+    config = small_config(cube={"max_active_flows": 50})
     launch(config, mx.zeros((2, 4, 5)))
     with pytest.raises(ValueError, match=r"max_active_flows = 50, got 3 x 20 = 60"):
         launch(config, mx.zeros((3, 4, 5)))
@@ -230,7 +251,7 @@ def test_surface_of_another_size_is_refused(small_config):
 
 def test_residual_update_adds_a_share_and_replace_forgets(small_config):
     for update in ("residual", "replace"):
-        config = small_config(energy_update=update)
+        config = small_config(carrier={"energy_update": update})
         step = awake_step(config, 1)
         low, high = (launch(config, mx.full((1, 4, 5), level)) for level in (-0.5, 0.5))
         change = step(high, phase(config, 0)).energy - high.energy
@@ -240,7 +261,9 @@ def test_residual_update_adds_a_share_and_replace_forgets(small_config):
 
 def test_truncation_cuts_the_recurrence_but_not_the_sums(small_config):
     def slope(every, **changes):
-        config = small_config(truncate_every=every, steps=4, **changes)
+        config = small_config(
+            adjoint={"truncate_every": every}, cube={"steps": 4}, **changes
+        )
         step = awake_step(config, 0)
 
         def total(surface):
@@ -260,73 +283,6 @@ def test_truncation_cuts_the_recurrence_but_not_the_sums(small_config):
     assert mx.abs(every_step).min().item() > 0
 
 
-def test_checkpointing_changes_no_gradient(small_config):
-    def gradients(is_on):
-        config = small_config(
-            checkpoint_steps=is_on, spawn_slots=3, spawn_threshold=0.05
-        )
-        step = awake_step(config, 0)
-        mx.random.seed(5)
-        surface = mx.random.normal((2, 4, 5))
-
-        def total(params, surface):
-            step.update(params)
-            options = FlowOptions(mx.array(1.5), mx.array(0.05), mx.random.key(1))
-            *_, state = propagate(
-                StepRunner(step, config), config, launch(config, surface), options
-            )
-            return (state.energy**2).sum() + state.position.sum()
-
-        return mx.grad(total, argnums=(0, 1))(step.parameters(), surface)
-
-    plain, saved = tree_flatten(gradients(False)), tree_flatten(gradients(True))
-    for (name, a), (_, b) in zip(plain, saved, strict=True):
-        assert mx.allclose(a, b, rtol=1e-4, atol=1e-5), name
-
-
-def test_early_stop_reads_every_few_steps_and_lands_the_rest(small_config):
-    config = small_config(
-        steps=12,
-        z_drift=False,
-        convergence_threshold=0.01,
-        convergence_min_steps=2,
-        convergence_every=3,
-    )
-    step, reads = awake_step(config, 0), []
-
-    def read(stop):
-        reads.append(stop)
-        return len(reads) == 2
-
-    start = launch(config, mx.zeros((1, 4, 5)))
-    states = list(
-        propagate(StepRunner(step, config), config, start, FlowOptions(read=read))
-    )
-    assert len(states) == 6 + 1
-    assert len(reads) == 2
-    assert not states[-1].alive.any().item()
-
-
-def test_early_stop_is_off_without_a_reader_or_a_threshold(small_config):
-    config = small_config(steps=4, convergence_threshold=0.0)
-    step = awake_step(config, 0)
-    start = launch(config, mx.zeros((1, 4, 5)))
-
-    def refuse(stop):
-        raise AssertionError
-
-    assert (
-        len(
-            list(
-                propagate(
-                    StepRunner(step, config), config, start, FlowOptions(read=refuse)
-                )
-            )
-        )
-        == 5
-    )
-
-
 def test_landing_twice_changes_nothing(small_config):
     config = small_config()
     state = land(config, launch(config, mx.zeros((1, 4, 5))))
@@ -335,7 +291,7 @@ def test_landing_twice_changes_nothing(small_config):
 
 
 def test_compiled_step_equals_the_eager_one(small_config):
-    config = small_config(spawn_slots=2, spawn_threshold=0.1)
+    config = small_config(spawn={"slots": 2, "threshold": 0.1})
     step = awake_step(config, 0)
     state = step(launch(config, mx.random.normal((2, 4, 5))), phase(config, 0))
     eager = step(state, phase(config, 1))

@@ -5,13 +5,13 @@ import pytest
 from energyflow_mlx.lattice.geometry import (
     cell_index,
     cell_parity,
-    denormalise,
+    denormalize,
     fold,
     launch_positions,
     nearest_plane,
-    normalise,
+    normalize,
     plane_distance,
-    quantise,
+    quantize,
     start_level,
 )
 
@@ -20,18 +20,18 @@ IDS = ["2x2x1", "4x3x5", "20x20x10"]
 
 
 @pytest.mark.parametrize("count", [2, 3, 20, 101])
-def test_normalise_spans_the_cube_and_denormalise_inverts_it(count):
+def test_normalize_spans_the_cube_and_denormalize_inverts_it(count):
     index = mx.arange(count)
-    u = normalise(index, count)
+    u = normalize(index, count)
     assert u[0].item() == -1.0
     assert u[-1].item() == 1.0
-    assert mx.allclose(denormalise(u, count), index, atol=1e-4)
-    assert mx.array_equal(quantise(u, count), index)
+    assert mx.allclose(denormalize(u, count), index, atol=1e-4)
+    assert mx.array_equal(quantize(u, count), index)
 
 
-def test_quantise_clips_outside_and_takes_ties_to_the_even_cell():
-    u = mx.array([-7.0, 7.0, *normalise(mx.array([0.5, 1.5, 2.5]), 5).tolist()])
-    assert quantise(u, 5).tolist() == [0, 4, 0, 2, 2]
+def test_quantize_clips_outside_and_takes_ties_to_the_even_cell():
+    u = mx.array([-7.0, 7.0, *normalize(mx.array([0.5, 1.5, 2.5]), 5).tolist()])
+    assert quantize(u, 5).tolist() == [0, 4, 0, 2, 2]
 
 
 @pytest.mark.parametrize(("width", "height", "depth"), SIZES, ids=IDS)

@@ -26,7 +26,7 @@ def gradients(lattice, *, key=None, sigma=0.0):
 
 
 def test_vectors_come_back_as_vectors_with_both_surfaces(small_lattice):
-    lattice = small_lattice(spawn_slots=2)
+    lattice = small_lattice(spawn={"slots": 2})
     out = lattice(vectors())
     assert out.vector.shape == (3, 6)
     assert out.surface_in.shape == out.surface_out.shape == (3, 4, 5)
@@ -36,7 +36,9 @@ def test_vectors_come_back_as_vectors_with_both_surfaces(small_lattice):
 
 def test_equal_forwards_agree_bit_for_bit(small_lattice):
     """F11: the reference aggregates flows of earlier batches again."""
-    lattice = small_lattice(spawn_slots=3, spawn_threshold=0.05, dropout=0.2)
+    lattice = small_lattice(
+        spawn={"slots": 3, "threshold": 0.05}, ends={"dropout": 0.2}
+    )
     key, sigma = mx.random.key(3), mx.array(0.1)
     first = lattice(vectors(), key=key, noise_sigma=sigma)
     lattice(vectors(seed=1), key=key, noise_sigma=sigma)
@@ -68,7 +70,7 @@ def test_flow_state_is_made_of_arrays_and_the_lattice_keeps_none_of_them(
 @pytest.mark.parametrize("weighting", ["softmax", "importance"])
 def test_gradients_reach_every_part(small_lattice, scatter, weighting):
     """F9, F12, F13, F16: mapper, memory, heads and collector all learn."""
-    lattice = small_lattice(scatter=scatter, weighting=weighting)
+    lattice = small_lattice(readout={"scatter": scatter, "weighting": weighting})
     _, grads = gradients(lattice)
     for name, grad in tree_flatten(grads):
         assert mx.isfinite(grad).all().item(), name
@@ -83,7 +85,7 @@ def test_displacement_head_learns_from_its_zero_start(small_config):
 
 
 def test_frozen_displacement_head_stays_where_it_was(small_lattice):
-    _, grads = gradients(small_lattice(freeze_displacement=True))
+    _, grads = gradients(small_lattice(motion={"freeze": True}))
     for layer in ("move_in", "move_out"):
         for _, grad in tree_flatten(grads["flow"]["carrier"][layer]):
             assert mx.abs(grad).max().item() == 0.0
@@ -108,13 +110,12 @@ def make_update(lattice, optimizer):
 
 # Each of these builds some 150 fused loops, half a second each the first time.
 COMPILED = [
-    pytest.param({"steps": 2, "carrier_layers": 1}, id="plain"),
+    pytest.param({"cube": {"steps": 2}, "carrier": {"layers": 1}}, id="plain"),
     pytest.param(
-        {"spawn_slots": 2, "spawn_threshold": 0.1, "dropout": 0.1},
+        {"spawn": {"slots": 2, "threshold": 0.1}, "ends": {"dropout": 0.1}},
         id="spawn and dropout",
         marks=pytest.mark.slow,
     ),
-    pytest.param({"checkpoint_steps": True}, id="checkpointed", marks=pytest.mark.slow),
 ]
 
 
@@ -145,7 +146,7 @@ def test_compiled_step_equals_the_eager_one_reads_nothing_and_learns(
 
 def test_too_many_flows_are_refused_before_any_layer_runs(small_lattice):
     """F22: the reference cuts the batch's last samples off without a word."""
-    lattice = small_lattice(max_active_flows=40)
+    lattice = small_lattice(cube={"max_active_flows": 40})
 
     def untouched(*_args, **_kwargs):
         raise AssertionError("the mapper ran")
@@ -176,7 +177,7 @@ def test_noise_needs_a_key_in_training_and_is_ignored_in_evaluation(small_lattic
 
 def test_mapper_is_trained_saved_and_switched_with_the_rest(small_lattice):
     """F12: the reference's mapper is in no optimiser, checkpoint or eval switch."""
-    lattice = small_lattice(dropout=0.5)
+    lattice = small_lattice(ends={"dropout": 0.5})
     names = {name for name, _ in tree_flatten(lattice.trainable_parameters())}
     assert {"mapper.scale", "mapper.offset", "mapper.table"} <= names
     lattice.eval()
@@ -197,8 +198,8 @@ def test_ready_surface_enters_behind_the_mapper(small_lattice):
         lattice.from_surface(mx.zeros((3, 21)))
 
 
-def test_trace_keeps_the_whole_way_and_ends_as_a_call_does(small_lattice):
-    lattice = small_lattice(spawn_slots=3, spawn_threshold=0.05)
+def test_trace_keeps_the_whole_path_and_ends_as_a_call_does(small_lattice):
+    lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05})
     lattice.eval()
     paths, out = lattice.trace(vectors()), lattice(vectors())
     assert paths.position.shape == (4, 3, 23, 3)
@@ -210,12 +211,12 @@ def test_trace_keeps_the_whole_way_and_ends_as_a_call_does(small_lattice):
 
 def test_batch_rows_do_not_touch_each_other(small_lattice):
     """F23: nothing is inferred from the batch but its size."""
-    lattice = small_lattice(spawn_slots=3, spawn_threshold=0.05)
+    lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05})
     whole = lattice(vectors()).vector
     assert mx.allclose(whole[1:2], lattice(vectors()[1:2]).vector, atol=1e-5)
 
 
-def test_learned_steps_are_not_the_optimisers_step_counter(small_lattice):
+def test_learned_steps_are_not_the_optimizers_step_counter(small_lattice):
     lattice = small_lattice()
     optimizer = optim.AdamW(1e-3)
     optimizer.init(lattice.trainable_parameters())
@@ -224,12 +225,16 @@ def test_learned_steps_are_not_the_optimisers_step_counter(small_lattice):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"z_drift": False}, {"output_planes": "far"}, {"energy_update": "replace"}],
+    [
+        {"motion": {"z_drift": False}},
+        {"cube": {"output_planes": "far"}},
+        {"carrier": {"energy_update": "replace"}},
+    ],
     ids=["free", "one face", "replace"],
 )
 def test_every_created_flow_completes_under_every_option(small_lattice, changes):
     """F7, F28: completed flows are counted, not assumed."""
-    lattice = small_lattice(spawn_slots=3, spawn_threshold=0.05, **changes)
+    lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05}, **changes)
     statistics = lattice(vectors()).statistics
     assert statistics["completed"].item() == 1.0
     assert statistics["created"].item() == 20 + statistics["spawned"].item()
@@ -249,7 +254,7 @@ def test_half_precision_weights_work_and_keep_positions_exact(small_lattice):
 @pytest.mark.parametrize("start", ["zero", "xavier"])
 def test_displacement_start_says_whether_fresh_flows_stray(small_config, start):
     mx.random.seed(0)
-    lattice = EnergyLattice(small_config(displacement_start=start), 6)
+    lattice = EnergyLattice(small_config(motion={"start": start}), 6)
     lattice.eval()
     strayed = lattice(mx.ones((2, 6))).statistics["sideways"].item()
     assert strayed == 0.0 if start == "zero" else strayed > 0.02

@@ -1,9 +1,10 @@
+import dataclasses
 import math
 
 import mlx.core as mx
 import pytest
 
-from energyflow_mlx.config.lattice import LatticeConfig
+from energyflow_mlx.config.lattice import CubeConfig, LatticeConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.lattice import EnergyLattice
 
@@ -26,19 +27,23 @@ def read(checkout, name):
 def test_preset_has_its_size(checkout, name):
     config = read(checkout, name)
     width, height, depth, steps = SIZES[name]
-    assert (config.width, config.height, config.depth) == (width, height, depth)
+    assert (config.cube.width, config.cube.height, config.cube.depth) == (
+        width,
+        height,
+        depth,
+    )
     assert config.total_steps == steps
-    assert config.slots <= config.max_active_flows
-    assert config.scatter == "bilinear"
-    assert config.z_drift
+    assert config.slots <= config.cube.max_active_flows
+    assert config.readout.scatter == "bilinear"
+    assert config.motion.z_drift
 
 
 @pytest.mark.parametrize(
     ("depth", "steps"), [(1, 2), (2, 2), (3, 2), (5, 3), (10, 5), (11, 6), (50, 25)]
 )
 def test_steps_are_half_the_depth_rounded_up_but_at_least_two(depth, steps):
-    assert LatticeConfig(depth=depth).total_steps == steps
-    assert LatticeConfig(depth=depth, steps=9).total_steps == 9
+    assert LatticeConfig(cube=CubeConfig(depth=depth)).total_steps == steps
+    assert LatticeConfig(cube=CubeConfig(depth=depth, steps=9)).total_steps == 9
     assert math.ceil(depth / 2) <= steps
 
 
@@ -57,24 +62,38 @@ def test_fresh_debug_lattice_covers_its_surface_and_uses_both_faces(checkout):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("group", "changes", "message"),
     [
-        ({"width": 1}, r"lattice\.width must be >= 2, got 1"),
-        ({"depth": 0}, r"lattice\.depth must be >= 1"),
-        ({"output_planes": "both"}, r"lattice\.output_planes must be one of dual, far"),
-        ({"scatter": "cubic"}, r"lattice\.scatter must be one of"),
-        ({"dropout": 1.0}, r"lattice\.dropout must be in \[0, 1\)"),
-        ({"displacement_bound": 1.5}, r"displacement_bound must be <= 1"),
-        ({"displacement_scale": 0.5}, r"displacement_scale_min must be <= "),
-        ({"spawn_threshold": 0.0}, r"lattice\.spawn_threshold must be > 0"),
-        ({"max_active_flows": 407}, r"max_active_flows must be >= 408"),
-        ({"face_tie": 2.0}, r"lattice\.face_tie must be <= 1"),
+        ("cube", {"width": 1}, r"lattice\.cube\.width must be >= 2, got 1"),
+        ("cube", {"depth": 0}, r"lattice\.cube\.depth must be >= 1"),
         (
-            {"proximity_weight": 0.0, "path_length_weight": 0.0},
-            r"lattice\.proximity_weight must be positive",
+            "cube",
+            {"output_planes": "both"},
+            r"lattice\.cube\.output_planes must be one of dual, far",
         ),
+        ("cube", {"max_active_flows": 407}, r"cube\.max_active_flows must be >= 408"),
+        ("spawn", {"slots": -1}, r"lattice\.spawn\.slots must be >= 0"),
+        ("spawn", {"threshold": 0.0}, r"lattice\.spawn\.threshold must be > 0"),
+        ("carrier", {"hidden": 3}, r"lattice\.carrier\.hidden must be >= 4"),
+        ("carrier", {"energy_update": "add"}, r"carrier\.energy_update must be one of"),
+        ("motion", {"bound": 1.5}, r"lattice\.motion\.bound must be <= 1"),
+        ("motion", {"scale": 0.5}, r"lattice\.motion\.scale_min must be <= "),
+        ("motion", {"face_tie": 2.0}, r"lattice\.motion\.face_tie must be <= 1"),
+        ("motion", {"interval": 0}, r"lattice\.motion\.interval must be >= 1"),
+        ("motion", {"start": "one"}, r"lattice\.motion\.start must be one of"),
+        ("readout", {"scatter": "cubic"}, r"lattice\.readout\.scatter must be one of"),
+        (
+            "readout",
+            {"proximity_weight": 0.0, "path_length_weight": 0.0},
+            r"lattice\.readout\.proximity_weight must be positive",
+        ),
+        ("noise", {"sigma": -0.1}, r"lattice\.noise\.sigma must be >= 0"),
+        ("ends", {"dropout": 1.0}, r"lattice\.ends\.dropout must be in \[0, 1\)"),
+        ("ends", {"width_cap": 0}, r"lattice\.ends\.width_cap must be >= 1"),
+        ("adjoint", {"way": "tape"}, r"adjoint\.way must be one of graph, stepwise"),
     ],
 )
-def test_value_out_of_range_is_refused_by_its_key(changes, message):
+def test_value_out_of_range_is_refused_by_its_key(group, changes, message):
+    kind = {f.name: f.default_factory for f in dataclasses.fields(LatticeConfig)}
     with pytest.raises(InputError, match=message):
-        LatticeConfig(**changes)
+        LatticeConfig(**{group: kind[group](**changes)})

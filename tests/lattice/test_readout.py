@@ -2,7 +2,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.lattice.dynamics import land, launch
 from energyflow_mlx.lattice.geometry import cell_index
 from energyflow_mlx.lattice.readout import (
     count_arrivals,
@@ -10,12 +9,13 @@ from energyflow_mlx.lattice.readout import (
     read_surface,
     score_flows,
 )
+from energyflow_mlx.lattice.state import land, launch
 
 
 def scattered(config, batch=2, seed=0):
     """Landed flows at random places with random energies, ages and gaps."""
     rng = np.random.default_rng(seed)
-    state = launch(config, mx.zeros((batch, config.height, config.width)))
+    state = launch(config, mx.zeros((batch, config.cube.height, config.cube.width)))
     shape = (batch, config.slots)
     position = rng.uniform(-1, 1, (*shape, 3))
     position[..., 2] = np.sign(position[..., 2])
@@ -31,7 +31,7 @@ def scattered(config, batch=2, seed=0):
 def slow_softmax_surface(config, state):
     """Section by section what the reference means to compute, in a dictionary."""
     e, gap, age = (np.array(a) for a in (state.energy, state.gap, state.age))
-    cell = np.array(cell_index(state.position, config.width, config.height))
+    cell = np.array(cell_index(state.position, config.cube.width, config.cube.height))
     groups = {}
     for b, f in zip(*np.nonzero(np.array(state.exists)), strict=True):
         q = abs(e[b, f]) / (1 + gap[b, f]) * (1 + 0.1 * age[b, f])
@@ -41,20 +41,20 @@ def slow_softmax_surface(config, state):
         q, energy = np.array(members).T
         w = np.exp(q - q.max())
         surface[key] = (w * energy).sum() / (w.sum() + 1e-12)
-    return surface.reshape(-1, config.height, config.width)
+    return surface.reshape(-1, config.cube.height, config.cube.width)
 
 
 @pytest.mark.parametrize("spare", [0, 3], ids=["no spare slots", "spare slots"])
 def test_nearest_surface_equals_the_slow_dictionary(small_config, spare):
-    config = small_config(scatter="nearest", spawn_slots=spare)
+    config = small_config(readout={"scatter": "nearest"}, spawn={"slots": spare})
     state = scattered(config)
     expected = slow_softmax_surface(config, state)
     np.testing.assert_allclose(read_surface(config, state), expected, atol=1e-6)
 
 
-def test_importance_is_one_normalised_formula(small_config):
+def test_importance_is_one_normalized_formula(small_config):
     """F24: the reference mixes units, squares a weight and never calls it."""
-    config = small_config(weighting="importance", spawn_slots=0)
+    config = small_config(readout={"weighting": "importance"}, spawn={"slots": 0})
     state = scattered(config)
     age, gap = np.array(state.age), np.array(state.gap)
     weight = 0.7 * 0.5 / np.maximum(gap, 0.5) + 0.3 * age / config.total_steps
@@ -62,25 +62,26 @@ def test_importance_is_one_normalised_formula(small_config):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"proximity_weight": 0.1}, {"path_length_weight": 3.0}]
+    "changes",
+    [{"proximity_weight": 0.1}, {"path_length_weight": 3.0}],
 )
 def test_importance_weights_have_an_effect(small_config, changes):
-    base = small_config(weighting="importance")
+    base = small_config(readout={"weighting": "importance"})
     state = scattered(base)
-    other = small_config(weighting="importance", **changes)
+    other = small_config(readout={"weighting": "importance"} | changes)
     assert not mx.allclose(read_surface(base, state), read_surface(other, state))
 
 
 @pytest.mark.parametrize("scatter", ["nearest", "bilinear"])
 def test_flows_on_cell_centres_hand_over_their_energy(small_config, scatter):
-    config = small_config(scatter=scatter)
+    config = small_config(readout={"scatter": scatter})
     surface = mx.random.normal((2, 4, 5))
     state = land(config, launch(config, surface))
     assert mx.allclose(read_surface(config, state), surface, atol=1e-5)
 
 
 def test_slots_never_used_leave_no_trace(small_config):
-    config = small_config(spawn_slots=4)
+    config = small_config(spawn={"slots": 4})
     state = scattered(config)
     moved = state.energy * state.exists + 99.0 * mx.logical_not(state.exists)
     other = state._replace(energy=moved)
@@ -91,7 +92,7 @@ def test_bilinear_surface_has_a_gradient_in_the_positions_and_nearest_has_none(
     small_config,
 ):
     def slope(scatter):
-        config = small_config(scatter=scatter)
+        config = small_config(readout={"scatter": scatter})
         state = scattered(config)
 
         def total(position):
@@ -105,7 +106,7 @@ def test_bilinear_surface_has_a_gradient_in_the_positions_and_nearest_has_none(
 
 
 def test_arrivals_count_every_flow_on_the_face_it_is_on(small_config):
-    config = small_config(spawn_slots=2)
+    config = small_config(spawn={"slots": 2})
     state = scattered(config)
     near, far = (count_arrivals(config, state, face) for face in (-1.0, 1.0))
     assert near.shape == (2, 4, 5)
@@ -114,9 +115,20 @@ def test_arrivals_count_every_flow_on_the_face_it_is_on(small_config):
     assert far.sum().item() == on_far.sum().item()
 
 
+@pytest.mark.parametrize(
+    ("x", "column"), [(-1, 0), (1, 4), (0, 2), (0.24, 2), (0.26, 3), (1.01, 4)]
+)
+def test_arrivals_are_counted_on_the_nearest_cell(small_config, x, column):
+    config = small_config()
+    state = land(config, launch(config, mx.zeros((1, 4, 5))))
+    place = mx.broadcast_to(mx.array([x, 1.0, 1.0]), state.position.shape)
+    count = count_arrivals(config, state._replace(position=place), 1.0)
+    assert count[0, 3, column].item() == count.sum().item() == 20.0
+
+
 def test_statistics_are_those_of_the_flows(small_config):
     """F28: the reference reports a count that always equals the batch size."""
-    config = small_config(spawn_slots=2)
+    config = small_config(spawn={"slots": 2})
     state = launch(config, mx.ones((1, 4, 5)))
     reached = mx.array([[-1.0] * 4 + [1.0] * 6 + [0.0] * 12])
     state = land(config, state._replace(reached=reached, age=state.age + 3))

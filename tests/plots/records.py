@@ -18,6 +18,17 @@ STATISTICS = {
 }
 
 
+def count_on_face(landed, face, width, height):
+    """Flows on each cell of a face, one after the other; the nearest cell counts."""
+    counts = np.zeros((height, width))
+    for x, y, z in landed:
+        column, row = (
+            np.rint((u + 1) / 2 * (n - 1)) for u, n in ((x, width), (y, height))
+        )
+        counts[int(row), int(column)] += z == face
+    return counts
+
+
 def make_cube(width=6, height=5, steps=4, is_dual=True):
     return Cube(width, height, steps, 0.0, is_dual)
 
@@ -57,6 +68,8 @@ def make_record(cube, text="A dog runs.", seed=0, spawned=2):
         reached=np.where(arrived > cube.steps, 0.0, face),
         age=np.minimum(arrived, cube.steps) - born.astype(float),
         landed=landed,
+        arrivals_near=count_on_face(landed, -1.0, cube.width, cube.height),
+        arrivals_far=count_on_face(landed, 1.0, cube.width, cube.height),
         surface_in=rng.standard_normal((cube.height, cube.width)),
         surface_out=rng.standard_normal((cube.height, cube.width)),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.plots import write_page
-from energyflow_mlx.plots.page import pack, quantise
+from energyflow_mlx.plots.page import pack, quantize
 from tests.plots.records import make_cube, make_record
 
 
@@ -29,26 +29,26 @@ def data_of(path):
 @pytest.mark.parametrize("shape", [(1,), (7, 3), (4, 31, 3)])
 def test_decoded_numbers_are_off_by_half_a_step_at_most(shape):
     values = np.random.default_rng(0).normal(3.0, 2.0, shape)
-    stored = quantise(values)
+    stored = quantize(values)
     error = np.abs(numbers(stored) - values.ravel()).max()
     assert error <= 0.5000001 * stored["step"]
     assert stored["step"] <= np.ptp(values) / 65535 + 1e-15
 
 
 def test_ends_of_the_range_are_exact():
-    stored = quantise(np.array([-1.0, 0.3, 1.0]))
+    stored = quantize(np.array([-1.0, 0.3, 1.0]))
     assert numbers(stored)[0] == -1.0 and numbers(stored)[-1] == 1.0
 
 
 @pytest.mark.parametrize("values", [[2.5, 2.5, 2.5], [0.0], []])
 def test_equal_numbers_and_none_at_all_survive(values):
-    assert numbers(quantise(np.array(values))).tolist() == values
+    assert numbers(quantize(np.array(values))).tolist() == values
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="must be finite"):
-        quantise(np.array([0.0, bad]))
+        quantize(np.array([0.0, bad]))
 
 
 def test_positions_in_the_page_are_the_positions_of_the_flows(tmp_path):

@@ -10,22 +10,23 @@ from energyflow_mlx.build.data import load_run_data
 from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.build.run import run
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
+from energyflow_mlx.config.lattice import (
+    CarrierConfig,
+    CubeConfig,
+    MotionConfig,
+    SpawnConfig,
+)
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 
-SMALL = {
-    "width": 6,
-    "height": 6,
-    "depth": 4,
-    "spawn_slots": 0,
-    "carrier_hidden": 8,
-    "neuron_hidden": 6,
-    "neuron_features": 7,
-}
-
 
 def make_config(folder, name="run", *, frozen=False, **changes):
-    lattice = LatticeConfig(**SMALL, freeze_displacement=frozen)
+    lattice = LatticeConfig(
+        cube=CubeConfig(width=6, height=6, depth=4),
+        spawn=SpawnConfig(slots=0),
+        carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
+        motion=MotionConfig(freeze=frozen),
+    )
     settings = {"max_steps": 2, "micro_batch": 32, "compile": False} | changes
     trainer = TrainerConfig(ratio=1.0, train="flow", keep=1, **settings)
     config = Config(task="flow", share="none", lattice=lattice, trainer=trainer)

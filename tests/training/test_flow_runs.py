@@ -10,18 +10,17 @@ from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.data import load_run_data
 from energyflow_mlx.build.run import run
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
+from energyflow_mlx.config.lattice import CarrierConfig, CubeConfig, SpawnConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.metrics import read_metrics
 
-SMALL = {
-    "width": 8,
-    "height": 8,
-    "depth": 4,
-    "spawn_slots": 2,
-    "carrier_hidden": 8,
-    "neuron_hidden": 6,
-    "neuron_features": 7,
-}
+
+def make_lattice():
+    return LatticeConfig(
+        cube=CubeConfig(width=8, height=8, depth=4),
+        spawn=SpawnConfig(slots=2),
+        carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
+    )
 
 
 def make_config(folder, task="flow", **trainer):
@@ -29,7 +28,7 @@ def make_config(folder, task="flow", **trainer):
     own = {"share": "none", "trainer": TrainerConfig(ratio=1.0, **settings)}
     if task == "flow_text":
         own = {"trainer": TrainerConfig(**settings)}
-    config = Config(task=task, lattice=LatticeConfig(**SMALL), **own)
+    config = Config(task=task, lattice=make_lattice(), **own)
     config.data.captions, config.data.val_limit = 240, 32
     config.data.buckets, config.data.max_length = [16, 32], 32
     for part in (config.encoder, config.decoder):
@@ -109,7 +108,7 @@ def test_equal_flow_runs_with_noise_end_in_equal_bits(flow_run, tmp_path):
         config.run.dir = str(tmp_path / name)
         config.data.train = [str(flow_run / "train.npy")]
         config.data.val = [str(flow_run / "val.npy")]
-        config.lattice.exploration_noise = 0.1
+        config.lattice.noise.sigma = 0.1
         run(config)
         return load(config.run.dir).transform(unit_rows(8, seed=3))
 

@@ -7,8 +7,15 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
-from energyflow_mlx.lattice.dynamics import launch
-from energyflow_mlx.lattice.solve import FlowOptions, StepRunner, propagate
+from energyflow_mlx.config.lattice import (
+    AdjointConfig,
+    CarrierConfig,
+    CubeConfig,
+    NoiseConfig,
+    SpawnConfig,
+)
+from energyflow_mlx.lattice.solve import StepRunner, propagate
+from energyflow_mlx.lattice.state import FlowOptions, launch
 from energyflow_mlx.training.objectives import (
     FLOW_OBJECTIVES,
     FLOW_TEXT,
@@ -23,20 +30,15 @@ V, E, B, L = 30, 12, 4, 6
 KEY = mx.random.key(7)
 
 
-def make_config(task, **changes):
+def make_config(task, **adjoint):
     own = {"share": "none", "trainer": TrainerConfig(ratio=1.0)}
     own = own if task == "flow" else {}
     lattice = LatticeConfig(
-        width=5,
-        height=4,
-        depth=6,
-        spawn_slots=3,
-        spawn_threshold=0.05,
-        carrier_hidden=8,
-        neuron_hidden=6,
-        neuron_features=7,
-        exploration_noise=0.05,
-        **changes,
+        cube=CubeConfig(width=5, height=4, depth=6),
+        spawn=SpawnConfig(slots=3, threshold=0.05),
+        carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
+        noise=NoiseConfig(sigma=0.05),
+        adjoint=AdjointConfig(**adjoint),
     )
     config = Config(task=task, lattice=lattice, **own)
     for part in (config.encoder, config.decoder):
@@ -95,10 +97,10 @@ def in_one_graph(stepper, objective, batch):
 
 
 WAYS = {
-    "compiled graph": {"compile": True},
-    "plain graph": {"compile": False},
-    "compiled stages": {"compile": True, "checkpoint": True},
-    "plain stages": {"compile": False, "checkpoint": True},
+    "compiled graph": {"compile": True, "way": "graph"},
+    "plain graph": {"compile": False, "way": "graph"},
+    "compiled steps": {"compile": True, "way": "stepwise"},
+    "plain steps": {"compile": False, "way": "stepwise"},
 }
 
 
@@ -106,7 +108,7 @@ WAYS = {
 @pytest.mark.parametrize("task", ["flow", "flow_text"])
 def test_gradient_is_that_of_plain_backpropagation(task, way):
     """Also T and F: mapper, neuron, carrier, memory, collector and move head learn."""
-    config = make_config(task, checkpoint_steps=WAYS[way].get("checkpoint", False))
+    config = make_config(task, way=WAYS[way]["way"])
     config.trainer.compile = WAYS[way]["compile"]
     stepper, batch = make_stepper(config), make_batch()
     loss, expected = in_one_graph(stepper, task, batch)
@@ -124,7 +126,7 @@ def test_gradient_is_that_of_plain_backpropagation(task, way):
 
 def test_steps_start_before_the_fence_through_the_engine():
     """The one evaluation stays the engine's, guarded in debug mode too."""
-    stepper = make_stepper(make_config("flow", checkpoint_steps=True))
+    stepper = make_stepper(make_config("flow", way="stepwise"))
     stepper.engine.debug = True
     with stepper.engine.batch("update"):
         stepper.update("flow", make_batch(), no_rows(), 1e-3, controls())
@@ -134,9 +136,9 @@ def test_steps_start_before_the_fence_through_the_engine():
     assert stepper.engine.evaluations == 1
 
 
-@pytest.mark.parametrize("checkpoints", [False, True])
-def test_truncated_gradient_is_staged_alike(checkpoints):
-    config = make_config("flow", truncate_every=2, checkpoint_steps=checkpoints)
+@pytest.mark.parametrize("way", ["graph", "stepwise"])
+def test_truncated_gradient_is_staged_alike(way):
+    config = make_config("flow", truncate_every=2, way=way)
     config.trainer.compile = False
     stepper, batch = make_stepper(config), make_batch()
     _, expected = in_one_graph(stepper, "flow", batch)
@@ -148,7 +150,7 @@ def test_truncated_gradient_is_staged_alike(checkpoints):
 def test_micro_batches_of_a_flow_add_up():
     config = make_config("flow")
     config.trainer.compile = False
-    config.lattice.exploration_noise = 0.0
+    config.lattice.noise.sigma = 0.0
     stepper, batch = make_stepper(config), make_batch()
     whole = stepper.micro_gradients("flow", batch, no_rows(), controls())
     total = None
@@ -160,9 +162,9 @@ def test_micro_batches_of_a_flow_add_up():
         assert mx.allclose(total.gradients[path], gradient, rtol=1e-3, atol=1e-4), path
 
 
-@pytest.mark.parametrize("checkpoints", [False, True])
-def test_weights_outlive_compiled_updates(checkpoints):
-    config = make_config("flow", checkpoint_steps=checkpoints)
+@pytest.mark.parametrize("way", ["graph", "stepwise"])
+def test_weights_outlive_compiled_updates(way):
+    config = make_config("flow", way=way)
     stepper, batch = make_stepper(config), make_batch()
     for seed in range(2):
         report = stepper.update("flow", make_batch(seed), no_rows(), 1e-3, controls())
@@ -173,9 +175,9 @@ def test_weights_outlive_compiled_updates(checkpoints):
         assert mx.isfinite(array).all().item(), path
 
 
-def count_steps(checkpoints):
+def count_steps(way):
     """Runs of the carrier while the graph of one uncompiled gradient is built."""
-    config = make_config("flow", checkpoint_steps=checkpoints)
+    config = make_config("flow", way=way)
     config.trainer.compile = False
     stepper, runs = make_stepper(config), []
     flow = type(stepper.model.lattice.flow)
@@ -188,10 +190,10 @@ def count_steps(checkpoints):
     return len(runs), config.lattice.total_steps
 
 
-def test_without_checkpoints_no_step_is_computed_twice():
-    runs, steps = count_steps(checkpoints=False)
+def test_in_one_graph_no_step_is_computed_twice():
+    runs, steps = count_steps("graph")
     assert runs == steps
-    assert count_steps(checkpoints=True)[0] == 2 * steps
+    assert count_steps("stepwise")[0] == 2 * steps
 
 
 @pytest.mark.parametrize("objective", [FLOW_TEXT, RECONSTRUCTION])

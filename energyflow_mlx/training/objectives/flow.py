@@ -24,7 +24,7 @@ from energyflow_mlx.lattice import (
     exploration_sigma,
 )
 from energyflow_mlx.lattice.adjoint import Ends, Execution, loss_of, value_and_grad
-from energyflow_mlx.lattice.solve import FlowOptions
+from energyflow_mlx.lattice.state import FlowOptions
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.training.objectives.base import (
