@@ -79,7 +79,7 @@ def _trace(
     codec = load(run.path)
 
     def embed(texts: list[str]) -> "np.ndarray":
-        return teacher_from(codec.config.teacher).encode(texts)
+        return teacher_from(codec.config.teacher).encode(texts, batch_size=len(texts))
 
     records = objective.trace(codec, sentences, embed)
     return cube_of(codec.model.lattice.config), records

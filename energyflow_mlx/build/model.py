@@ -23,13 +23,6 @@ from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 _TABLE_RMS = 0.5
 
 
-def parts_of(config: Config) -> frozenset[str]:
-    """Top-level parts of the model that the run's task uses."""
-    text = {"encoder", "decoder", "shared"}
-    parts = {"ab": text, "flow": {"lattice"}, "flow_text": text | {"lattice"}}
-    return frozenset(parts[config.task])
-
-
 def build_encoder(
     config: Config, vocab_size: int, output_dim: int, *, is_bounded: bool
 ) -> TCNEncoder | TransformerEncoder:

@@ -1,7 +1,7 @@
 """Config of the objectives: one dataclass each, all optional members of one group.
 
-``objectives: {distillation: {share: 0.5, lr: 3e-3}, reconstruction: {...}}`` says what a
-run trains. A member that is null is not trained. The group is a dataclass, so that a
+``objectives: {distillation: {share: 0.5, lr: 3e-3}, reconstruction: {...}}`` says what
+a run trains. A member that is null is not trained. The group is a dataclass, so that a
 misspelt key fails; its members are the settings registered here, so that an objective
 can be added without touching this package.
 """

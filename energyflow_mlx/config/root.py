@@ -132,7 +132,7 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
     for key, value in values.items():
         kind = _kind_of(cls, key, hints[key], value)
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-            value = _build(kind, value, f"{where}{key}.")
+            value = _build(typing.cast(type, kind), value, f"{where}{key}.")
         built[key] = value
     return cls(**built)
 

@@ -36,7 +36,7 @@ def _from_first(values: dict[str, Any]) -> dict[str, Any]:
     new = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
     loss, optimizer = new.pop("loss", {}), new.get("optimizer", {})
     trainer = new.get("trainer", {})
-    first, ratio = _FIRST[new.pop("task", "ab")], trainer.pop("ratio", 0.5)
+    first, ratio = _FIRST[str(new.pop("task", "ab"))], trainer.pop("ratio", 0.5)
     lr, decoder_lr = optimizer.pop("lr", 1e-3), optimizer.pop("decoder_lr", 1e-3)
     shares = {first: (ratio, lr), "reconstruction": (1.0 - ratio, decoder_lr)}
     new["objectives"] = {name: None for name in _OWN} | {

@@ -1,4 +1,4 @@
-"""Held-out sentences: how close vectors are, how well they find their own, how they read.
+"""Held-out sentences: how close vectors are, how well they find their own, their text.
 
 Computed through the readback engine in batches. ``final_metrics`` is the one table of a
 model, at the end of training and by the evaluate command.

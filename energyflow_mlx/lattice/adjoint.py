@@ -17,7 +17,7 @@ the inside of a step.
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx.utils import tree_unflatten
@@ -28,7 +28,6 @@ from energyflow_mlx.lattice.solve import draw_noise
 from energyflow_mlx.lattice.state import FlowOptions, FlowState, land, launch
 
 Arrays = dict[str, mx.array]
-Way = Literal["graph", "stepwise"]
 Loss = tuple[mx.array, Any]
 
 # Fields of the state that later steps and the readout differentiate. All others are
@@ -75,7 +74,7 @@ Gradient = Callable[[Arrays, Arrays, Any, FlowOptions], tuple[Loss, Arrays]]
 
 
 def value_and_grad(
-    ends: Ends, lattice: EnergyLattice, execution: Execution, *, way: Way
+    ends: Ends, lattice: EnergyLattice, execution: Execution, *, way: str
 ) -> Gradient:
     """Function that computes a loss through the lattice, and its gradients.
 

@@ -185,7 +185,7 @@ class RunFolder:
         checkpoint.save(folder, step, arrays, meta, keep=keep, protect={best})
 
     def latest(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded | None:
-        """The newest whole checkpoint, or none; damaged ones are skipped with a warning.
+        """The newest whole checkpoint, or none; damaged ones are skipped and named.
 
         Args:
             kinds: Kinds of arrays to read; none = all.

@@ -97,8 +97,8 @@ class Feed:
         count, seed = self._config.token_rows.candidates, self._config.seed
         if not count:
             return rows
-        tokens = batch.mask.sum()
-        return draw_candidates(rows, self._shares, tokens, count, (seed, number))
+        total = batch.mask.sum()
+        return draw_candidates(rows, self._shares, total, count, (seed, number))
 
     def on_device(self, batch: Batch, rows: TokenRows) -> list[StepBatch]:
         """Cut a batch into equal micro-batches that share the rows of their update.

@@ -9,7 +9,7 @@ curve.
 import logging
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,24 +134,21 @@ class Trainer:
         )
 
     def run_update(
-        self, step: int, update: Update, feed: Generator[Update] | None = None
-    ) -> tuple[dict[str, float], Update | None]:
-        """Run update ``step``.
+        self, step: int, update: Update, meanwhile: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """Run update ``step`` and return its values on the host.
 
         Args:
             step: Number of the update.
             update: Its micro-batches.
-            feed: Where the next update comes from; it is taken while the device works.
-
-        Returns:
-            The update's values on the host, and the next update.
+            meanwhile: What the host does while the device computes.
 
         Raises:
             FloatingPointError: Loss or gradient is not finite (float16 skips such an
                 update and lowers its loss scale instead).
         """
         objective = self.objectives[self.alternation.objective_of(step)]
-        lr, upcoming = self.learning_rate(step, objective.name), None
+        lr = self.learning_rate(step, objective.name)
         controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
         keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
         total: Gradients | None = None
@@ -171,11 +168,9 @@ class Trainer:
                     self.engine.fence(self.stepper.state.arrays())
                     read = self.engine.defer(f"{objective.name} report", report)
                 self.engine.submit()  # the device starts now ...
-                if is_last and feed is not None:
-                    upcoming = next(feed)  # ... while the host prepares what is next
-        return self._values(step, objective.name, read) | {
-            f"{objective.name}_lr": lr
-        }, upcoming
+                if is_last and meanwhile is not None:
+                    meanwhile()  # ... while the host prepares what comes next
+        return self._values(step, objective.name, read) | {f"{objective.name}_lr": lr}
 
     def _values(self, step: int, name: str, read: Readback) -> dict[str, float]:
         """Host values of an update, named for the log; refuses non-finite ones."""
@@ -210,10 +205,12 @@ class Trainer:
             if wants_start and progress.step == 0:
                 self._validate(log)
             try:
-                update = next(feed)
+                ready = [next(feed)]
                 while progress.step < self.total:
                     self._announce_epoch()
-                    values, update = self.run_update(progress.step, update, feed)
+                    values = self.run_update(
+                        progress.step, ready.pop(), lambda: ready.append(next(feed))
+                    )
                     progress.step += 1
                     progress.samples += settings.micro_batch * settings.accumulate
                     progress.seconds = time.perf_counter() - started

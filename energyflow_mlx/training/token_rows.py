@@ -3,14 +3,14 @@
 A vocabulary has tens of thousands of tokens, an update's sentences a few hundred. Three
 things follow from naming those few once per update:
 
-gathered tables   The update works on the rows ``table[index]``, ``[U, D]``, in place of
-                  the table ``[V, D]``: gradient and moments of all other rows are never
-                  computed. Token ids stay ids; ``place`` maps them to gathered rows.
-sampled softmax   With candidates the rows are the tokens that occur and drawn negatives,
-                  the decoder's output matrix is gathered too, and its softmax runs over
-                  the U candidates. Each logit is lowered by ``log_p``, the log
-                  probability that the row is a candidate, which makes the sampled
-                  partition function unbiased (Jean et al., "On Using Very Large Target
+gathered tables   The update works on the rows ``table[tokens]``, ``[U, D]``, in place
+                  of the table ``[V, D]``: gradient and moments of all other rows are
+                  never computed. Token ids stay ids; ``place`` maps them to gathered rows.
+sampled softmax   With candidates the rows are the tokens that occur and drawn
+                  negatives, the decoder's output matrix is gathered too, and its
+                  softmax runs over the U candidates. Each logit is lowered by
+                  ``log_p``, the log probability that the row is a candidate, which
+                  makes the sampled partition function unbiased (Jean et al., "On Using Very Large Target
                   Vocabulary for Neural Machine Translation", 2015, section 3).
 row update        AdamW on the gathered rows, written back into table and moments.
 """
@@ -38,7 +38,7 @@ class TokenRows(NamedTuple):
     """Rows of one update; NumPy arrays while it is prepared, then on the device.
 
     Attributes:
-        index: Distinct token ids, ``[U]`` int32.
+        tokens: Distinct token ids, ``[U]`` int32.
         occurs: 1 where the token occurs in the update, 0 where the row is a drawn
             negative or only fills the fixed size, ``[U]`` float32.
         place: Row of each token id among the gathered ones, ``[V]`` int32; 0 for
@@ -47,7 +47,7 @@ class TokenRows(NamedTuple):
             none where the softmax runs over the whole vocabulary.
     """
 
-    index: mx.array | np.ndarray
+    tokens: mx.array | np.ndarray
     occurs: mx.array | np.ndarray
     place: mx.array | np.ndarray
     log_p: mx.array | np.ndarray | None = None
@@ -75,7 +75,7 @@ def occurring_rows(ids: np.ndarray, vocab_size: int) -> TokenRows:
 def draw_candidates(
     rows: TokenRows,
     shares: np.ndarray,
-    tokens: float,
+    total: float,
     count: int,
     seed: Sequence[int],
 ) -> TokenRows:
@@ -87,7 +87,7 @@ def draw_candidates(
     Args:
         rows: Of ``occurring_rows``.
         shares: Share of each token in the training text, ``[V]``.
-        tokens: Number of tokens T of the update.
+        total: Number of tokens T of the update.
         count: Rows wanted; more, in steps of 1,024, where more tokens occur.
         seed: Seed of the draw: that of the run and the update's number.
 
@@ -95,7 +95,7 @@ def draw_candidates(
         The candidates, with ``log_p``.
     """
     vocabulary = len(shares)
-    occurring = rows.index[np.asarray(rows.occurs) > 0]
+    occurring = rows.tokens[np.asarray(rows.occurs) > 0]
     wanted = count
     while wanted < len(occurring):
         wanted += _MORE_ROWS
@@ -107,7 +107,7 @@ def draw_candidates(
     random = np.random.Generator(np.random.PCG64(list(seed)))
     negatives = random.choice(others, drawn, replace=False)
     index = np.concatenate([occurring, negatives]).astype(np.int32)
-    occurs = 1.0 - np.exp(tokens * np.log1p(-shares[index]))
+    occurs = 1.0 - np.exp(total * np.log1p(-shares[index]))
     drawing = drawn / max(len(others), 1)
     log_p = np.log(occurs + (1.0 - occurs) * max(drawing, 1e-6))
     valid = (np.arange(capacity) < len(occurring)).astype(np.float32)
@@ -152,7 +152,7 @@ def is_only_looked_up(path: str, config: Config) -> bool:
 
 def gather(parameters: Arrays, gathered: Collection[str], rows: TokenRows) -> Arrays:
     """Parameters with the rows of the update in place of every gathered table."""
-    return {**parameters, **{p: parameters[p][rows.index] for p in gathered}}
+    return {**parameters, **{p: parameters[p][rows.tokens] for p in gathered}}
 
 
 @contextmanager
@@ -220,7 +220,7 @@ def adamw_rows(
         config: Betas and eps.
         only_occurring: Leave drawn negatives and fillers alone.
     """
-    index = rows.index
+    index = rows.tokens
     part = {"m": moments["m"][index], "v": moments["v"][index], "t": moments["t"]}
     old = table[index]
     new, changed = adamw(old, gradient, part, lr, 0.0, config)
