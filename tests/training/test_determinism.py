@@ -1,19 +1,13 @@
 """One whole epoch, run twice, ends in the same bits."""
 
-import io
-
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from rich.console import Console
 
 from energyflow_mlx.build.data import load_run_data
-from energyflow_mlx.build.model import build_model, parts_of, start_tables
+from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.config import Config
-from energyflow_mlx.display import RunDisplay
-from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.runs.folder import RunFolder
-from energyflow_mlx.training.loop import Trainer
+from tests.training.small import make_trainer, quiet_display
 
 
 def make_config(cache_dir, seed=7):
@@ -33,10 +27,6 @@ def make_config(cache_dir, seed=7):
     return config
 
 
-def display():
-    return RunDisplay(console=Console(file=io.StringIO()))
-
-
 def weights(model):
     """Every weight as its bytes, by path."""
     return {k: np.array(v).tobytes() for k, v in tree_flatten(model.parameters())}
@@ -44,15 +34,10 @@ def weights(model):
 
 def train_one_epoch(config, folder):
     """Weights before and after, from data loaded and a model built anew."""
-    data = load_run_data(config, None, display())
-    model = build_model(
-        config, parts_of(config), data.tokenizer.vocab_size, data.dimension
-    )
-    start_tables(model, config, data.word_embeddings)
+    data = load_run_data(config, build_objectives(config), None, quiet_display())
+    trainer = make_trainer(config, data, folder)
+    model = trainer.codec.model
     before = weights(model)
-    codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
-    model.train()
-    trainer = Trainer(config, codec, data, RunFolder(folder), display())
     trainer.run()
     assert trainer.total == trainer.steps_per_epoch > 2
     return before, weights(model)

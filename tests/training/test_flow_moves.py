@@ -7,9 +7,10 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.data import load_run_data
-from energyflow_mlx.build.model import build_model, parts_of
+from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
-from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
+from energyflow_mlx.config import Config, FlowConfig, LatticeConfig, TrainerConfig
 from energyflow_mlx.config.lattice import (
     CarrierConfig,
     CubeConfig,
@@ -18,6 +19,7 @@ from energyflow_mlx.config.lattice import (
 )
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
+from tests.training.small import objectives
 
 
 def make_config(folder, name="run", *, frozen=False, **changes):
@@ -28,11 +30,12 @@ def make_config(folder, name="run", *, frozen=False, **changes):
         motion=MotionConfig(freeze=frozen),
     )
     settings = {"max_steps": 2, "micro_batch": 32, "compile": False} | changes
-    trainer = TrainerConfig(ratio=1.0, train="flow", keep=1, **settings)
-    config = Config(task="flow", share="none", lattice=lattice, trainer=trainer)
+    trainer = TrainerConfig(train="flow", keep=1, **settings)
+    flow = objectives(flow=FlowConfig(lr=1e-2))
+    config = Config(objectives=flow, share="none", lattice=lattice, trainer=trainer)
     config.data.train = [str(folder / "train.npy")]
     config.data.val = [str(folder / "val.npy")]
-    config.data.pairs, config.optimizer.lr = True, 1e-2
+    config.data.pairs = True
     config.run.dir = str(folder / name)
     return config
 
@@ -44,7 +47,7 @@ def carried(tmp_path_factory):
     rows = np.random.default_rng(0).normal(size=(640, 24)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     config = make_config(folder)
-    lattice = build_model(config, parts_of(config), 0, 24).lattice
+    lattice = build_model(config, {"lattice"}, 0, 24).lattice
     surface = lattice.mapper(mx.array(rows))
     moved = mx.pad(surface[..., :-1], ((0, 0), (0, 0), (1, 0)))
     pairs = np.concatenate([rows, lattice.collector(moved)], axis=1)
@@ -66,9 +69,7 @@ def test_a_trained_displacement_head_carries_what_a_frozen_one_cannot(carried):
 
 def test_training_the_flows_alone_leaves_the_ends_as_they_were(carried):
     config = make_config(carried, "ends")
-    before = dict(
-        tree_flatten(build_model(config, parts_of(config), 0, 24).parameters())
-    )
+    before = dict(tree_flatten(build_model(config, {"lattice"}, 0, 24).parameters()))
     run(config)
     after = dict(tree_flatten(load(config.run.dir).model.parameters()))
     changed = {p for p in after if not mx.array_equal(before[p], after[p]).item()}
@@ -78,8 +79,9 @@ def test_training_the_flows_alone_leaves_the_ends_as_they_were(carried):
 
 def test_pairs_of_vectors_are_split_swapped_and_scaled(carried):
     """A file holds source and target; the trainer wants the target first."""
+    config = make_config(carried)
     with RunDisplay() as display:
-        data = load_run_data(make_config(carried), None, display)
+        data = load_run_data(config, build_objectives(config), None, display)
     assert data.dimension == 24
     source, target = np.split(np.load(carried / "train.npy")[7], 2)
     wanted = np.concatenate([target / np.linalg.norm(target), source])
@@ -95,5 +97,6 @@ def test_pairs_of_vectors_need_an_even_width(carried, tmp_path):
 
 
 def test_flows_alone_are_refused_without_a_lattice():
-    with pytest.raises(InputError, match="trainer.train must be not flow when task=ab"):
-        Config(trainer=TrainerConfig(train="flow"))
+    config = Config(trainer=TrainerConfig(train="flow"))
+    with pytest.raises(InputError, match="trainer.train must be not flow without"):
+        build_objectives(config)

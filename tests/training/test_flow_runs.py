@@ -8,11 +8,20 @@ import pytest
 from energyflow_mlx import encode, evaluate
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.data import load_run_data
+from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
-from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
+from energyflow_mlx.config import (
+    Config,
+    FlowConfig,
+    FlowTextConfig,
+    LatticeConfig,
+    ReconstructionConfig,
+    TrainerConfig,
+)
 from energyflow_mlx.config.lattice import CarrierConfig, CubeConfig, SpawnConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.metrics import read_metrics
+from tests.training.small import objectives
 
 
 def make_lattice():
@@ -23,17 +32,17 @@ def make_lattice():
     )
 
 
-def make_config(folder, task="flow", **trainer):
+def make_config(folder, name="flow", **trainer):
     settings = {"max_steps": 40, "micro_batch": 16, "compile": False} | trainer
-    own = {"share": "none", "trainer": TrainerConfig(ratio=1.0, **settings)}
-    if task == "flow_text":
-        own = {"trainer": TrainerConfig(**settings)}
-    config = Config(task=task, lattice=make_lattice(), **own)
+    own = {"share": "none", "objectives": objectives(flow=FlowConfig(lr=3e-3))}
+    if name == "flow_text":
+        text, back = FlowTextConfig(lr=3e-3), ReconstructionConfig()
+        own = {"objectives": objectives(flow_text=text, reconstruction=back)}
+    config = Config(trainer=TrainerConfig(**settings), lattice=make_lattice(), **own)
     config.data.captions, config.data.val_limit = 240, 32
     config.data.buckets, config.data.max_length = [16, 32], 32
     for part in (config.encoder, config.decoder):
         part.dim, part.hidden = 16, 24
-    config.optimizer.lr = 3e-3
     config.trainer.decode_samples = 4
     config.run.dir = str(folder / "run")
     config.teacher.cache_dir = str(folder / "cache")
@@ -61,7 +70,6 @@ def flow_run(tmp_path_factory):
 
 
 def test_flow_learns_vectors_alone_and_its_flows_travel(flow_run):
-    """F1-F8: the reference's flows neither arrive nor learn."""
     records = read_metrics(flow_run / "run" / "metrics.jsonl")
     checks = [r for r in records if r["kind"] == "validation"]
     assert checks[-1]["cosine"] > checks[0]["cosine"] + 0.5
@@ -116,7 +124,7 @@ def test_equal_flow_runs_with_noise_end_in_equal_bits(flow_run, tmp_path):
 
 
 def test_text_tasks_refuse_vectors_alone(flow_run, tmp_path):
-    config = make_config(tmp_path, task="flow_text")
+    config = make_config(tmp_path, name="flow_text")
     config.data.train = [str(flow_run / "train.npy")]
     config.data.val = [str(flow_run / "val.npy")]
     with pytest.raises(InputError, match="must have text or token ids"):
@@ -143,7 +151,7 @@ def test_pairs_map_a_premise_to_its_hypothesis(pairs, tmp_path):
     from energyflow_mlx.teacher import load_teacher
 
     with RunDisplay() as display:
-        data = load_run_data(config, None, display)
+        data = load_run_data(config, build_objectives(config), None, display)
     assert data.train_targets.shape[1] == 2 * data.dimension == 768
     teacher = load_teacher("minilm", 128, normalize=True)
     expected = teacher.encode(
@@ -166,7 +174,7 @@ def test_pairs_need_both_sentences_of_every_record(tmp_path):
 
 
 def test_flow_text_goes_from_text_through_the_lattice_to_text(tmp_path, capsys):
-    config = make_config(tmp_path, task="flow_text", max_steps=6)
+    config = make_config(tmp_path, name="flow_text", max_steps=6)
     summary = run(config)
     for name in ("cosine", "ce", "bleu", "bleu_through_lattice", "flow_reached"):
         assert np.isfinite(summary["final"][name]), name

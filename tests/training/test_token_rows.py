@@ -1,0 +1,124 @@
+"""Gathered rows, sampled softmax, and the row update."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from energyflow_mlx.config import OptimizerConfig
+from energyflow_mlx.training.optimizer import adamw, init_moments
+from energyflow_mlx.training.state import TrainState
+from energyflow_mlx.training.token_rows import (
+    TokenRows,
+    adamw_rows,
+    candidate_softmax,
+    draw_candidates,
+    occurring_rows,
+    token_shares,
+)
+from tests.training.small import V, make_batch, make_config, make_stepper, step
+
+B = "reconstruction"
+CONFIG = OptimizerConfig(weight_decay=0.1)
+
+
+def test_rows_name_every_token_once_and_place_finds_it():
+    ids = np.array([[3, 7, 7, 0], [9, 3, 0, 0]], np.int32)
+    rows = occurring_rows(ids, 12)
+    assert len(rows.tokens) == 8 and len(set(rows.tokens.tolist())) == 8
+    real = rows.tokens[rows.occurs > 0]
+    assert real.tolist() == [0, 3, 7, 9]
+    np.testing.assert_array_equal(rows.tokens[rows.place[ids]], ids)
+    assert rows.log_p is None
+
+
+def test_rows_are_never_more_than_the_vocabulary():
+    ids = np.arange(20, dtype=np.int32).reshape(2, 10) % 5
+    assert len(occurring_rows(ids, 6).tokens) == 6
+
+
+def test_candidates_hold_the_occurring_tokens_first_and_are_a_function_of_the_seed():
+    ids = make_batch(1).ids
+    rows, shares = occurring_rows(ids, V), np.full(V, 1 / V)
+    drawn = draw_candidates(rows, shares, 40, 45, (3, 7))
+    occurring = np.unique(ids)
+    assert drawn.tokens[: len(occurring)].tolist() == occurring.tolist()
+    assert len(set(drawn.tokens.tolist())) == 45
+    np.testing.assert_array_equal(drawn.tokens[drawn.place[ids]], ids)
+    again = draw_candidates(rows, shares, 40, 45, (3, 7))
+    np.testing.assert_array_equal(again.tokens, drawn.tokens)
+    other = draw_candidates(rows, shares, 40, 45, (3, 8))
+    assert not np.array_equal(other.tokens, drawn.tokens)
+
+
+def test_sampled_partition_function_is_unbiased():
+    """The mean over draws of the corrected sum equals the sum over the vocabulary."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=V)
+    ids = make_batch(7).ids
+    shares = np.zeros(V)
+    shares[np.unique(ids)] = 1.0 - 1e-9  # these occur for sure
+    rows, sums = occurring_rows(ids, V), []
+    for number in range(2000):
+        drawn = draw_candidates(rows, shares, 40, 40, (0, number))
+        sums.append(np.exp(logits[drawn.tokens] - drawn.log_p).sum())
+    assert np.mean(sums) == pytest.approx(np.exp(logits).sum(), rel=0.01)
+
+
+def test_whole_softmax_keeps_logits_and_ids():
+    logits, ids = mx.ones((1, 2, V)), mx.array([[4, 9]])
+    rows = TokenRows(None, None, mx.zeros(V, mx.int32))
+    same, targets = candidate_softmax(rows, logits, ids)
+    assert same is logits and targets is ids
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_all_rows_as_candidates_equal_the_full_softmax(tied):
+    """With every token a candidate, log_p is 0 and the loss is the whole softmax."""
+    full = make_stepper(make_config({"decoder.tied": tied}))
+    changes = {"decoder.tied": tied, "token_rows.candidates": V}
+    sampled = make_stepper(make_config(changes))
+    batch = make_batch(6)
+    for _ in range(2):
+        a = step(full, B, batch)
+        b = step(sampled, B, batch)
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-4)
+
+
+def test_sampled_softmax_lowers_the_full_loss():
+    stepper = make_stepper(make_config({"token_rows.candidates": 32}))
+    full = make_stepper(make_config())
+    batch = make_batch(6)
+    before = step(full, B, batch, lr=0.0)["loss"]
+    for _ in range(20):
+        step(stepper, B, batch)
+    full.restore(
+        TrainState(stepper.state.parameters, full.state.moments, full.state.loss_scale)
+    )
+    assert step(full, B, batch, lr=0.0)["loss"] < 0.7 * before
+
+
+def test_row_update_equals_dense_adamw_on_the_touched_rows():
+    mx.random.seed(1)
+    table = mx.random.normal((10, 4))
+    tokens, occurs = mx.array([2, 5, 7, 9]), mx.array([1.0, 1.0, 1.0, 0.0])
+    rows, lr = TokenRows(tokens, occurs, None), mx.array(0.01)
+    gradient = mx.random.normal((4, 4))
+    moments = init_moments(table)
+    new, changed = adamw_rows(
+        table, gradient, moments, rows, lr, CONFIG, only_occurring=True
+    )
+    dense = mx.zeros((10, 4)).at[tokens[:3]].add(gradient[:3])
+    expected, _ = adamw(table, dense, moments, lr, 0.0, CONFIG)
+    np.testing.assert_allclose(new, expected, atol=1e-6)
+    untouched = [0, 1, 3, 4, 6, 8, 9]
+    assert np.array_equal(np.array(new)[untouched], np.array(table)[untouched])
+    assert np.all(np.array(changed["v"])[untouched] == 0)
+    every, _ = adamw_rows(
+        table, gradient, moments, rows, lr, CONFIG, only_occurring=False
+    )
+    assert not np.array_equal(np.array(every)[9], np.array(table)[9])
+
+
+def test_shares_are_those_of_the_training_text():
+    shares = token_shares([np.array([1, 1, 2]), np.array([4])], 6)
+    np.testing.assert_allclose(shares, [0, 0.5, 0.25, 0, 0.25, 0])
