@@ -6,7 +6,8 @@ held-out rows with the statistics of the flows. Run it on a CPU or a GPU:
     python benchmarks/lattice_learning.py --preset debug --vectors FILE.npy --minutes 5
 
 It refutes "the flows learn nothing" when the held-out cosine rises, and "the paths do
-not matter" when ``--set motion.freeze=true`` ends lower. The last line is JSON.
+not matter" when ``--set motion.freeze=true`` ends lower. The gradient is that of one
+graph, whatever ``adjoint.way`` says. The last line is JSON.
 """
 
 from __future__ import annotations
