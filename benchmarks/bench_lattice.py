@@ -2,7 +2,7 @@
 
     python benchmarks/bench_lattice.py [--preset debug] [--batch 32] [--output FILE]
     python benchmarks/bench_lattice.py --preset experiment --batch 96
-        --no-baselines --no-growth [--dtype bfloat16 --set gru_float32=false]
+        --no-baselines --no-growth [--dtype bfloat16 --set carrier.gru_float32=false]
 
 Claims it would refute: on two CPU cores the debug preset at batch 32 takes at most
 0.6 s forward and 2.5 s forward+backward; the cost grows no faster than batch, flows
@@ -31,8 +31,8 @@ from mlx.utils import tree_flatten, tree_map
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice import EnergyLattice
-from energyflow_mlx.lattice.dynamics import FlowState, launch
 from energyflow_mlx.lattice.solve import StepRunner
+from energyflow_mlx.lattice.state import FlowState, launch
 
 VALUE_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 5e-3
@@ -43,7 +43,9 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", default="debug")
-    parser.add_argument("--set", nargs="*", default=[], help="key=value overrides")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="group.key=value overrides"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--dtype", choices=tuple(timing.DTYPES), default="float32")
@@ -69,13 +71,14 @@ def products(config: LatticeConfig, dim: int, batch: int) -> int:
     Only those that are needed: the first step has no recurrent products, and linear
     layers with nothing between them count as one.
     """
-    c, rows = config.carrier_hidden, batch * config.slots
-    inputs = [config.neuron_features + 1] + [c] * (config.carrier_layers - 1)
-    neuron = 4 * config.neuron_hidden + config.neuron_hidden**2
-    neuron += config.neuron_hidden * config.neuron_features
+    carrier = config.carrier
+    c, rows = carrier.hidden, batch * config.slots
+    inputs = [carrier.neuron_features + 1] + [c] * (carrier.layers - 1)
+    neuron = 4 * carrier.neuron_hidden + carrier.neuron_hidden**2
+    neuron += carrier.neuron_hidden * carrier.neuron_features
     heads = c * (c + 15) + c * (c // 2 + 64) + c // 2 + 3 * 64
     step = neuron + sum(3 * c * i for i in inputs) + heads
-    recurrent = 3 * c * c * config.carrier_layers
+    recurrent = 3 * c * c * carrier.layers
     flows = rows * (config.total_steps * (step + recurrent) - recurrent)
     lattice = EnergyLattice(config, dim)
     ends = [*lattice.mapper.stack.layers, *lattice.collector.stack.layers]
@@ -210,8 +213,8 @@ def growth(arguments: argparse.Namespace, rate: float) -> list[timing.Result]:
     for case in cases:
         config = read_preset(
             arguments.preset,
-            [*OVERRIDES, "height=20", f"width={case['width']}"]
-            + [f"steps={case['steps']}", "carrier_hidden=128", "carrier_layers=2"],
+            [*OVERRIDES, "cube.height=20", f"cube.width={case['width']}"]
+            + [f"cube.steps={case['steps']}", "carrier.hidden=128", "carrier.layers=2"],
         )
         dtype = timing.DTYPES[arguments.dtype]
         lattice = make(config, arguments.dim, dtype)
@@ -228,10 +231,11 @@ def growth(arguments: argparse.Namespace, rate: float) -> list[timing.Result]:
 def one_step(arguments: argparse.Namespace) -> list[timing.Result]:
     """One step of up to 100,000 flows of the debug preset, with its Python calls."""
     results = []
-    config = read_preset("debug", [*OVERRIDES, "max_active_flows=100000"])
+    config = read_preset("debug", [*OVERRIDES, "cube.max_active_flows=100000"])
+    size = (config.cube.height, config.cube.width)
     for flows in (1200, 10000, 100000):
         lattice = make(config, arguments.dim, mx.float32)
-        surface = mx.random.normal((flows // config.slots, config.height, config.width))
+        surface = mx.random.normal((flows // config.slots, *size))
         lattice.flow.eval()
         take = StepRunner(lattice.flow, config)
         state = take(launch(config, surface), 0, scale=1.0, noise=None)

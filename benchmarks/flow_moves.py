@@ -4,7 +4,7 @@
         [--settings straight noise xavier carried] [--seeds 0 1 2] [--workers 1]
 
 Every run is an ordinary ``task=flow`` training; the two of a pair differ in
-``lattice.freeze_displacement`` alone. The settings:
+``lattice.motion.freeze`` alone. The settings:
 
 straight  The defaults: flows start on straight paths, each from its own cell.
 noise     Exploration noise of 0.1 per step that falls to 0 over the run.
@@ -32,11 +32,11 @@ import numpy as np
 from energyflow_mlx.build.model import build_model, parts_of
 from energyflow_mlx.config import Config
 
-CHANGES: dict[str, dict[str, Any]] = {
-    "straight": {},
-    "noise": {"exploration_noise": 0.1},
-    "xavier": {"displacement_start": "xavier"},
-    "carried": {},
+CHANGES: dict[str, tuple[str, ...]] = {
+    "straight": (),
+    "noise": ("noise.sigma=0.1",),
+    "xavier": ("motion.start=xavier",),
+    "carried": (),
 }
 REPORTED = ("cosine", "flow_reached", "flow_covered", "flow_path", "flow_sideways")
 
@@ -59,11 +59,9 @@ def parse() -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace, setting: str, seed: int) -> Config:
-    """``+experiment=flow`` on vectors, with the setting's changes."""
-    lattice = lattice_presets.read_preset(args.preset)
-    for name, value in CHANGES[setting].items():
-        setattr(lattice, name, value)
-    lattice.exploration_steps = args.steps
+    """``+experiment=flow`` on vectors, with the setting's overrides."""
+    lattice = lattice_presets.read_preset(args.preset, CHANGES[setting])
+    lattice.noise.steps = args.steps
     config = Config(name=f"{setting}-{seed}", seed=seed)
     config.task, config.share, config.lattice = "flow", "none", lattice
     config.teacher.name = args.teacher
@@ -103,7 +101,7 @@ def train(args: argparse.Namespace, setting: str, seed: int, frozen: bool) -> No
             paths = carry(config, [args.vectors, args.held_out], Path(scratch))
             config.data.train, config.data.val = [paths[0]], [paths[1]]
             config.data.pairs, config.trainer.train = True, "flow"
-        config.lattice.freeze_displacement = frozen
+        config.lattice.motion.freeze = frozen
         config.run.dir = str(Path(scratch) / "run")
         summary = run(config)
     final = {name: summary["final"][name] for name in REPORTED}

@@ -6,7 +6,8 @@ held-out rows with the statistics of the flows. Run it on a CPU or a GPU:
     python benchmarks/lattice_learning.py --preset debug --vectors FILE.npy --minutes 5
 
 It refutes "the flows learn nothing" when the held-out cosine rises, and "the paths do
-not matter" when ``--set freeze_displacement=true`` ends lower. The last line is JSON.
+not matter" when ``--set motion.freeze=true`` ends lower. The gradient is that of one
+graph, whatever ``adjoint.way`` says. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="debug")
-    parser.add_argument("--set", nargs="*", default=[], help="key=value overrides")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="group.key=value overrides"
+    )
     parser.add_argument("--vectors", type=Path, required=True, help="[N, E] .npy")
     parser.add_argument("--held-out", type=int, default=500)
     parser.add_argument("--batch", type=int, default=32)
@@ -137,7 +140,7 @@ def train(args: Any) -> dict[str, Any]:
     print(line(curve[0]), flush=True)
     start = time.perf_counter()
     reported, number, key = start, 0, mx.random.key(args.seed)
-    is_noisy = config.exploration_noise > 0
+    is_noisy = config.noise.sigma > 0
     while True:
         optimizer.learning_rate = learning_rate(args, start, number)
         picked = rng.integers(0, len(rows), args.batch)

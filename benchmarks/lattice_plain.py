@@ -22,7 +22,7 @@ from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.lattice.geometry import cell_parity, launch_positions
 from energyflow_mlx.ops.lattice_scatter import EPSILON, lattice_readout_reference
 
-OVERRIDES = ("spawn_slots=0", "dropout=0.0", "checkpoint_steps=false")
+OVERRIDES = ("spawn.slots=0", "ends.dropout=0.0", "adjoint.way=graph")
 
 
 def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:
@@ -37,8 +37,8 @@ def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:
     x = mx.tanh(lattice.mapper.stack.layers[-1](x) + direct)
     x = (x * lattice.mapper.scale + lattice.mapper.offset).reshape(batch, -1)
     energy = x + lattice.mapper.table.reshape(1, -1)
-    size = (config.width, config.height)
-    position = launch_positions(*size, config.depth)
+    size = (config.cube.width, config.cube.height)
+    position = launch_positions(*size, config.cube.depth)
     position = mx.broadcast_to(position, (*energy.shape, 3))
     face = mx.broadcast_to(cell_parity(*size), energy.shape)
     memory = mx.zeros((*energy.shape, 15))
@@ -48,15 +48,15 @@ def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:
     hidden = None
     for index in range(config.total_steps):
         out, change, hidden = _plain_carry(
-            lattice, position, energy, memory, hidden, config.carrier_layers
+            lattice, position, energy, memory, hidden, config.carrier.layers
         )
-        learned = config.displacement_bound * mx.tanh(out)
+        learned = config.motion.bound * mx.tanh(out)
         along = learned[..., 2]
         if index == 0:
-            clear = mx.abs(along) > config.face_tie * config.displacement_bound
+            clear = mx.abs(along) > config.motion.face_tie * config.motion.bound
             face = mx.where(clear, mx.sign(along), face)
-        way = mx.abs(face - mx.stop_gradient(position[..., 2]))
-        drift = mx.maximum(way / (config.total_steps - index), 1 / config.total_steps)
+        left = mx.abs(face - mx.stop_gradient(position[..., 2]))
+        drift = mx.maximum(left / (config.total_steps - index), 1 / config.total_steps)
         towards = face * along
         dz = face * (drift + mx.where(towards >= 0, towards, 0))
         raw = position + mx.concatenate([learned[..., :2], dz[..., None]], axis=-1)
@@ -74,7 +74,7 @@ def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:
         memory = mx.concatenate([position, memory[..., :12]], axis=-1)
     score = mx.abs(energy) * (1 + 0.1 * age)
     surface = lattice_readout_reference(
-        position, energy, score, config.height, config.width, "bilinear"
+        position, energy, score, config.cube.height, config.cube.width, "bilinear"
     )
     x = (surface * lattice.collector.cell_weight).reshape(batch, -1)
     stack, direct = lattice.collector.stack, x @ lattice.collector.direct.T
@@ -134,9 +134,9 @@ def torch_way(
         name: tensor(a).requires_grad_()
         for name, a in tree_flatten(lattice.trainable_parameters())
     }
-    config = lattice.config
-    start = tensor(launch_positions(config.width, config.height, config.depth))
-    parity = tensor(cell_parity(config.width, config.height))
+    config, cube = lattice.config, lattice.config.cube
+    start = tensor(launch_positions(cube.width, cube.height, cube.depth))
+    parity = tensor(cell_parity(cube.width, cube.height))
     inputs = tensor(vector)
 
     def call(with_gradient: bool) -> Any:
@@ -170,13 +170,13 @@ def _torch_move(
     torch: Any, config: LatticeConfig, index: int, position: Any, face: Any, out: Any
 ) -> tuple[Any, Any, Any]:
     """New positions, whether a face is reached, and the face headed for."""
-    learned, steps = config.displacement_bound * torch.tanh(out), config.total_steps
+    learned, steps = config.motion.bound * torch.tanh(out), config.total_steps
     along = learned[..., 2]
     if index == 0:
-        clear = along.abs() > config.face_tie * config.displacement_bound
+        clear = along.abs() > config.motion.face_tie * config.motion.bound
         face = torch.where(clear, along.detach().sign(), face)
-    way = (face - position[..., 2].detach()).abs()
-    drift = torch.clamp(way / (steps - index), min=1 / steps)
+    left = (face - position[..., 2].detach()).abs()
+    drift = torch.clamp(left / (steps - index), min=1 / steps)
     towards = face * along
     dz = face * (drift + torch.where(towards >= 0, towards, 0.0 * towards))
     raw = position + torch.cat([learned[..., :2], dz[..., None]], -1)
@@ -219,7 +219,7 @@ def _torch_forward(
     face = parity.expand(batch, -1)
     memory = torch.cat([position, position.new_zeros(*energy.shape, 12)], -1)
     alive = torch.ones_like(energy, dtype=torch.bool)
-    age, hidden = torch.zeros_like(energy), [None] * config.carrier_layers
+    age, hidden = torch.zeros_like(energy), [None] * config.carrier.layers
     for index in range(steps):
         column = energy[..., None]
         x = torch.cat([linear("flow.neuron.coordinates", position), column], -1)
@@ -227,7 +227,7 @@ def _torch_forward(
             x = linear(f"flow.neuron.layers.{i}", x)
             x = F.gelu(norm(f"flow.neuron.norms.{i}", x))
         x = torch.cat([linear("flow.neuron.layers.2", x), column], -1)
-        for i in range(config.carrier_layers):
+        for i in range(config.carrier.layers):
             x = hidden[i] = _torch_cell(
                 torch, w, f"flow.carrier.cells.{i}", x, hidden[i]
             )
@@ -252,11 +252,11 @@ def _torch_forward(
 def _torch_readout(
     torch: Any, config: LatticeConfig, position: Any, energy: Any, age: Any
 ) -> Any:
-    batch, width, cells = len(energy), config.width, config.surface_size
+    batch, width, cells = len(energy), config.cube.width, config.surface_size
     gx = (position[..., 0] + 1) * 0.5 * (width - 1)
-    gy = (position[..., 1] + 1) * 0.5 * (config.height - 1)
+    gy = (position[..., 1] + 1) * 0.5 * (config.cube.height - 1)
     x0 = gx.detach().floor().clamp(0, width - 2)
-    y0 = gy.detach().floor().clamp(0, config.height - 2)
+    y0 = gy.detach().floor().clamp(0, config.cube.height - 2)
     fx, fy = gx - x0, gy - y0
     base = (y0 * width + x0).long()
     base = base + cells * torch.arange(batch, device=base.device)[:, None]

@@ -347,3 +347,10 @@ RENAMED = {
     "checkpoint_steps": "adjoint.way",
     "truncate_every": "adjoint.truncate_every",
 }
+# Settings of the early stop, which such run folders name too; nothing reads them.
+REMOVED = (
+    "convergence_threshold",
+    "convergence_min_steps",
+    "convergence_patience",
+    "convergence_every",
+)

@@ -26,10 +26,10 @@ class FusedHeads(NamedTuple):
     """Weights of both heads side by side, linear layers in a row multiplied.
 
     Attributes:
-        top: From the last GRU layer to the fused features, ``[Hc, Hc]``.
+        top: From the last GRU layer to the mixed features, ``[Hc, Hc]``.
         memory: From the position memory to them, the bias as last column,
             ``[Hc, 16]``.
-        inner: From the fused features to the heads' hidden layers, energy first,
+        inner: From the mixed features to the heads' hidden layers, energy first,
             ``[Hc / 2 + 64, Hc]``.
         inner_bias: ``[Hc / 2 + 64]``.
         out: To the energy and the move, ``[4, Hc / 2 + 64]``; zero from one head's
@@ -92,12 +92,7 @@ class EnergyCarrier(nn.Module):
     flows on straight paths.
     """
 
-    def __init__(
-        self,
-        config: CarrierConfig,
-        *,
-        start: str,
-    ) -> None:
+    def __init__(self, config: CarrierConfig, *, start: str) -> None:
         """Create the carrier.
 
         Args:
@@ -147,11 +142,14 @@ class EnergyCarrier(nn.Module):
         """Advance N flows by one step.
 
         Args:
-            features: Of the neuron, ``[N, features]``.
+            features: What the neuron gives, ``[N, features]``.
             energy: ``[N, 1]``.
             memory: Newest positions, flattened, ``[N, 15]``; zeros where none yet.
             hidden: State of every layer, ``[N, Hc]`` each; ``()`` stands for zeros.
             heads: What ``fused`` gives; None computes it now.
+
+        Returns:
+            Outputs of both heads and the new state.
         """
         x = sanitize(mx.concatenate([features, energy], axis=-1))
         state = self._recur(x, hidden)
@@ -169,13 +167,13 @@ class EnergyCarrier(nn.Module):
     def _heads(
         self, top: mx.array, memory: mx.array, heads: FusedHeads
     ) -> tuple[mx.array, mx.array]:
-        """Both heads on the fused features; ``[N]`` and ``[N, 3]``."""
+        """Both heads on state and memory; ``[N]`` and ``[N, 3]``."""
         dtype = heads.top.dtype
         top, memory = top.astype(dtype), memory.astype(dtype)
         memory = mx.pad(memory, ((0, 0), (0, 1)), constant_values=1.0)  # for the bias
         past = memory @ heads.memory.T
-        fused = gelu(mx.addmm(past, top, heads.top.T))  # [N, Hc]
-        inner = gelu(mx.addmm(heads.inner_bias, fused, heads.inner.T))
+        mixed = gelu(mx.addmm(past, top, heads.top.T))  # [N, Hc]
+        inner = gelu(mx.addmm(heads.inner_bias, mixed, heads.inner.T))
         out = mx.addmm(heads.out_bias, inner, heads.out.T)  # [N, 4]
         energy, move = mx.split(sanitize(out.astype(mx.float32)), [1], axis=1)
         return energy[:, 0], move

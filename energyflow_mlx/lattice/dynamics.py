@@ -41,7 +41,12 @@ class Phase(NamedTuple):
 
 
 def phase(config: LatticeConfig, index: int) -> Phase:
-    """Phase of step ``index``, from 0."""
+    """What step ``index`` does, from 0.
+
+    Args:
+        config: Settings of the lattice.
+        index: Number of the step.
+    """
     # Cut from an array: a constant would make each step's fused loops unlike others.
     left = mx.arange(config.total_steps, 0, -1, dtype=mx.float32)
     is_last = index == config.total_steps - 1
@@ -57,8 +62,8 @@ class FusedWeights(NamedTuple):
     """Weights of a step that are products of others, the same for every step.
 
     Attributes:
-        entry: Of the neuron.
-        heads: Of the carrier.
+        entry: The neuron's first layers.
+        heads: The carrier's heads.
     """
 
     entry: FusedEntry

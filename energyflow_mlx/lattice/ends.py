@@ -21,7 +21,11 @@ _CELL_STD = 0.5  # of a fresh surface: tanh is still nearly linear there
 
 
 def isometry(rows: int, columns: int) -> mx.array:
-    """Random matrix with orthonormal columns, or rows where those are fewer."""
+    """Random matrix with orthonormal columns, or rows where those are fewer.
+
+    Returns:
+        ``[rows, columns]``.
+    """
     tall = mx.random.normal((max(rows, columns), min(rows, columns)))
     q, _ = mx.linalg.qr(tall, stream=mx.cpu)
     return mx.contiguous(q if rows >= columns else q.T)
@@ -31,6 +35,11 @@ def hidden_widths(dim: int, cells: int, cap: int) -> tuple[int, int]:
     """Widths of the layers next to the vector and next to the surface.
 
     ``max(dim // 2, 2 * cells)`` and ``2 * cells``, neither above ``cap``.
+
+    Args:
+        dim: Numbers of a vector, E.
+        cells: Cells of a face, S.
+        cap: Greatest width.
     """
     return min(max(dim // 2, 2 * cells), cap), min(2 * cells, cap)
 
@@ -141,6 +150,6 @@ class OutputCollector(nn.Module):
         self.cell_weight = mx.ones((height, width))
 
     def __call__(self, surface: mx.array, *, key: mx.array | None = None) -> mx.array:
-        """Map surfaces ``[B, H, W]`` to vectors ``[B, E]``, not normalised."""
+        """Map surfaces ``[B, H, W]`` to vectors ``[B, E]``, not normalized."""
         weighed = (surface * self.cell_weight).reshape(surface.shape[0], -1)
         return self.stack(weighed, key=key) + weighed @ self.direct.T

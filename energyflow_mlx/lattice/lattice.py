@@ -22,7 +22,7 @@ class LatticeOutput(NamedTuple):
     """What a forward pass gives; lazy throughout.
 
     Attributes:
-        vector: Read off the output surface, ``[B, E]``, not normalised.
+        vector: Read off the output surface, ``[B, E]``, not normalized.
         surface_in: Energies the flows started with, ``[B, H, W]``.
         surface_out: Energies that arrived, ``[B, H, W]``.
         statistics: See ``readout.describe_flows``.
@@ -106,6 +106,10 @@ class EnergyLattice(nn.Module):
         """Send ready surfaces, ``[B, S]`` or ``[B, H, W]``, through the cube.
 
         The other arguments are those of a call. The mapper is not used.
+
+        Raises:
+            ValueError: The surface has another size, the batch needs too many flow
+                slots, or a key is missing.
         """
         surface = self._as_surface(surface)
         keys = self._keys(key, noise_sigma)

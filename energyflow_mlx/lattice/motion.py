@@ -96,8 +96,8 @@ def move_flows(
     Args:
         config: Settings of the lattice.
         state: Before the step; its positions, faces and ages are read.
-        output: Of the displacement head, ``[B, F, 3]``.
-        controls: Of the step.
+        output: What the displacement head gives, ``[B, F, 3]``.
+        controls: Pace, scale and noise of the step.
 
     Returns:
         Positions, faces and arrivals after it.

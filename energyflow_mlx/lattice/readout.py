@@ -20,6 +20,10 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
     ``gap`` is the distance to the plane from which a flow had to be projected, 0 for
     a flow that arrived by itself. The logarithm makes the softmax an average by the
     importance itself. Slots never used get minus infinity.
+
+    Args:
+        config: Settings of the lattice.
+        state: After ``land``.
     """
     readout = config.readout
     if readout.weighting == "softmax":
@@ -27,14 +31,22 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
         score = score * (1.0 + _AGE_WEIGHT * state.age)
     else:
         safe = readout.safe_distance
-        near = readout.proximity_weight * safe / mx.maximum(state.gap, safe)
+        near = readout.proximity_weight * safe / mx.maximum(state.gap, safe)  # [B, F]
         far = readout.path_length_weight * state.age / config.total_steps
         score = mx.log(mx.maximum(near + far, 1e-6))
     return mx.where(state.exists, score, -mx.inf)
 
 
 def read_surface(config: LatticeConfig, state: FlowState) -> mx.array:
-    """Energies that arrived on the cells, both faces on one surface, ``[B, H, W]``."""
+    """Energies that arrived on the cells, both faces on one surface.
+
+    Args:
+        config: Settings of the lattice.
+        state: After ``land``.
+
+    Returns:
+        ``[B, H, W]``; cells without a flow are 0.
+    """
     return lattice_readout(
         state.position,
         state.energy,
@@ -46,8 +58,18 @@ def read_surface(config: LatticeConfig, state: FlowState) -> mx.array:
 
 
 def count_arrivals(config: LatticeConfig, state: FlowState, face: float) -> mx.array:
-    """Flows on each cell of one face, projected ones included, ``[B, H, W]``."""
+    """Flows on each cell of one face, projected ones included.
+
+    Args:
+        config: Settings of the lattice.
+        state: After ``land``.
+        face: z of the face, -1 or +1.
+
+    Returns:
+        ``[B, H, W]`` float32; a flow counts on its nearest cell.
+    """
     z = state.position[..., 2]
+    # Projection sets z to the face exactly, so equality is safe.
     on_face = mx.logical_and(state.exists, z == face).astype(mx.float32)
     ones = mx.ones_like(on_face)
     size = (config.cube.height, config.cube.width)
@@ -58,6 +80,11 @@ def describe_flows(
     config: LatticeConfig, state: FlowState, surface: mx.array
 ) -> dict[str, mx.array]:
     """Statistics of one forward pass, lazy float32 scalars without gradient.
+
+    Args:
+        config: Settings of the lattice.
+        state: After ``land``.
+        surface: Energies that arrived, ``[B, H, W]``.
 
     Returns:
         ``reached_near`` and ``reached_far``: shares of the flows that reached the

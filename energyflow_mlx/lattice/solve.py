@@ -24,9 +24,9 @@ class StepRunner:
     runs as it is.
     """
 
-    def __init__(self, flow: FlowStep, config: LatticeConfig) -> None:
-        """Prepare the steps of ``flow``; its weights are read at every call."""
-        self._flow = flow
+    def __init__(self, step: FlowStep, config: LatticeConfig) -> None:
+        """Prepare to take ``step``; its weights are read at every call."""
+        self._step = step
         self._config = config
         self._compiled: dict[tuple[bool, bool], Callable[..., tuple]] = {}
 
@@ -43,15 +43,15 @@ class StepRunner:
         now = phase(self._config, index)
         kind = (now.spawns, now.cuts)
         if kind not in self._compiled:
-            step = partial(advance_flows, self._flow, *kind)
-            self._compiled[kind] = mx.compile(step, inputs=self._flow.state)
+            advance = partial(advance_flows, self._step, *kind)
+            self._compiled[kind] = mx.compile(advance, inputs=self._step.state)
         controls = StepControls(now.pace, mx.array(scale), noise)
         after = self._compiled[kind](tuple(state), tuple(controls), fused)
         return FlowState(*after)
 
     def fused(self) -> FusedWeights:
         """Fused weights, computed once for all steps."""
-        return self._flow.fused()
+        return self._step.fused()
 
 
 def draw_noise(

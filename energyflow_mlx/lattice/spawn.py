@@ -17,7 +17,7 @@ def count_children(
 
     Args:
         config: Threshold and limit.
-        length: Of the flows' last moves, ``[B, F]``.
+        length: How far each flow moved in this step, ``[B, F]``.
         can_spawn: Flows that may, ``[B, F]`` bool.
 
     Returns:
@@ -70,7 +70,12 @@ class Births(NamedTuple):
 
 
 def plan_births(config: LatticeConfig, parents: mx.array) -> Births:
-    """Births from the parents of ``assign_slots``, ``[B, M]``."""
+    """Births of one step.
+
+    Args:
+        config: Settings of the lattice.
+        parents: What ``assign_slots`` gives, ``[B, M]``.
+    """
     batch = parents.shape[0]
     is_born = parents >= 0
     first = config.slots * mx.arange(batch, dtype=mx.int32)[:, None]
@@ -81,12 +86,29 @@ def plan_births(config: LatticeConfig, parents: mx.array) -> Births:
 
 
 def take_parents(births: Births, source: mx.array) -> mx.array:
-    """Row of each child's parent, ``[B, M, ...]`` of ``[B, F, ...]``."""
+    """Row of each child's parent.
+
+    Args:
+        births: Children of the step.
+        source: Array of every slot, ``[B, F, ...]``.
+
+    Returns:
+        ``[B, M, ...]``; the first row where no child is born.
+    """
     return mx.take(_flat(source), births.row, axis=0)
 
 
 def place_children(births: Births, own: mx.array, children: mx.array) -> mx.array:
-    """Put children ``[B, M, ...]`` into the slots they are born in, ``[B, F, ...]``."""
+    """Put children into the slots they are born in.
+
+    Args:
+        births: Children of the step.
+        own: Array of every slot, ``[B, F, ...]``.
+        children: What goes into the spawn slots, ``[B, M, ...]``.
+
+    Returns:
+        ``own`` with the children in it, ``[B, F, ...]``.
+    """
     cells = own.shape[1] - births.is_born.shape[1]
     kept = mx.where(_like(births.is_born, own), children, own[:, cells:])
     return mx.concatenate([own[:, :cells], kept], axis=1)
@@ -99,8 +121,11 @@ def inherit(births: Births, own: mx.array) -> mx.array:
     and add up whole arrays for every slice and every gathered row.
 
     Args:
-        births: Of the step.
+        births: Children of the step.
         own: Array of every slot, ``[B, F, ...]``.
+
+    Returns:
+        ``[B, F, ...]``.
     """
     filled: mx.array = _inherit(own, *births)
     return filled

@@ -78,7 +78,7 @@ def test_fresh_carrier_moves_nothing():
 
 
 def test_memory_changes_the_heads_and_gets_a_gradient():
-    """F16: no caller of the reference gives the memory anything to read."""
+    """No caller of the reference gives the memory anything to read."""
     carrier = make_carrier()
     features, energy, memory, state = inputs()
     with_past = carrier(features, energy, memory, state).energy
@@ -119,7 +119,7 @@ def test_sanitize_replaces_nan_and_clips():
 
 
 def test_state_stays_float32_when_the_weights_are_bfloat16():
-    """F27: the reference rounds the state to bfloat16 between steps."""
+    """The reference rounds the state to bfloat16 between steps."""
     carrier = make_carrier()
     carrier.set_dtype(mx.bfloat16)
     out = carrier(*inputs())

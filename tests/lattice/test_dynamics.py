@@ -92,7 +92,7 @@ def test_positions_stay_inside_the_cube(config, seed, sigma):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(CONFIGS, SEEDS)
 def test_every_live_flow_moves_and_dead_flows_keep_everything(config, seed):
-    """F1: the reference's integer mask moves rows 0 and 1 only."""
+    """The reference's integer mask moves rows 0 and 1 only."""
     *states, _ = run(config, seed)
     for before, after in zip(states, states[1:], strict=False):
         a, b = numpy_of(before), numpy_of(after)
@@ -108,7 +108,7 @@ def test_every_live_flow_moves_and_dead_flows_keep_everything(config, seed):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(CONFIGS, SEEDS)
 def test_age_counts_every_step_of_a_living_flow_once(config, seed):
-    """F2, F6: the reference counts reflected flows twice, or no flow at all."""
+    """The reference counts reflected flows twice, or no flow at all."""
     *states, _ = run(config, seed)
     for before, after in zip(states, states[1:], strict=False):
         a, b = numpy_of(before), numpy_of(after)
@@ -120,7 +120,7 @@ def test_age_counts_every_step_of_a_living_flow_once(config, seed):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(CONFIGS, SEEDS)
 def test_every_created_flow_ends_on_an_output_plane(config, seed):
-    """F7, F8, F9: the reference drops unfinished flows, 31 of 32 in a run."""
+    """The reference drops unfinished flows, 31 of 32 in a run."""
     *_, last, landed = run(config, seed)
     before, after = numpy_of(last), numpy_of(landed)
     faces = [-1.0, 1.0] if config.cube.is_dual else [1.0]
@@ -152,7 +152,7 @@ def test_with_drift_every_first_flow_reaches_a_face_by_itself(config, seed):
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(CONFIGS, SEEDS)
 def test_children_stay_within_the_budget_and_start_behind_their_parents(config, seed):
-    """F21: created children are counted, requested ones are not."""
+    """Created children are counted, requested ones are not."""
     states = run(config, seed)
     cells = config.surface_size
     for before, after in zip(states[:-2], states[1:-1], strict=True):
@@ -169,7 +169,7 @@ def test_children_stay_within_the_budget_and_start_behind_their_parents(config, 
 
 
 def test_memory_holds_the_five_newest_positions(small_config):
-    """F16: the ring of positions is filled and used in every step."""
+    """The ring of positions is filled and used in every step."""
     states = run(
         small_config(cube={"steps": 7}, motion={"z_drift": False, "bound": 0.1})
     )
@@ -205,7 +205,7 @@ def test_permuting_flows_permutes_the_step(small_config, index):
 
 
 def test_samples_of_a_batch_do_not_touch_each_other(small_config):
-    """F23: the batch size is that of the input, not read off the flows."""
+    """The batch size is that of the input, not read off the flows."""
     config = small_config(spawn={"slots": 3, "threshold": 0.05})
     step = awake_step(config, 0)
     surface = mx.random.normal((3, 4, 5))
@@ -237,7 +237,7 @@ def test_damaged_energies_start_as_zero(small_config):
 
 
 def test_batch_beyond_the_cap_is_refused_before_work(small_config):
-    """F22: the reference gives the last samples of such a batch no flows."""
+    """The reference gives the last samples of such a batch no flows."""
     config = small_config(cube={"max_active_flows": 50})
     launch(config, mx.zeros((2, 4, 5)))
     with pytest.raises(ValueError, match=r"max_active_flows = 50, got 3 x 20 = 60"):

@@ -62,7 +62,7 @@ def test_fresh_ends_give_surfaces_and_vectors_of_the_right_size():
 
 
 def test_collector_applies_its_cell_weights():
-    """F13: the reference's 768-d call skips the cell weights."""
+    """The reference's 768-d call skips the cell weights."""
     collector = make(OutputCollector)
     surface = mx.random.normal((2, 4, 5))
     before = collector(surface)
@@ -73,7 +73,7 @@ def test_collector_applies_its_cell_weights():
 
 @pytest.mark.parametrize("cls", [EmbeddingMapper, OutputCollector])
 def test_dropout_acts_in_training_from_its_key_and_never_in_evaluation(cls):
-    """F12: the reference's mapper keeps its dropout on for ever."""
+    """The reference's mapper keeps its dropout on for ever."""
     layer = make(cls, rate=0.5)
     x = mx.random.normal((2, 6) if cls is EmbeddingMapper else (2, 4, 5))
     with pytest.raises(ValueError, match="key must be given in training"):

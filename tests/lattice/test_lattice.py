@@ -35,7 +35,7 @@ def test_vectors_come_back_as_vectors_with_both_surfaces(small_lattice):
 
 
 def test_equal_forwards_agree_bit_for_bit(small_lattice):
-    """F11: the reference aggregates flows of earlier batches again."""
+    """The reference aggregates flows of earlier batches again."""
     lattice = small_lattice(
         spawn={"slots": 3, "threshold": 0.05}, ends={"dropout": 0.2}
     )
@@ -52,10 +52,10 @@ def test_equal_forwards_agree_bit_for_bit(small_lattice):
 def test_flow_state_is_made_of_arrays_and_the_lattice_keeps_none_of_them(
     small_lattice,
 ):
-    """F26: the reference has one Python object and one string per flow.
+    """The reference has one Python object and one string per flow.
 
-    F5: there is one vectorised path, so no list path can differ from it.
-    F10: nothing of one forward outlives it, so no graph is walked twice.
+    There is one vectorized path, so no list path can differ from it.
+    Nothing of one forward outlives it, so no graph is walked twice.
     """
     lattice = small_lattice()
     before = {name for name, _ in tree_flatten(lattice.parameters())}
@@ -69,7 +69,7 @@ def test_flow_state_is_made_of_arrays_and_the_lattice_keeps_none_of_them(
 @pytest.mark.parametrize("scatter", ["bilinear", "nearest"])
 @pytest.mark.parametrize("weighting", ["softmax", "importance"])
 def test_gradients_reach_every_part(small_lattice, scatter, weighting):
-    """F9, F12, F13, F16: mapper, memory, heads and collector all learn."""
+    """Mapper, memory, heads and collector all learn."""
     lattice = small_lattice(readout={"scatter": scatter, "weighting": weighting})
     _, grads = gradients(lattice)
     for name, grad in tree_flatten(grads):
@@ -123,7 +123,7 @@ COMPILED = [
 def test_compiled_step_equals_the_eager_one_reads_nothing_and_learns(
     small_lattice, changes
 ):
-    """F10: the reference's second training step fails with a freed graph."""
+    """The reference's second training step fails with a freed graph."""
     lattice = small_lattice(**changes)
     optimizer = optim.AdamW(1e-2, bias_correction=True)
     optimizer.init(lattice.trainable_parameters())
@@ -145,7 +145,7 @@ def test_compiled_step_equals_the_eager_one_reads_nothing_and_learns(
 
 
 def test_too_many_flows_are_refused_before_any_layer_runs(small_lattice):
-    """F22: the reference cuts the batch's last samples off without a word."""
+    """The reference cuts the batch's last samples off without a word."""
     lattice = small_lattice(cube={"max_active_flows": 40})
 
     def untouched(*_args, **_kwargs):
@@ -163,7 +163,7 @@ def test_wrong_vector_is_refused(small_lattice):
 
 
 def test_noise_needs_a_key_in_training_and_is_ignored_in_evaluation(small_lattice):
-    """F19: the reference adds its noise in evaluation too."""
+    """The reference adds its noise in evaluation too."""
     lattice = small_lattice()
     with pytest.raises(ValueError, match="key must be given in training with noise"):
         lattice(vectors(), noise_sigma=0.1)
@@ -176,7 +176,7 @@ def test_noise_needs_a_key_in_training_and_is_ignored_in_evaluation(small_lattic
 
 
 def test_mapper_is_trained_saved_and_switched_with_the_rest(small_lattice):
-    """F12: the reference's mapper is in no optimiser, checkpoint or eval switch."""
+    """The reference's mapper is in no optimiser, checkpoint or eval switch."""
     lattice = small_lattice(ends={"dropout": 0.5})
     names = {name for name, _ in tree_flatten(lattice.trainable_parameters())}
     assert {"mapper.scale", "mapper.offset", "mapper.table"} <= names
@@ -210,7 +210,7 @@ def test_trace_keeps_the_whole_path_and_ends_as_a_call_does(small_lattice):
 
 
 def test_batch_rows_do_not_touch_each_other(small_lattice):
-    """F23: nothing is inferred from the batch but its size."""
+    """Nothing is inferred from the batch but its size."""
     lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05})
     whole = lattice(vectors()).vector
     assert mx.allclose(whole[1:2], lattice(vectors()[1:2]).vector, atol=1e-5)
@@ -233,7 +233,7 @@ def test_learned_steps_are_not_the_optimizers_step_counter(small_lattice):
     ids=["free", "one face", "replace"],
 )
 def test_every_created_flow_completes_under_every_option(small_lattice, changes):
-    """F7, F28: completed flows are counted, not assumed."""
+    """Completed flows are counted, not assumed."""
     lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05}, **changes)
     statistics = lattice(vectors()).statistics
     assert statistics["completed"].item() == 1.0

@@ -86,7 +86,7 @@ def test_gradient_reaches_a_z_output_of_exactly_zero(small_config):
 
 @pytest.mark.parametrize("bound", [0.1, 0.5])
 def test_learned_move_is_bounded_and_smooth_everywhere(small_config, bound):
-    """F17: the reference clips, which leaves no gradient beyond the bound."""
+    """The reference clips, which leaves no gradient beyond the bound."""
     config = small_config(motion={"bound": bound, "z_drift": False})
     step = move(config, [0, 0, 0], [50.0, -50.0, 50.0])
     np.testing.assert_allclose(step.position[0, 0], [bound, -bound, bound], rtol=1e-6)
@@ -104,7 +104,7 @@ def test_scale_multiplies_the_output(small_config):
 
 
 def test_flow_that_crosses_a_side_comes_back_folded(small_config):
-    """F2, F4: the reference's clipped position overwrites the folded one."""
+    """The reference's clipped position overwrites the folded one."""
     config = small_config(motion={"bound": 0.5, "z_drift": False})
     step = move(config, [0.8, -0.9, 0], [50.0, -50.0, 0])
     np.testing.assert_allclose(step.position[0, 0], [0.7, -0.6, 0], atol=1e-6)
@@ -118,7 +118,7 @@ def test_flow_stops_at_the_side_when_reflection_is_off(small_config):
 
 
 def test_flow_that_crosses_a_side_and_a_face_lands_folded_on_the_face(small_config):
-    """F3: the reference moves such a flow again after it has completed."""
+    """The reference moves such a flow again after it has completed."""
     config = small_config(motion={"bound": 0.5})
     step = move(config, [0.8, 0, 0.9], [50.0, 0, 50.0], left=2)
     np.testing.assert_allclose(step.position[0, 0], [0.7, 0, 1.0], atol=1e-6)
@@ -142,7 +142,7 @@ def test_closed_near_face_reflects_a_free_flow(small_config):
 
 
 def test_noise_is_part_of_the_raw_move_and_folds_with_it(small_config):
-    """F20: the reference adds its noise after the clamp, and clamps twice."""
+    """The reference adds its noise after the clamp, and clamps twice."""
     config = small_config()
     noise = mx.array([[[0.4, 0.0, 0.9]]])
     step = move(config, [0.9, 0, 0], [0, 0, 0], noise=noise)
@@ -150,7 +150,7 @@ def test_noise_is_part_of_the_raw_move_and_folds_with_it(small_config):
 
 
 def test_noise_acts_on_z_only_when_asked(small_config):
-    """F19: the reference's noise acts on z although its comment says otherwise."""
+    """The reference's noise acts on z although its comment says otherwise."""
     noise = mx.array([[[0.0, 0.0, 0.25]]])
     quiet = move(small_config(), [0, 0, 0], [0, 0, 0], noise=noise)
     loud = move(small_config(noise={"on_z": True}), [0, 0, 0], [0, 0, 0], noise=noise)
@@ -168,7 +168,7 @@ def test_frozen_displacement_gets_no_gradient(small_config):
 
 
 def test_displacement_scale_decays_in_intervals_after_the_warmup():
-    """F18: the reference's schedule is constant with its own defaults."""
+    """The reference's schedule is constant with its own defaults."""
     config = LatticeConfig()
     assert config.motion.scale > config.motion.scale_min
     assert displacement_scale(config, 0) == 2.0

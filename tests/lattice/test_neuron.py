@@ -13,7 +13,7 @@ def test_neuron_has_the_size_of_the_reference_plus_its_nine_lost_features():
 
 
 def test_positions_go_in_as_they_are_and_every_coordinate_feature_counts():
-    """F14: the reference normalises twice and drops 9 of 12 coordinate features."""
+    """The reference normalises twice and drops 9 of 12 coordinate features."""
     neuron = SimpleNeuron(8, 4)
     position, energy = mx.random.uniform(-1, 1, (6, 3)), mx.random.normal((6, 1))
     for part in (neuron.coordinates, *neuron.layers):

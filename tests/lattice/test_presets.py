@@ -48,7 +48,7 @@ def test_steps_are_half_the_depth_rounded_up_but_at_least_two(depth, steps):
 
 
 def test_fresh_debug_lattice_covers_its_surface_and_uses_both_faces(checkout):
-    """F7: 0.06 % of the reference's output cells are not zero."""
+    """0.06 % of the reference's output cells are not zero."""
     lattice = EnergyLattice(read(checkout, "debug"), 32)
     found = {
         name: value.item()

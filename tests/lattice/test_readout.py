@@ -53,7 +53,7 @@ def test_nearest_surface_equals_the_slow_dictionary(small_config, spare):
 
 
 def test_importance_is_one_normalized_formula(small_config):
-    """F24: the reference mixes units, squares a weight and never calls it."""
+    """The reference mixes units, squares a weight and never calls it."""
     config = small_config(readout={"weighting": "importance"}, spawn={"slots": 0})
     state = scattered(config)
     age, gap = np.array(state.age), np.array(state.gap)
@@ -127,7 +127,7 @@ def test_arrivals_are_counted_on_the_nearest_cell(small_config, x, column):
 
 
 def test_statistics_are_those_of_the_flows(small_config):
-    """F28: the reference reports a count that always equals the batch size."""
+    """The reference reports a count that always equals the batch size."""
     config = small_config(spawn={"slots": 2})
     state = launch(config, mx.ones((1, 4, 5)))
     reached = mx.array([[-1.0] * 4 + [1.0] * 6 + [0.0] * 12])

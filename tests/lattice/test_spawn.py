@@ -16,7 +16,7 @@ def exists(config, batch, children=0):
 
 
 def test_children_follow_the_length_of_the_move(small_config):
-    """F21: the threshold is a normalised length, defined once."""
+    """The threshold is a normalised length, defined once."""
     config = small_config(spawn={"slots": 4, "threshold": 0.25, "max_per_step": 2})
     length = mx.array([[0.0, 0.25, 0.49, 0.5, 0.74, 0.75, 1.5]])
     every = mx.full(length.shape, True)

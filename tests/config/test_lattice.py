@@ -1,0 +1,79 @@
+"""Settings of the lattice: nested on the command line, in JSON, and by old names."""
+
+import dataclasses
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from energyflow_mlx.config import LatticeConfig, config_from_json
+from energyflow_mlx.config.lattice import REMOVED, RENAMED
+from energyflow_mlx.config.store import CONF_FOLDER, register
+from energyflow_mlx.errors import InputError
+
+register()
+
+
+def compose_flow(*overrides):
+    with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        words = ["+experiment=flow", "run.dir=x", *overrides]
+        return OmegaConf.to_object(compose("config", words))
+
+
+def leaves():
+    return {
+        f"{group}.{name}"
+        for group, values in dataclasses.asdict(LatticeConfig()).items()
+        for name in values
+    }
+
+
+def test_a_nested_setting_can_be_given_on_the_command_line():
+    config = compose_flow("lattice.cube.width=30", "lattice.noise.sigma=0.1")
+    assert config.lattice.cube.width == 30
+    assert config.lattice.noise.sigma == 0.1
+    assert config.lattice.cube.height == 20
+
+
+def test_a_preset_changes_what_it_names_and_keeps_the_other_defaults():
+    lattice = compose_flow("lattice=experiment").lattice
+    assert (lattice.carrier.hidden, lattice.adjoint.way) == (512, "stepwise")
+    assert lattice.readout == LatticeConfig().readout
+    assert lattice.motion.scale == LatticeConfig().motion.scale
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("lattice.cube.widht=30", "widht"),
+        ("lattice.width=30", "width"),
+        ("lattice.cube.width=wide", r"lattice\.cube\.width"),
+    ],
+)
+def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
+    with pytest.raises(HydraException, match=named):
+        compose_flow(override)
+
+
+def test_a_nested_value_out_of_range_is_refused_by_its_full_key():
+    with pytest.raises(InputError, match=r"lattice\.spawn\.threshold must be > 0"):
+        compose_flow("lattice.spawn.threshold=0")
+
+
+def test_nested_settings_survive_json_and_unknown_ones_are_named():
+    config = compose_flow("lattice=optimized", "lattice.cube.depth=7")
+    values = json.loads(json.dumps(config.to_json()))
+    again = config_from_json(values)
+    assert again == config
+    assert type(again.lattice.cube) is type(config.lattice.cube)
+    values["lattice"]["cube"]["weight"] = 1
+    with pytest.raises(InputError, match=r"unknown key lattice\.cube\.weight"):
+        config_from_json(values)
+
+
+def test_every_old_name_has_a_place_of_its_own():
+    assert len(set(RENAMED.values())) == len(RENAMED)
+    assert set(RENAMED.values()) <= leaves()
+    assert not set(RENAMED) & set(REMOVED)
