@@ -230,23 +230,3 @@ def test_numpy_vectors_are_taken_and_none_gives_no_sentences():
         generate(decoder, z, max_length=4),
     )
     assert generate(decoder, z[:0], max_length=4).shape == (0, 4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
-        ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
-        ({"top_k": -1}, "top_k must be at least 0, got -1"),
-        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
-        ({"beams": 0}, "beams must be at least 1, got 0"),
-        ({"beams": 2, "temperature": 0.5}, "beams must be 1 when temperature"),
-    ],
-)
-def test_settings_out_of_range_are_named(settings, message):
-    with pytest.raises(ValueError, match=r"\[decode\] " + message):
-        generate(
-            random_decoder(),
-            mx.zeros((1, 12)),
-            **({"max_length": 4} | settings),
-        )

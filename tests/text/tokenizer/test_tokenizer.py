@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.text.tokenizer.detokenize import join_words
+from energyflow_mlx.text.tokenizer.detokenize import detokenize
 from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
 from energyflow_mlx.text.tokenizer.vocabulary import is_always_kept, spell
 
@@ -345,11 +345,11 @@ def test_sentence_is_spaced_as_written(full, text):
     assert full.decode(full.encode([text], 128)) == [text]
 
 
-def test_spacing_of_nothing_and_of_marks_alone():
-    assert join_words([]) == ""
-    assert join_words(['"']) == '"'
-    assert join_words([".", ".", "."]) == "..."
-    assert join_words(["'", "'", "'"]) != ""
+def test_detokenizing_nothing_and_marks_alone():
+    assert detokenize([]) == ""
+    assert detokenize(['"']) == '"'
+    assert detokenize([".", ".", "."]) == "..."
+    assert detokenize(["'", "'", "'"]) != ""
 
 
 def test_normal_form_is_lower_case_without_accents(full):
