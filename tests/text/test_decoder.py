@@ -49,7 +49,7 @@ def test_a_later_token_cannot_change_earlier_logits(options):
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_t3_padding_and_company_do_not_change_real_positions(options):
+def test_padding_and_company_do_not_change_real_positions(options):
     decoder, shared = decoder_and_shared(**options)
     ids, _, z = inputs()
     lengths = [9, 5, 1]
@@ -63,7 +63,7 @@ def test_t3_padding_and_company_do_not_change_real_positions(options):
         )
 
 
-def test_t3_the_real_mask_reaches_every_block_the_shared_one_included():
+def test_the_real_mask_reaches_every_block_the_shared_one_included():
     decoder, shared = decoder_and_shared(shared=1)
     seen = []
 
@@ -82,7 +82,7 @@ def test_t3_the_real_mask_reaches_every_block_the_shared_one_included():
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_t14_stepping_gives_the_teacher_forced_logits(options):
+def test_stepping_gives_the_teacher_forced_logits(options):
     decoder, shared = decoder_and_shared(**options)
     ids, mask, z = inputs()
     whole = np.array(decoder(ids, mask, z, shared))
@@ -282,7 +282,7 @@ def test_a_decoder_of_blocks_that_see_later_tokens_is_refused():
         decoder_and_shared(causal=False)
 
 
-def test_t22_and_t20_wrong_arguments_are_named():
+def test_wrong_arguments_are_named():
     decoder, _ = decoder_and_shared()
     ids, mask, z = inputs()
     for call, error, message in (
@@ -303,7 +303,7 @@ def test_t22_and_t20_wrong_arguments_are_named():
 
 
 def test_a_few_steps_lower_the_loss_on_a_fixed_batch():
-    """T18: measured after the updates, on five seeds."""
+    """Measured after the updates, on five seeds."""
     for seed in range(5):
         mx.random.seed(seed)
         decoder, _ = decoder_and_shared()

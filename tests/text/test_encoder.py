@@ -61,7 +61,7 @@ def test_padding_and_company_do_not_change_a_sentence(make):
 
 
 @pytest.mark.parametrize("make", ENCODERS)
-def test_t2_padding_ids_neither_matter_nor_get_a_gradient(make):
+def test_padding_ids_neither_matter_nor_get_a_gradient(make):
     encoder = make()
     encoder.eval()
     ids, mask = tokens()
@@ -129,7 +129,7 @@ def test_shared_blocks_run_last_and_get_their_gradient_from_the_call():
 
 
 @pytest.mark.parametrize("make", [tcn, transformer])
-def test_t20_wrong_input_raises_instead_of_giving_zeros(make):
+def test_wrong_input_raises_instead_of_giving_zeros(make):
     encoder = make()
     encoder.eval()
     ids, mask = tokens()
@@ -251,8 +251,8 @@ def test_a_causal_encoder_and_one_that_is_not_differ_on_the_same_weights():
     assert np.abs(np.array(forward(ids, mask)) - np.array(both(ids, mask))).max() > 1e-3
 
 
-def test_a_start_after_initialisation_is_finite_and_varied():
-    """Seed row 133: vocabulary of 30,000 and width 256."""
+def test_a_start_after_initialization_is_finite_and_varied():
+    """Vocabulary of 30,000 and width 256."""
     encoder = make_encoder(30000, 384, dim=256, hidden=64)
     y = np.array(encoder(mx.random.randint(0, 30000, (5, 12)), mx.ones((5, 12))))
     assert y.shape == (5, 384) and np.isfinite(y).all() and y.std() > 1e-3
@@ -283,7 +283,6 @@ def test_sentences_longer_than_the_position_table_are_refused():
 
 
 def test_transformer_dropout_switches_with_training():
-    """Seed row 101."""
     encoder = transformer(dropout=0.1)
     ids, mask = tokens()
     one, two = (np.array(encoder(ids, mask, key=mx.random.key(s))) for s in (1, 2))

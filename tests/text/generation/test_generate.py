@@ -32,7 +32,7 @@ def random_decoder(**options):
 
 
 @pytest.fixture(scope="module")
-def memorised():
+def memorized():
     """A decoder that learnt to say one sentence for each of five vectors."""
     mx.random.seed(0)
     decoder = make_decoder(VOCAB, 12, dim=32, hidden=32, conditioning="film")
@@ -63,15 +63,15 @@ def padded(sentences, length):
 
 
 @pytest.mark.parametrize("settings", [{}, {"beams": 3}, {"temperature": 0.2}])
-def test_t14_a_trained_decoder_speaks_from_vectors_and_stops(memorised, settings):
-    decoder, z = memorised
+def test_a_trained_decoder_speaks_from_vectors_and_stops(memorized, settings):
+    decoder, z = memorized
     ids = generate(decoder, z, max_length=10, **settings)
     assert ids.dtype == np.int32
     np.testing.assert_array_equal(ids, padded(SENTENCES, 10))
 
 
-def test_t14_a_batch_stops_when_all_rows_have_ended(memorised, monkeypatch):
-    decoder, z = memorised
+def test_a_batch_stops_when_all_rows_have_ended(memorized, monkeypatch):
+    decoder, z = memorized
     steps = []
     step = TCNDecoder.step
 
