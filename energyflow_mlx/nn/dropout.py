@@ -40,9 +40,9 @@ def drop_tokens(mask: mx.array, rate: float, key: mx.array) -> mx.array:
     """
     if rate == 0.0:
         return mask
-    keep = mx.random.bernoulli(1.0 - rate, mask.shape, key=key)
-    keep = mx.logical_or(keep, mx.arange(mask.shape[1]) == 0)
-    return mask * keep.astype(mask.dtype)
+    stays = mx.random.bernoulli(p=1.0 - rate, shape=mask.shape, key=key)
+    stays = mx.logical_or(stays, mx.arange(mask.shape[1]) == 0)
+    return mask * stays.astype(mask.dtype)
 
 
 def check_rate(name: str, rate: float) -> float:

@@ -70,7 +70,6 @@ class Stack(nn.Module):
 
 
 def test_linear_gelu_norm_linear_forward_and_gradients_match_torch(golden):
-    """Seed rows 98 and 131."""
     data = section(golden, "mlp")
     model = Stack()
     weights = {f"layers.{k}": v for k, v in section(data, "weights").items()}
@@ -85,7 +84,6 @@ def test_linear_gelu_norm_linear_forward_and_gradients_match_torch(golden):
 
 
 def test_product_gelu_and_norm_on_width_256_match_torch(golden):
-    """Seed row 132."""
     data = section(golden, "wide")
     weight = mx.array(layout.seeded_uniform("wide/weight", (256, 256), 1 / 16))
     bias = mx.array(layout.seeded_uniform("wide/bias", (256,), 0.5))
@@ -102,7 +100,7 @@ def test_product_gelu_and_norm_on_width_256_match_torch(golden):
     ("prefix", "kernel_size", "dilation"), [("tcn_k3_d2", 3, 2), ("tcn_k5_d1", 5, 1)]
 )
 def test_causal_dilated_block_matches_torch(golden, prefix, kernel_size, dilation):
-    """Seed row 98; T17: the block's own dilation is what its gradient uses."""
+    """The block's own dilation is what its gradient uses."""
     data = section(golden, prefix)
     block = make_block(12, 20, kernel_size, dilation)
     install(block, layout.tcn_block(section(data, "weights")))
@@ -115,7 +113,6 @@ def test_causal_dilated_block_matches_torch(golden, prefix, kernel_size, dilatio
 
 
 def test_transformer_encoder_forward_and_gradients_match_torch(golden):
-    """Seed rows 101 and 103."""
     data = section(golden, "transformer")
     model = make_transformer(
         50, 24, dim=32, heads=4, hidden=48, max_length=13, output_tanh=True
@@ -135,7 +132,7 @@ def test_transformer_encoder_forward_and_gradients_match_torch(golden):
 
 
 def test_transformer_at_reference_size_matches_torch_output_and_statistics(golden):
-    """Seed rows 103 and 133: vocabulary 30,522, width 256, 8 heads, 512 inside."""
+    """Vocabulary 30,522, width 256, 8 heads, 512 inside."""
     data = section(golden, "full_size")
     sizes = {"dim": 256, "heads": 8, "hidden": 512, "max_length": 512}
     model = make_transformer(30522, 384, output_tanh=True, **sizes)
@@ -184,7 +181,7 @@ def full_size_weights(model):
 
 
 def test_sinusoidal_table_matches_torch_and_the_formula(golden):
-    """Seed row 102: 512 x 256."""
+    """512 x 256."""
     table = np.array(sinusoidal_positions(512, 256))
     assert table.shape == (512, 256)
     rows = golden["transformer/sinusoid_rows"]

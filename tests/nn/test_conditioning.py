@@ -52,7 +52,7 @@ def test_conditioning_follows_the_dtype_of_its_weights():
 
 
 @pytest.mark.parametrize("kind", [AdditiveConditioning, FiLMConditioning])
-def test_t22_a_vector_of_another_width_is_refused(kind):
+def test_a_vector_of_another_width_is_refused(kind):
     with pytest.raises(
         ValueError, match=r"z must be \[B, E\] with E = 16, got \[3, 8\]"
     ):

@@ -2,7 +2,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.nn.dropout import active_key, check_rate, dropout, key_stream
+from energyflow_mlx.nn.dropout import (
+    active_key,
+    check_rate,
+    drop_tokens,
+    dropout,
+    key_stream,
+)
 
 
 def test_dropout_keeps_the_mean_and_drops_the_stated_share():
@@ -47,3 +53,11 @@ def test_key_stream_yields_distinct_keys_or_none():
 def test_rates_outside_the_range_are_refused(rate):
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\)"):
         check_rate("x", rate)
+
+
+def test_hidden_tokens_are_the_stated_share_and_never_the_first_or_padding():
+    mask = mx.array([[1.0] * 300 + [0.0] * 100] * 200)
+    kept = np.array(drop_tokens(mask, 0.25, mx.random.key(1)))
+    assert (kept[:, 0] == 1).all() and (kept[:, 300:] == 0).all()
+    assert kept[:, 1:300].mean() == pytest.approx(0.75, abs=0.01)
+    assert drop_tokens(mask, 0.0, mx.random.key(1)) is mask

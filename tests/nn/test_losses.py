@@ -110,7 +110,7 @@ def test_gradients_of_a_weight_before_and_after_the_loss_both_arrive():
         np.testing.assert_allclose(np.array(found), np.array(expected), atol=2e-6)
 
 
-def test_t2_padded_targets_count_neither_in_the_sum_nor_in_the_divisor():
+def test_padded_targets_count_neither_in_the_sum_nor_in_the_divisor():
     logits = mx.random.normal((2, 5, 11))
     targets = mx.random.randint(0, 11, (2, 5))
     mask = mx.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=mx.float32)
@@ -124,7 +124,7 @@ def test_t2_padded_targets_count_neither_in_the_sum_nor_in_the_divisor():
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
-def test_t1_a_target_that_is_masked_out_has_no_gradient_even_if_it_is_nan():
+def test_a_target_that_is_masked_out_has_no_gradient_even_if_it_is_nan():
     logits = np.random.default_rng(0).normal(size=(1, 3, 7)).astype(np.float32)
     targets = mx.array([[1, 2, 0]])
     mask = mx.array([[1.0, 1.0, 0.0]])

@@ -70,7 +70,7 @@ def slow_block(block, x, mask, film=None):
     ],
 )
 def test_block_equals_its_formula(kernel_size, dilation, length, causal, with_film):
-    """T16: the variance is the two-pass one of the formula here."""
+    """The variance is the two-pass one of the formula here."""
     block = block_of(kernel_size=kernel_size, dilation=dilation, causal=causal)
     x = mx.random.normal((3, length, 6)) + 50  # an offset one-pass variance loses
     mask = ragged_mask([length, max(1, length // 2), 1], length)
@@ -130,7 +130,7 @@ def test_stepping_equals_the_whole_sequence():
         np.testing.assert_allclose(np.array(y), whole[:, t], atol=1e-5)
 
 
-def test_t17_each_block_uses_its_own_dilation():
+def test_each_block_uses_its_own_dilation():
     blocks = [block_of(dilation=d) for d in (1, 2, 4)]
     assert [b.dilation for b in blocks] == [1, 2, 4]
     x, mask = mx.zeros((1, 9, 6)), mx.ones((1, 9))

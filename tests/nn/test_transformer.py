@@ -62,7 +62,7 @@ def test_a_fully_masked_row_stays_finite_with_its_gradient(dtype):
 
 
 def test_dropout_changes_training_and_leaves_evaluation_alone():
-    """Seed row 101: the layer's train/eval switch, dropout 0.1."""
+    """The layer's train/eval switch, dropout 0.1."""
     layer = make_layer(8, 2, 16, dropout=0.1)
     x, mask = mx.random.normal((2, 5, 8)), mx.ones((2, 5))
     one, two = (np.array(layer(x, mask, key=mx.random.key(s))) for s in (1, 2))
@@ -96,7 +96,6 @@ def test_linear_layers_start_xavier_uniform_with_zero_bias():
 
 
 def test_positions_alternate_sine_and_cosine():
-    """Seed row 102."""
     table = np.array(sinusoidal_positions(7, 4))
     for p in range(7):
         np.testing.assert_allclose(

@@ -58,7 +58,8 @@ def generate(
     if decoding.beams > 1:
         ids = beam_search(decoder, z, special, decoding, shared)
     else:
-        choose = _chooser(decoding, first_row + np.arange(z.shape[0]))
+        rows = first_row + np.arange(z.shape[0])
+        choose = _chooser(decoding, rows)
         ids = _token_by_token(decoder, z, special, decoding.max_length, choose, shared)
     padded[:, : ids.shape[1]] = ids
     return padded

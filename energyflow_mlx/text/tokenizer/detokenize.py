@@ -1,4 +1,4 @@
-"""Puts words and punctuation back into a sentence.
+"""Detokenizer: puts words and punctuation back together into a sentence.
 
 A WordPiece tokenizer splits every punctuation mark off and forgets the spaces around
 it. English spelling gives nearly all of them back: marks that follow a word, marks
@@ -18,7 +18,7 @@ _NAME_PREFIXES = frozenset("odl")  # o'brien, d'angelo, l'oreal
 _THOUSANDS_DIGITS = 3
 
 
-def join_words(words: Sequence[str]) -> str:
+def detokenize(words: Sequence[str]) -> str:
     """Join words and punctuation marks as an English sentence is written.
 
     Args:

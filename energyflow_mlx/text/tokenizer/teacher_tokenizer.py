@@ -1,4 +1,7 @@
-"""The Hugging Face tokenizer behind a student's tokenizer: read, checked, applied."""
+"""The teacher's Hugging Face tokenizer, the source of a student's: read and applied.
+
+A student with its own vocabulary has a source too, trained here: a byte-level BPE.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def read_text(path: Path) -> str:
         raise InputError(f"[tokenizer] {path}: not readable: {error}.") from error
 
 
-def parse_source(text: str, path: Path) -> tokenizers.Tokenizer:
+def parse_tokenizer(text: str, path: Path) -> tokenizers.Tokenizer:
     """Parse a tokenizer and set it up to encode whole texts as they stand.
 
     Args:
@@ -45,22 +48,22 @@ def parse_source(text: str, path: Path) -> tokenizers.Tokenizer:
         InputError: It is not a tokenizer.
     """
     with TokenizerErrors(path):
-        source = tokenizers.Tokenizer.from_str(text)
-    source.no_padding()
-    source.no_truncation()
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     # "[SEP]" in a text is five characters, not the end of the sentence.
-    source.encode_special_tokens = True
-    return source
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
-def check_word_pieces(source: tokenizers.Tokenizer, path: Path) -> None:
-    """Refuse a source whose vocabulary cannot be cut.
+def check_word_pieces(teacher: tokenizers.Tokenizer, path: Path) -> None:
+    """Refuse a teacher's tokenizer whose vocabulary cannot be cut.
 
     Raises:
         InputError: It is not a WordPiece tokenizer with BERT's special tokens.
     """
-    missing = [name for name in SPECIALS if source.token_to_id(name) is None]
-    model = source.model
+    missing = [name for name in SPECIALS if teacher.token_to_id(name) is None]
+    model = teacher.model
     is_word_piece = isinstance(model, models.WordPiece)
     if missing or not is_word_piece or model.continuing_subword_prefix != CONTINUES:
         raise InputError(
@@ -85,17 +88,17 @@ def train_byte_pairs(corpus: Iterable[str], vocab_size: int) -> str:
         raise ValueError(
             f"[tokenizer] vocab_size must be >= {smallest}, got {vocab_size}."
         )
-    source = tokenizers.Tokenizer(models.BPE())
-    source.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    source.decoder = decoders.ByteLevel()
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIALS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    source.train_from_iterator(corpus, trainer)
-    return source.to_str()
+    tokenizer.train_from_iterator(corpus, trainer)
+    return tokenizer.to_str()
 
 
 def encode_blocks(
@@ -120,7 +123,7 @@ def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
 def count_pieces(
     source: tokenizers.Tokenizer, corpus: Iterable[str] | Iterable[np.ndarray]
 ) -> np.ndarray:
-    """Count how often a corpus, of texts or of rows of ids, uses each piece.
+    """Count how often a corpus, of texts or of rows of source ids, uses each piece.
 
     Returns:
         ``[S]`` int64.
@@ -147,13 +150,13 @@ def count_pieces(
     return counts
 
 
-def pieces_by_id(source: tokenizers.Tokenizer, path: Path) -> list[str]:
+def pieces_by_id(tokenizer: tokenizers.Tokenizer, path: Path) -> list[str]:
     """List a tokenizer's vocabulary by id.
 
     Raises:
         InputError: The ids are not 0, 1, 2 and so on.
     """
-    vocab: Mapping[str, int] = source.get_vocab(with_added_tokens=True)
+    vocab: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     pieces = sorted(vocab, key=vocab.__getitem__)
     if [vocab[piece] for piece in pieces] != list(range(len(pieces))):
         raise InputError(f"[tokenizer] {path}: token ids must be 0, 1, 2 and so on.")

@@ -1,7 +1,8 @@
 """Text to token ids and back.
 
-Two kinds share one path: text -> ids of a Hugging Face tokenizer (the source) ->
-student ids -> cut to length, keeping the end token.
+Two kinds share one path: text -> ids of a Hugging Face tokenizer (the source, see
+``teacher_tokenizer.py``) -> student ids -> cut to length, keeping the end token. Back:
+student ids -> words -> sentence (``detokenize.py``).
 
 ``wordpiece``: the source is the teacher's tokenizer, and each of its pieces is spelt
 with the student's smaller vocabulary (see ``vocabulary.py``). Rows that are already
@@ -22,12 +23,12 @@ import numpy as np
 
 from energyflow_mlx.atomic import write_text
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.text.tokenizer.detokenize import join_words
+from energyflow_mlx.text.tokenizer.detokenize import detokenize
 from energyflow_mlx.text.tokenizer.teacher_tokenizer import (
     check_word_pieces,
     count_pieces,
     encode_blocks,
-    parse_source,
+    parse_tokenizer,
     pieces_by_id,
     read_text,
     train_byte_pairs,
@@ -71,7 +72,7 @@ class Tokenizer:
     def __init__(self, kind: Kind, source_json: str, vocabulary: Vocabulary) -> None:
         path = Path(SOURCE_FILE)
         self._source_json = source_json
-        self._source = parse_source(source_json, path)
+        self._source = parse_tokenizer(source_json, path)
         self._pieces = pieces_by_id(self._source, path)
         self._source_id = {name: self._pieces.index(name) for name in SPECIALS}
         self._spelling, self._begins = vocabulary.expansions(self._pieces)
@@ -104,12 +105,12 @@ class Tokenizer:
             InputError: The file is not a WordPiece tokenizer with BERT's specials.
         """
         text = read_text(tokenizer_json)
-        source = parse_source(text, tokenizer_json)
-        check_word_pieces(source, tokenizer_json)
-        pieces = pieces_by_id(source, tokenizer_json)
+        teacher = parse_tokenizer(text, tokenizer_json)
+        check_word_pieces(teacher, tokenizer_json)
+        pieces = pieces_by_id(teacher, tokenizer_json)
         if corpus is None:
             return cls("wordpiece", text, keep_all(pieces))
-        counts = count_pieces(source, corpus)
+        counts = count_pieces(teacher, corpus)
         return cls("wordpiece", text, cut(pieces, counts, min_count))
 
     @classmethod
@@ -125,7 +126,8 @@ class Tokenizer:
         """
         text = train_byte_pairs(corpus, vocab_size)
         path = Path(SOURCE_FILE)
-        return cls("bpe", text, keep_all(pieces_by_id(parse_source(text, path), path)))
+        pieces = pieces_by_id(parse_tokenizer(text, path), path)
+        return cls("bpe", text, keep_all(pieces))
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """Encode sentences.
@@ -270,27 +272,31 @@ class Tokenizer:
             )
         if not bodies:
             return []
+        # All rows lie end to end in one array, so that no Python loop runs over tokens.
         source = np.concatenate(bodies).astype(np.int64)
         sizes = np.fromiter(map(len, bodies), np.int64, len(bodies))
         ids, spelt = self._expand(source)
         # Student ids before each source id, hence before each row.
         before = np.concatenate([[0], np.cumsum(spelt)])
         begins = before[np.concatenate([[0], np.cumsum(sizes)])]
+        # Start and end take two places, so that a cut row still has its end.
         lengths = np.minimum(np.diff(begins), max_length - 2)
         place = np.arange(len(ids)) - np.repeat(begins[:-1], np.diff(begins))
         is_kept = place < np.repeat(lengths, np.diff(begins))
         ends = np.cumsum(lengths + 2)
+        starts = ends - lengths - 2
         flat = np.empty(ends[-1], np.int32)
         is_body = np.ones(len(flat), bool)
-        flat[ends - lengths - 2] = self.special.start
-        flat[ends - 1] = self.special.end
-        is_body[ends - lengths - 2] = False
-        is_body[ends - 1] = False
+        is_body[starts] = is_body[ends - 1] = False
+        flat[starts], flat[ends - 1] = self.special.start, self.special.end
+        # Bodies keep their order, so what is left of the places is filled in one go.
         flat[is_body] = ids[is_kept]
         return np.split(flat, ends[:-1])
 
     def _expand(self, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Student ids of source ids, and how many each became."""
+        # Spellings differ in length, so they lie end to end in one array, cut at
+        # ``_begins``: two gathers then spell a whole corpus.
         first = self._begins[source]
         spelt = self._begins[source + 1] - first
         within = np.arange(spelt.sum()) - np.repeat(np.cumsum(spelt) - spelt, spelt)
@@ -313,7 +319,7 @@ class Tokenizer:
                 words[-1] += self._surfaces[i]
             else:
                 words.append(self._surfaces[i])
-        return join_words([join_bytes(word) for word in words])
+        return detokenize([join_bytes(word) for word in words])
 
 
 def _parse_record(text: str, path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.text.tokenizer.detokenize import join_words
+from energyflow_mlx.text.tokenizer.detokenize import detokenize
 from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
 from energyflow_mlx.text.tokenizer.vocabulary import is_always_kept, spell
 
@@ -114,7 +114,7 @@ def test_vocabulary_is_a_function_of_counts_not_of_order(source_path, cut):
 
 
 def test_vocabulary_is_fixed_whatever_is_encoded(cut):
-    """T9: it does not grow with use, and new characters become the unknown token."""
+    """It does not grow with use, and new characters become the unknown token."""
     size = cut.vocab_size
     row = cut.encode(["the 🙂 dog ☂"], 16)[0]
     assert row.tolist().count(cut.special.unknown) == 2
@@ -218,7 +218,7 @@ def test_every_piece_of_the_source_can_be_spelt(cut):
 
 @pytest.mark.parametrize("which", ["cut", "full", "byte_pairs"])
 def test_cut_row_keeps_its_end_token(which, request):
-    """T4: the end token is the last kept id, so that it can be learnt."""
+    """The end token is the last kept id, so that it can be learnt."""
     tokenizer = request.getfixturevalue(which)
     (whole,) = tokenizer.encode([CORPUS[0]], 64)
     for length in range(3, len(whole) + 2):
@@ -295,7 +295,7 @@ def test_empty_corpus_keeps_english_characters(source_path):
 
 @pytest.mark.parametrize("bad", [len(PIECES), -1, 2**31])
 def test_id_outside_the_source_vocabulary_is_named(cut, bad):
-    """T5, T21: the specific error at the edge, not a wrong row or an internal error."""
+    """The specific error at the edge, not a wrong row or an internal error."""
     rows = [np.array([3, 7, 4]), np.array([3, 8, bad, 4])]
     with pytest.raises(
         InputError, match=rf"row 1: token ids .* \[0, {len(PIECES)}\), got {bad}"
@@ -345,11 +345,11 @@ def test_sentence_is_spaced_as_written(full, text):
     assert full.decode(full.encode([text], 128)) == [text]
 
 
-def test_spacing_of_nothing_and_of_marks_alone():
-    assert join_words([]) == ""
-    assert join_words(['"']) == '"'
-    assert join_words([".", ".", "."]) == "..."
-    assert join_words(["'", "'", "'"]) != ""
+def test_detokenizing_nothing_and_marks_alone():
+    assert detokenize([]) == ""
+    assert detokenize(['"']) == '"'
+    assert detokenize([".", ".", "."]) == "..."
+    assert detokenize(["'", "'", "'"]) != ""
 
 
 def test_normal_form_is_lower_case_without_accents(full):
@@ -384,7 +384,7 @@ def test_byte_pairs_need_room_for_the_bytes():
 
 @pytest.mark.parametrize("which", ["cut", "full", "byte_pairs"])
 def test_saved_tokenizer_gives_equal_ids(which, request, tmp_path):
-    """T9: the vocabulary is a file, so ids mean the same in every run."""
+    """The vocabulary is a file, so ids mean the same in every run."""
     tokenizer = request.getfixturevalue(which)
     tokenizer.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {

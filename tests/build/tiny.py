@@ -1,0 +1,109 @@
+"""Configurations, models and codecs small enough for any test."""
+
+import functools
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+
+from energyflow_mlx.build.model import build_model, parts_of
+from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
+from energyflow_mlx.config import TransformerEncoderConfig as Transformer
+from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.inference import SentenceCodec
+from energyflow_mlx.nn.losses import cosine, sequence_cross_entropy
+from energyflow_mlx.text.tokenizer import Tokenizer
+
+V, E = 50, 12
+SENTENCES = [
+    f"{subject} {verb} {where}."
+    for subject in ("a dog", "two cats", "the old man")
+    for verb in ("runs", "sleeps", "eats")
+    for where in ("at home", "in the park")
+]
+LATTICE = {
+    "width": 8,
+    "height": 8,
+    "depth": 4,
+    "spawn_slots": 2,
+    "carrier_hidden": 8,
+    "neuron_hidden": 6,
+    "neuron_features": 7,
+}
+
+
+def make_config(*, task="ab", family="tcn", **changes):
+    """Config of a tiny run; ``encoder__dim=8`` sets a key of a group."""
+    own = {} if task == "ab" else {"lattice": LatticeConfig(**LATTICE)}
+    if task == "flow":
+        own |= {"share": "none", "trainer": TrainerConfig(ratio=1.0)}
+    config = Config(task=task, **own)
+    if family == "transformer":
+        config.encoder = Transformer(family=family, heads=2)
+        config.share = "none"
+    for part in (config.encoder, config.decoder):
+        part.dim, part.hidden = 16, 24
+    config.data.buckets, config.data.max_length = [16, 32], 32
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        setattr(functools.reduce(getattr, groups, config), name, value)
+    return config
+
+
+def make_model(config, parts=None):
+    return build_model(config, parts or parts_of(config), V, E)
+
+
+@functools.cache
+def tokenizer():
+    return Tokenizer.train_bpe(SENTENCES, 300)
+
+
+def make_codec(config=None, parts=None):
+    """A codec of fresh weights, loud enough that its texts differ."""
+    config = config or make_config()
+    words = tokenizer()
+    model = build_model(config, parts or parts_of(config), words.vocab_size, E)
+    if "decoder" in model:
+        model.decoder.output.weight = model.decoder.output.weight * 8
+    return SentenceCodec(model, words, config, E)
+
+
+def teacher_vectors(texts):
+    """Unit sums of one random vector per word, ``[N, E]`` float32."""
+    vectors = [
+        sum(np.random.default_rng(list(word.encode())).normal(size=E) for word in words)
+        for words in (text.split() for text in texts)
+    ]
+    vectors = np.array(vectors, np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@functools.cache
+def trained_codec(steps=60):
+    """A codec that learnt both ways between the sentences and their vectors."""
+    mx.random.seed(0)
+    codec = SentenceCodec(*_fresh())
+    ids, mask = map(mx.array, pad_rows(codec.tokenizer.encode(SENTENCES, 32), 16))
+    target = mx.array(teacher_vectors(SENTENCES))
+
+    def loss(model):
+        features = model.decode_features(ids[:, :-1], mask[:, :-1], target)
+        logits = model.decoder.logits(features)
+        ce, count = sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
+        return ce / count + mx.mean(1 - cosine(model.encode(ids, mask), target))
+
+    model, optimizer = codec.model, optim.Adam(1e-2)
+    gradients_of = nn.value_and_grad(model, loss)
+    for _ in range(steps):
+        _, gradients = gradients_of(model)
+        optimizer.update(model, gradients)
+        mx.eval(model.parameters(), optimizer.state)
+    return codec
+
+
+def _fresh():
+    config, words = make_config(), tokenizer()
+    model = build_model(config, parts_of(config), words.vocab_size, E)
+    return model, words, config, E
