@@ -85,10 +85,10 @@ def _draw_arrivals(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
     figure = _figure(1.4 + 4.4 * len(faces), 5.1)
     axes = figure.subplots(1, len(faces), squeeze=False)[0]
     crowd = float(np.max(counts))
-    colours = colormaps[_COUNT].with_extremes(under="white")
+    colors = colormaps[_COUNT].with_extremes(under="white")
     least = 0.5 / len(records)  # less than one flow of one sentence: none at all
     for place, (title, _), count in zip(axes, faces, counts, strict=True):
-        image = _show(place, count, colours, least, max(1.0, crowd))
+        image = _show(place, count, colors, least, max(1.0, crowd))
         hit = f"{count.sum():.4g} flows, {np.mean(count > 0):.0%} of the cells hit"
         place.set_title(f"{title}\n{hit}", fontsize=10)
     over = f", mean of {len(records)} sentences" if len(records) > 1 else ""
@@ -101,12 +101,12 @@ def _draw_arrivals(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
 def _show(
     axes: Axes,
     surface: np.ndarray,
-    colours: str | Colormap,
+    colors: str | Colormap,
     low: float,
     high: float,
 ) -> AxesImage:
     image = axes.imshow(
-        surface, cmap=colours, vmin=low, vmax=high, origin="lower", aspect="equal"
+        surface, cmap=colors, vmin=low, vmax=high, origin="lower", aspect="equal"
     )
     axes.set(xlabel="x", ylabel="y")
     for axis in (axes.xaxis, axes.yaxis):
