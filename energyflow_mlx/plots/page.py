@@ -18,7 +18,7 @@ from energyflow_mlx.atomic import write_text
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 
 _CODES = 65535  # greatest code of a quantised number
-_SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end
+_SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colours end
 
 
 def write_page(
