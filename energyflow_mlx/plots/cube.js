@@ -4,8 +4,8 @@
 // Most segments of trails in one picture: at rest, and while something moves.
 const STILL_SEGMENTS = 60000;
 const MOVING_SEGMENTS = 15000;
-const COLOURS = 33; // bins of energy, an odd number, so that zero has one of its own
-const CAMERA = 8; // distance of the eye from the cube's centre
+const COLORS = 33; // bins of energy, an odd number, so that zero has one of its own
+const CAMERA = 8; // distance of the eye from the cube's center
 const START = { yaw: -0.5, pitch: 0.38, zoom: 1 };
 
 function integers(text) {
@@ -73,30 +73,30 @@ function mix(first, second, share) {
   return first.map((value, i) => Math.round(value + (second[i] - value) * share));
 }
 
-function parseColour(text) {
+function parseColor(text) {
   return [1, 3, 5].map((i) => parseInt(text.trim().slice(i, i + 2), 16));
 }
 
-// The page's colours as the style sheet has them now, light or dark.
+// The page's colors as the style sheet has them now, light or dark.
 function readPalette() {
   const style = getComputedStyle(document.documentElement);
-  const read = (name) => parseColour(style.getPropertyValue(`--${name}`));
+  const read = (name) => parseColor(style.getPropertyValue(`--${name}`));
   const palette = {};
   for (const name of ["paper", "ink", "quiet", "edge", "low", "middle", "high", "crowd"]) {
     palette[name] = read(name);
   }
-  palette.energies = Array.from({ length: COLOURS }, (_, i) => {
-    const share = (2 * i) / (COLOURS - 1) - 1;
+  palette.energies = Array.from({ length: COLORS }, (_, i) => {
+    const share = (2 * i) / (COLORS - 1) - 1;
     return mix(palette.middle, share < 0 ? palette.low : palette.high, Math.abs(share));
   });
   return palette;
 }
 
-const css = (colour, alpha = 1) => `rgb(${colour.join(" ")} / ${alpha})`;
+const css = (color, alpha = 1) => `rgb(${color.join(" ")} / ${alpha})`;
 
 function bin(energy, limit) {
   const share = Math.min(1, Math.max(-1, energy / limit));
-  return Math.round(((share + 1) / 2) * (COLOURS - 1));
+  return Math.round(((share + 1) / 2) * (COLORS - 1));
 }
 
 class CubeView {
@@ -128,8 +128,8 @@ class CubeView {
     const up = y * this.cosPitch - ahead * this.sinPitch;
     const depth = y * this.sinPitch + ahead * this.cosPitch;
     const size = (this.unit * CAMERA) / (CAMERA - depth);
-    this.point[0] = this.centre[0] + right * size;
-    this.point[1] = this.centre[1] - up * size;
+    this.point[0] = this.center[0] + right * size;
+    this.point[1] = this.center[1] - up * size;
     this.point[2] = depth;
     return this.point;
   }
@@ -165,7 +165,7 @@ class CubeView {
     if (canvas.height !== pixels[1]) canvas.height = pixels[1];
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.unit = Math.min(this.width / 3.7, this.height / 3.75) * this.zoom;
-    this.centre = [this.width / 2, this.height / 2];
+    this.center = [this.width / 2, this.height / 2];
     [this.cosYaw, this.sinYaw] = [Math.cos(this.yaw), Math.sin(this.yaw)];
     [this.cosPitch, this.sinPitch] = [Math.cos(this.pitch), Math.sin(this.pitch)];
   }
@@ -212,9 +212,9 @@ class CubeView {
     context.closePath();
   }
 
-  outline(z, colour, dash) {
+  outline(z, color, dash) {
     const { context } = this;
-    context.strokeStyle = colour;
+    context.strokeStyle = color;
     context.lineWidth = 1;
     context.setLineDash(dash);
     this.polygon([[-1, -1, z], [1, -1, z], [1, 1, z], [-1, 1, z]]);
@@ -222,7 +222,7 @@ class CubeView {
     context.setLineDash([]);
   }
 
-  // Cells on which flows have arrived, in the colour of their mean energy.
+  // Cells on which flows have arrived, in the color of their mean energy.
   face(scene, face, alpha) {
     const { context, page, palette } = this;
     if (!scene.faces || (face < 0 && !page.dual)) return;
@@ -243,14 +243,14 @@ class CubeView {
     }
   }
 
-  // Ways travelled so far, all segments of one colour in one stroke.
+  // Ways travelled so far, all segments of one color in one stroke.
   trails(scene) {
     const { context, page, palette } = this;
     const { sentence, time } = scene;
     const { flows, position, energy } = sentence;
     const budget = scene.moving ? MOVING_SEGMENTS : STILL_SEGMENTS;
     const every = Math.max(1, Math.ceil((flows * Math.ceil(time)) / budget));
-    const paths = Array.from({ length: COLOURS }, () => []);
+    const paths = Array.from({ length: COLORS }, () => []);
     for (let i = 0; i < flows; i += every) {
       const end = Math.min(time, sentence.arrived[i]);
       for (let t = sentence.born[i]; t < end; t++) {
@@ -260,9 +260,9 @@ class CubeView {
     const shown = Math.ceil(flows / every);
     const alpha = Math.min(0.55, Math.max(0.12, 11 / Math.sqrt(shown)));
     context.lineWidth = 1;
-    paths.forEach((path, colour) => {
+    paths.forEach((path, color) => {
       if (!path.length) return;
-      context.strokeStyle = css(palette.energies[colour], alpha);
+      context.strokeStyle = css(palette.energies[color], alpha);
       context.beginPath();
       for (let k = 0; k < path.length; k += 2) {
         const [t, i] = [path[k], path[k + 1]];
@@ -329,12 +329,12 @@ class CubeView {
     context.lineJoin = "round";
     context.textAlign = "center";
     context.textBaseline = "middle";
-    const write = (text, corner, colour) => {
+    const write = (text, corner, color) => {
       const [x, y] = this.project(...corner);
       context.lineWidth = 4;
       context.strokeStyle = css(palette.paper, 0.85);
       context.strokeText(text, x, y);
-      context.fillStyle = css(colour);
+      context.fillStyle = css(color);
       context.fillText(text, x, y);
     };
     const floor = this.pitch < 0 ? 1.16 : -1.16;
@@ -347,9 +347,9 @@ class CubeView {
       ["far face, z = +1", 1, palette.ink],
       ["start", page.start, palette.quiet],
     ];
-    for (const [text, z, colour] of planes) {
+    for (const [text, z, color] of planes) {
       this.pointer([0, top * 0.93, z], [0, Math.sign(top), z]);
-      write(text, [0, top, z], colour);
+      write(text, [0, top, z], color);
     }
     const axes = { x: [0, floor, end], y: [-side, 0, end], z: [side, floor, 0] };
     Object.entries(axes).forEach(([name, middle], axis) => {

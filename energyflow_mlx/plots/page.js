@@ -120,7 +120,7 @@ function describeStep() {
 }
 
 // Cells as single pixels, the first row at the bottom, enlarged by the style sheet.
-function paint(canvas, colour) {
+function paint(canvas, color) {
   canvas.width = page.width;
   canvas.height = page.height;
   const context = canvas.getContext("2d");
@@ -128,7 +128,7 @@ function paint(canvas, colour) {
   for (let place = 0; place < page.width * page.height; place++) {
     const row = page.height - 1 - Math.floor(place / page.width);
     const at = 4 * (row * page.width + (place % page.width));
-    image.data.set([...colour(place), 255], at);
+    image.data.set([...color(place), 255], at);
   }
   context.putImageData(image, 0, 0);
 }
@@ -151,7 +151,7 @@ function paintArrivals(step, near, far) {
   element("crowd").textContent = crowd;
 }
 
-// Flows on a cell at which the colours end, the same for every step of a sentence: all
+// Flows on a cell at which the colors end, the same for every step of a sentence: all
 // but one in a hundred of the cells that are hit at the end have no more.
 function crowdOf(sentence) {
   if (sentence.crowd === undefined) {

@@ -183,11 +183,11 @@ class Browser:
 
     def click(self, selector):
         """Click in the middle of an element, as a mouse does."""
-        x, y = self.centre(selector)
+        x, y = self.center(selector)
         self.mouse("mousePressed", x, y)
         self.mouse("mouseReleased", x, y)
 
-    def centre(self, selector):
+    def center(self, selector):
         """Middle of an element in the window, scrolled into view."""
         return self.evaluate(
             f"(() => {{ const e = document.querySelector({selector!r});"

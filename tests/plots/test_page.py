@@ -70,7 +70,7 @@ def test_positions_in_the_page_are_the_positions_of_the_flows(tmp_path):
         np.testing.assert_allclose(output, record.surface_out, atol=1e-4)
 
 
-def test_colours_end_near_the_largest_energy_of_all_sentences():
+def test_colors_end_near_the_largest_energy_of_all_sentences():
     cube = make_cube()
     records = [make_record(cube, seed=seed) for seed in (0, 1)]
     limit = pack(cube, records, "run")["limit"]

@@ -68,7 +68,7 @@ def step(page):
 
 
 def inked(page, canvas):
-    """Share of a canvas's pixels that are not empty, and how many colours there are."""
+    """Share of a canvas's pixels that are not empty, and how many colors there are."""
     return page.evaluate(
         f"(() => {{ const c = document.getElementById({canvas!r});"
         "const copy = new OffscreenCanvas(c.width, c.height)"
@@ -82,8 +82,8 @@ def inked(page, canvas):
 
 
 def test_it_opens_with_a_picture_and_asks_for_nothing_else(page, path):
-    share, colours = inked(page, "cube")
-    assert share > 0.02 and colours > 100
+    share, colors = inked(page, "cube")
+    assert share > 0.02 and colors > 100
     assert set(page.requests) == {path.as_uri()}
     assert page.text("#run") == "mine: 6 × 5 cells, 4 steps"
     assert page.evaluate("document.title") == "Flows of mine"
@@ -225,7 +225,7 @@ def test_another_sentence_shows_its_own_flows(page, records):
 
 
 def drag(page, dx, dy):
-    x, y = page.centre("#cube")
+    x, y = page.center("#cube")
     page.mouse("mousePressed", x, y)
     for share in (0.5, 1.0):
         page.mouse("mouseMoved", x + share * dx, y + share * dy, buttons=1)
@@ -245,7 +245,7 @@ def test_dragging_rotates_and_reset_brings_it_back(dx, dy, page):
 
 
 def test_moving_the_mouse_without_a_button_does_nothing(page):
-    x, y = page.centre("#cube")
+    x, y = page.center("#cube")
     angles = page.evaluate("[view.yaw, view.pitch]")
     page.mouse("mouseMoved", x, y, button="none")
     page.mouse("mouseMoved", x + 50, y + 50, button="none")
@@ -259,7 +259,7 @@ def touch(page, kind, *points):
 
 def test_a_finger_rotates_and_two_fingers_zoom(page):
     page.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
-    x, y = page.centre("#cube")
+    x, y = page.center("#cube")
     yaw = page.evaluate("view.yaw")
     touch(page, "touchStart", (x, y))
     touch(page, "touchMove", (x + 60, y))
@@ -275,7 +275,7 @@ def test_a_finger_rotates_and_two_fingers_zoom(page):
 
 def test_the_wheel_zooms(page):
     before = picture(page)
-    x, y = page.centre("#cube")
+    x, y = page.center("#cube")
     wheel = {"deltaX": 0, "deltaY": -300, "button": "none", "clickCount": 0}
     assert drawn_after(page, lambda: page.mouse("mouseWheel", x, y, **wheel)) != before
     assert page.evaluate("view.zoom") > 1.3
@@ -335,8 +335,8 @@ def test_surfaces_are_shown_with_their_scale(page, records):
 def contrast(first, second):
     """Ratio of WCAG 2.2's relative luminances."""
     lights = []
-    for colour in (first, second):
-        share = np.array(colour) / 255
+    for color in (first, second):
+        share = np.array(color) / 255
         low, high = share / 12.92, ((share + 0.055) / 1.055) ** 2.4
         lights.append(
             np.dot(np.where(share <= 0.04, low, high), [0.2126, 0.7152, 0.0722])
@@ -353,8 +353,8 @@ def test_words_and_flows_stand_out_in_light_and_dark(scheme, page, path):
     assert (np.mean(palette["paper"]) > 128) == (scheme == "light")
     assert contrast(palette["ink"], palette["paper"]) > 7
     assert contrast(palette["quiet"], palette["paper"]) > 4.5
-    for colour in palette["energies"]:
-        assert contrast(colour, palette["paper"]) > 2.5
+    for color in palette["energies"]:
+        assert contrast(color, palette["paper"]) > 2.5
 
 
 def test_a_change_of_the_scheme_is_followed(page):

@@ -23,7 +23,7 @@ def pixels(path):
     return imread(path)[..., :3]
 
 
-def coloured(image):
+def colored(image):
     """Share of the pixels that are not a shade of grey."""
     return float(np.mean(np.ptp(image, axis=-1) > 0.1))
 
@@ -34,7 +34,7 @@ def test_pictures_have_their_size_and_are_not_blank(drawn, name):
     height, width, _ = image.shape
     assert 800 <= width <= 1400 and 500 <= height <= 1000
     assert 0.05 < np.mean(image < 0.98) < 0.9
-    assert coloured(image) > 0.1
+    assert colored(image) > 0.1
 
 
 @pytest.mark.parametrize("name", ["surfaces", "arrivals", "histograms"])
@@ -48,16 +48,16 @@ def test_nothing_touches_the_border_of_a_picture(drawn, name):
 def test_energies_are_blue_below_zero_and_red_above(tmp_path):
     cube = make_cube()
     record = make_record(cube)
-    colours = {}
+    colors = {}
     for name, value in (("low", -1.0), ("high", 1.0)):
         surface = np.full((cube.height, cube.width), value)
         same = dataclasses.replace(record, surface_in=surface, surface_out=surface)
         write_pictures(cube, [same], tmp_path / name)
         image = pixels(tmp_path / name / "surfaces.png")
         height, width, _ = image.shape
-        colours[name] = image[height // 2, width // 5]
-    assert colours["low"][2] > colours["low"][0] + 0.2
-    assert colours["high"][0] > colours["high"][2] + 0.2
+        colors[name] = image[height // 2, width // 5]
+    assert colors["low"][2] > colors["low"][0] + 0.2
+    assert colors["high"][0] > colors["high"][2] + 0.2
 
 
 def test_long_lists_of_sentences_fill_eight_rows(tmp_path):
@@ -88,7 +88,7 @@ def test_a_single_sentence_without_arrivals_can_be_drawn(tmp_path):
         reached=np.zeros_like(record.reached),
     )
     files = write_pictures(cube, [stuck], tmp_path)
-    assert all(coloured(pixels(file)) > 0.02 for file in files)
+    assert all(colored(pixels(file)) > 0.02 for file in files)
 
 
 def test_a_second_drawing_replaces_the_first_and_leaves_no_scraps(tmp_path):
