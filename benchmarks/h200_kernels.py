@@ -34,7 +34,6 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 CORRECTNESS = ("masked_mean", "causal_im2col", "lattice", "transforms")
 COLUMNS = "bench_causal_im2col"
-LATTICE = "bench_lattice_scatter"
 # Section: script in benchmarks/ops and its arguments; each takes under a minute.
 TIMING = {
     "mean_float32": ("bench_masked_mean", "--dtype", "float32"),
@@ -42,8 +41,8 @@ TIMING = {
     "columns": (COLUMNS, "--only", "columns"),
     "convolution_float32": (COLUMNS, "--only", "convolution", "--dtype", "float32"),
     "convolution_bfloat16": (COLUMNS, "--only", "convolution", "--dtype", "bfloat16"),
-    "scatter": (LATTICE, "--only", "lattice_scatter"),
-    "readout": (LATTICE, "--only", "lattice_readout"),
+    "scatter": ("bench_lattice_scatter",),
+    "readout": ("bench_lattice_readout",),
     "tuning": ("tune_kernels",),
 }
 SECONDS = 60  # limit of one timed section
@@ -201,11 +200,11 @@ def lattice() -> Iterator[Check]:
     from energyflow_mlx.ops import lattice_readout, lattice_scatter
 
     cases = [
-        (2, 300, 6, 7, "clamp"),
-        (1, 1, 1, 1, "clamp"),
-        (2, 40, 1, 9, "fold"),
-        (3, 2000, 33, 31, "fold"),
-        (1, 20_000, 28, 28, "clamp"),
+        (2, 300, (6, 7)),
+        (1, 1, (1, 1)),
+        (2, 40, (1, 9)),
+        (3, 2000, (33, 31)),
+        (1, 20_000, (28, 28)),
     ]
     forms = {"scatter": lattice_scatter, "readout": lattice_readout}
     for (op, form), mode, (name, dtype), case in itertools.product(
@@ -213,16 +212,16 @@ def lattice() -> Iterator[Check]:
     ):
         if name != "float32" and case is not cases[0]:
             continue
-        batch, flows, height, width, boundary = case
+        batch, flows, size = case
         position = mx.random.uniform(-1.2, 1.2, (batch + 1, flows, 3))[1:]
         energy = mx.random.normal((batch, flows)).astype(dtype)
         weight = mx.random.uniform(shape=(batch, flows)).astype(dtype)
-        g = mx.random.normal((batch, height, width)).astype(dtype)
-        surface = partial(_surface, form, (height, width, mode), boundary)
+        g = mx.random.normal((batch, *size)).astype(dtype)
+        surface = partial(_surface, form, (size, mode))
         both = with_gradients(surface, [position, energy, weight], g)
         # Sums of tens of flows a cell, taken in another order than on the CPU.
-        slack = max(1.0, flows / (height * width) / 10)
-        title = f"{op} {mode} {boundary} {name} B{batch} F{flows} {height}x{width}"
+        slack = max(1.0, flows / (size[0] * size[1]) / 10)
+        title = f"{op} {mode} {name} B{batch} F{flows} {size[0]}x{size[1]}"
         yield from check(title, both, TOLERANCE[name] * slack)
     # MLX finds compiled kernels by name: those of other dtypes must not be taken.
     for (op, form), kind in itertools.product(forms.items(), dtypes().values()):
@@ -230,16 +229,16 @@ def lattice() -> Iterator[Check]:
         energy = mx.random.normal((1, 20_000)).astype(kind)
         weight = mx.random.uniform(shape=(1, 20_000))
         g = mx.random.normal((1, 28, 28)).astype(kind)
-        surface = partial(_surface, form, (28, 28, "nearest"), "clamp")
+        surface = partial(_surface, form, ((28, 28), "nearest"))
         both = with_gradients(surface, [position, energy, weight], g)
         yield from check(f"{op} of {kind} and float32", both, 2e-2)
 
 
 def _surface(
-    form: Callable[..., Any], options: tuple[Any, ...], boundary: str, *arguments: Any
+    form: Callable[..., Any], options: tuple[Any, ...], *arguments: Any
 ) -> Any:
     *arrays, backend = arguments
-    return form(*arrays, *options, boundary=boundary, backend=backend)
+    return form(*arrays, *options, backend=backend)
 
 
 def transforms() -> Iterator[Check]:
@@ -252,7 +251,7 @@ def transforms() -> Iterator[Check]:
 
     mask = (mx.random.uniform(shape=(4, 6)) > 0.4).astype(mx.float32)
     others = (mx.random.normal((4, 6)), mx.random.uniform(shape=(4, 6)))
-    surface = (*others, 5, 4, "bilinear")
+    surface = (*others, (5, 4), "bilinear")
     functions = {
         "masked_mean": lambda x, b: pool(x, mask, backend=b),
         "causal_im2col": lambda x, b: im2col(x, 3, 2, backend=b),

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.tcn import (
     BlockWeights,
     TCNBlock,
@@ -13,6 +12,7 @@ from energyflow_mlx.nn.tcn import (
     receptive_field,
     tcn_branch,
 )
+from energyflow_mlx.ops import gelu
 
 
 def block_of(dim=6, hidden=8, kernel_size=3, dilation=2, **options):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.nn.activations import fast_exp
+from energyflow_mlx.ops import fast_exp
 
 # A uniform number must stay below 1 after its product with a float32 sum is rounded.
 _UNIFORM_BITS = 20
