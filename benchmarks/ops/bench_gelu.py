@@ -49,7 +49,7 @@ def case(
         way(partial(f, form=form), mode) for f in (gelu, gelu_reference)
     )
     functions = {
-        resolve("auto", "gelu"): candidate,
+        resolve("auto", "gelu"): mx.compile(candidate),
         "plain MLX compiled": mx.compile(plain),
         "plain MLX": plain,
     }

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast, get_args
 
 import mlx.core as mx
 
 from energyflow_mlx.ops import gelu
 from energyflow_mlx.ops.gelu import Form
-
-_FORMS: dict[str, Form] = {"exact": "exact", "tanh": "tanh"}
 
 
 def activation(name: str) -> Callable[[mx.array], mx.array]:
@@ -17,8 +16,8 @@ def activation(name: str) -> Callable[[mx.array], mx.array]:
     Raises:
         ValueError: ``name`` is neither.
     """
-    if name not in _FORMS:
+    if name not in get_args(Form):
         raise ValueError(
-            f"[activation] name must be one of {sorted(_FORMS)}, got {name!r}."
+            f"[activation] name must be one of {list(get_args(Form))}, got {name!r}."
         )
-    return partial(gelu, form=_FORMS[name])
+    return partial(gelu, form=cast(Form, name))

@@ -5,8 +5,7 @@
 
 Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2. Outside ``mx.compile``
 MLX takes a pass over memory for every operation of a formula, about five forward and
-fourteen backward: a kernel takes one each. The form for the CPU rests on ``fast_math``
-and is compiled whether or not the caller is.
+fourteen backward: a kernel takes one each. The form for the CPU rests on ``fast_math``.
 """
 
 from __future__ import annotations
@@ -80,9 +79,10 @@ def gelu_reference(x: mx.array, form: Form = "exact") -> mx.array:
 
 
 def gelu_cpu(x: mx.array, form: Form = "exact") -> mx.array:
-    """Form of ``gelu`` for the CPU: one fused loop forward, one backward.
+    """Form of ``gelu`` for the CPU: compiled, one fused loop forward, one backward.
 
-    Its gradient has no gradient: the exponential in it is made of bits.
+    Its gradient has no gradient of its own: its exponential is made of bits, and MLX
+    raises ``ValueError``.
     """
     return _ON_CPU[form](x)
 
