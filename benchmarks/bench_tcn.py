@@ -18,8 +18,8 @@ import timing  # isort: skip  before mlx
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.tcn import BlockWeights, TCNBlock, tcn_branch
+from energyflow_mlx.ops import gelu
 
 Activation = Callable[[mx.array], mx.array]
 

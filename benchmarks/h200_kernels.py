@@ -4,11 +4,10 @@
         [--only SECTION ...]
 
 Run from the checkout on a machine with an NVIDIA GPU and MLX's CUDA build. Claims it
-would refute, for the masked mean, the causal columns and the lattice scatter: values
-and gradients of every kernel equal the plain form computed on the CPU (float32 within
-1e-5, float16 2e-3, bfloat16 1.6e-2, relative to the largest value), equal input gives
-equal bits, ``mx.compile`` and ``mx.checkpoint`` change nothing, ``mx.vmap`` refuses a
-kernel, and the speeds that the scripts in ``benchmarks/ops`` state.
+would refute: values and gradients of every kernel are those of the reference, equal
+input gives equal bits, ``mx.compile`` and ``mx.checkpoint`` change nothing, ``mx.vmap``
+refuses a kernel (all in ``h200_checks.py``), and the speeds that the scripts in
+``benchmarks/ops`` state.
 
 Every section is a process of its own with a time limit, so that one failure does not
 hide the others. FOLDER gets ``h200_kernels.json`` and ``h200_kernels.log``; the table
@@ -18,23 +17,22 @@ is printed. Exit status 1 says that a section failed or a value was out of toler
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-CORRECTNESS = ("masked_mean", "causal_im2col", "lattice", "transforms")
+# Sections of h200_checks.py.
+CORRECTNESS = (
+    *("masked_mean", "causal_im2col", "gelu", "gru_blend", "lattice", "transforms"),
+)
 COLUMNS = "bench_causal_im2col"
-LATTICE = "bench_lattice_scatter"
 # Section: script in benchmarks/ops and its arguments; each takes under a minute.
 TIMING = {
     "mean_float32": ("bench_masked_mean", "--dtype", "float32"),
@@ -42,8 +40,10 @@ TIMING = {
     "columns": (COLUMNS, "--only", "columns"),
     "convolution_float32": (COLUMNS, "--only", "convolution", "--dtype", "float32"),
     "convolution_bfloat16": (COLUMNS, "--only", "convolution", "--dtype", "bfloat16"),
-    "scatter": (LATTICE, "--only", "lattice_scatter"),
-    "readout": (LATTICE, "--only", "lattice_readout"),
+    "gelu": ("bench_gelu", "--dtype", "float32"),
+    "gru_blend": ("bench_gru_blend", "--dtype", "float32"),
+    "scatter": ("bench_lattice_scatter",),
+    "readout": ("bench_lattice_readout",),
     "tuning": ("tune_kernels",),
 }
 SECONDS = 60  # limit of one timed section
@@ -51,268 +51,6 @@ SECONDS_CHECK = 170  # limit of all checks, most of it spent in compilers
 
 # Choosing launch shapes is no claim: `tuning` runs when it is asked for.
 PARTS = [*CORRECTNESS, *(name for name in TIMING if name != "tuning")]
-
-Check = dict[str, Any]
-Call = Callable[[str], list[Any]]  # a function of the backend
-
-
-def compare(name: str, actual: Any, expected: Any, tolerance: float) -> Check:
-    """Take the largest error of two results, relative to the largest expected value."""
-    import mlx.core as mx
-    import numpy as np
-
-    worst = 0.0
-    for a, b in zip(actual, expected, strict=True):
-        same_form = a.shape == b.shape and a.dtype == b.dtype
-        a, b = (np.array(v.astype(mx.float32)) for v in (a, b))
-        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
-        worst = max(worst, float(error) if same_form and np.isfinite(error) else 9e99)
-    return {
-        "case": name,
-        "error": worst,
-        "tolerance": tolerance,
-        "ok": worst <= tolerance,
-    }
-
-
-def same_bits(name: str, call: Callable[[], Any]) -> Check:
-    """Say whether two runs of a call agree down to the bits."""
-    import mlx.core as mx
-    import numpy as np
-
-    runs = [
-        [np.array(v.astype(mx.float32)).tobytes() for v in call()] for _ in range(2)
-    ]
-    return {"case": f"{name} same bits twice", "error": 0.0, "ok": runs[0] == runs[1]}
-
-
-def on_cpu(call: Callable[[], Any]) -> Any:
-    """Run a call with everything in it on the CPU."""
-    import mlx.core as mx
-
-    with mx.stream(mx.cpu):
-        result = call()
-        mx.eval(result)
-    return result
-
-
-def dtypes() -> dict[str, Any]:
-    """Give the dtypes of the kernels by name."""
-    import mlx.core as mx
-
-    return {name: getattr(mx, name) for name in TOLERANCE}
-
-
-def with_gradients(form: Callable[..., Any], arrays: list[Any], g: Any) -> Call:
-    """Make a function of the backend: the value and all gradients at a point."""
-    import mlx.core as mx
-
-    mx.eval(arrays, g)
-
-    def both(backend: str) -> list[Any]:
-        (y,), gradients = mx.vjp(lambda *a: form(*a, backend), arrays, [g])
-        return [y, *gradients]
-
-    return both
-
-
-def check(name: str, both: Call, tolerance: float) -> Iterator[Check]:
-    """Compare the kernels with the plain form on the CPU, and with themselves."""
-    expected = on_cpu(lambda: both("reference"))
-    yield compare(name, both("cuda"), expected, tolerance)
-    yield same_bits(name, lambda: both("cuda"))
-
-
-def masked_mean() -> Iterator[Check]:
-    """Check the kernels of the masked mean."""
-    import mlx.core as mx
-
-    from energyflow_mlx.ops import masked_mean as pool
-
-    shapes = [
-        (2, 9, 33),
-        (1, 1, 1),
-        (3, 5, 31),
-        (1, 3, 300),
-        (64, 128, 768),
-        (7, 70, 8),
-    ]
-    for (name, dtype), (batch, length, width) in itertools.product(
-        dtypes().items(), shapes
-    ):
-        x = mx.random.normal((batch + 1, length, width)).astype(dtype)[1:]
-        g = mx.random.normal((batch, width)).astype(dtype)
-        mask = (mx.random.uniform(shape=(batch, length)) > 0.4).astype(mx.float32)
-        if batch > 1:
-            mask = mx.where(mx.arange(batch)[:, None] == 0, 0.0, mask)
-        both = with_gradients(partial(_pool, pool, mask), [x], g)
-        yield from check(f"{name} {batch}x{length}x{width}", both, TOLERANCE[name])
-
-
-def _pool(pool: Callable[..., Any], mask: Any, x: Any, backend: str) -> Any:
-    return pool(x, mask, backend=backend)
-
-
-def causal_im2col() -> Iterator[Check]:
-    """Check columns, their adjoint and the convolution."""
-    import mlx.core as mx
-
-    from energyflow_mlx.ops import causal_conv1d
-    from energyflow_mlx.ops import causal_im2col as im2col
-
-    cases = [
-        (2, 9, 33, 3, 2),
-        (1, 1, 3, 3, 1),
-        (2, 2, 8, 3, 1),
-        (1, 5, 4, 5, 8),
-        (64, 128, 384, 3, 4),
-    ]
-    for (name, dtype), (batch, length, channels, taps, dilation) in itertools.product(
-        dtypes().items(), cases
-    ):
-        x = mx.random.normal((batch + 1, length, channels)).astype(dtype)[1:]
-        g = mx.random.normal((batch, length, taps * channels)).astype(dtype)
-        both = with_gradients(partial(_columns, im2col, taps, dilation), [x], g)
-        case = f"{name} {batch}x{length}x{channels} K{taps} dilation {dilation}"
-        yield from check(case, both, TOLERANCE[name])
-
-    x, g = mx.random.normal((4, 40, 64)), mx.random.normal((4, 40, 48))
-    weight, bias = mx.random.normal((48, 3, 64)) * 0.1, mx.random.normal((48,))
-    both = with_gradients(partial(_convolve, causal_conv1d, 4), [x, weight, bias], g)
-    # The products may run in TF32.
-    yield from check("convolution float32", both, 3e-3)
-
-
-def _columns(
-    im2col: Callable[..., Any], taps: int, dilation: int, x: Any, backend: str
-) -> Any:
-    return im2col(x, taps, dilation, backend=backend)
-
-
-def _convolve(form: Callable[..., Any], dilation: int, *arguments: Any) -> Any:
-    *arrays, backend = arguments
-    return form(*arrays, dilation, backend=backend)
-
-
-def lattice() -> Iterator[Check]:
-    """Check scatter and readout."""
-    import mlx.core as mx
-
-    from energyflow_mlx.ops import lattice_readout, lattice_scatter
-
-    cases = [
-        (2, 300, 6, 7, "clamp"),
-        (1, 1, 1, 1, "clamp"),
-        (2, 40, 1, 9, "fold"),
-        (3, 2000, 33, 31, "fold"),
-        (1, 20_000, 28, 28, "clamp"),
-    ]
-    forms = {"scatter": lattice_scatter, "readout": lattice_readout}
-    for (op, form), mode, (name, dtype), case in itertools.product(
-        forms.items(), ("nearest", "bilinear"), dtypes().items(), cases
-    ):
-        if name != "float32" and case is not cases[0]:
-            continue
-        batch, flows, height, width, boundary = case
-        position = mx.random.uniform(-1.2, 1.2, (batch + 1, flows, 3))[1:]
-        energy = mx.random.normal((batch, flows)).astype(dtype)
-        weight = mx.random.uniform(shape=(batch, flows)).astype(dtype)
-        g = mx.random.normal((batch, height, width)).astype(dtype)
-        surface = partial(_surface, form, (height, width, mode), boundary)
-        both = with_gradients(surface, [position, energy, weight], g)
-        # Sums of tens of flows a cell, taken in another order than on the CPU.
-        slack = max(1.0, flows / (height * width) / 10)
-        title = f"{op} {mode} {boundary} {name} B{batch} F{flows} {height}x{width}"
-        yield from check(title, both, TOLERANCE[name] * slack)
-    # MLX finds compiled kernels by name: those of other dtypes must not be taken.
-    for (op, form), kind in itertools.product(forms.items(), dtypes().values()):
-        position = mx.random.uniform(-1, 1, (1, 20_000, 3)).astype(kind)
-        energy = mx.random.normal((1, 20_000)).astype(kind)
-        weight = mx.random.uniform(shape=(1, 20_000))
-        g = mx.random.normal((1, 28, 28)).astype(kind)
-        surface = partial(_surface, form, (28, 28, "nearest"), "clamp")
-        both = with_gradients(surface, [position, energy, weight], g)
-        yield from check(f"{op} of {kind} and float32", both, 2e-2)
-
-
-def _surface(
-    form: Callable[..., Any], options: tuple[Any, ...], boundary: str, *arguments: Any
-) -> Any:
-    *arrays, backend = arguments
-    return form(*arrays, *options, boundary=boundary, backend=backend)
-
-
-def transforms() -> Iterator[Check]:
-    """Check kernels inside compile, checkpoint and vmap."""
-    import mlx.core as mx
-
-    from energyflow_mlx.ops import causal_im2col as im2col
-    from energyflow_mlx.ops import lattice_readout, lattice_scatter
-    from energyflow_mlx.ops import masked_mean as pool
-
-    mask = (mx.random.uniform(shape=(4, 6)) > 0.4).astype(mx.float32)
-    others = (mx.random.normal((4, 6)), mx.random.uniform(shape=(4, 6)))
-    surface = (*others, 5, 4, "bilinear")
-    functions = {
-        "masked_mean": lambda x, b: pool(x, mask, backend=b),
-        "causal_im2col": lambda x, b: im2col(x, 3, 2, backend=b),
-        "lattice_scatter": lambda x, b: lattice_scatter(x, *surface, backend=b),
-        "lattice_readout": lambda x, b: lattice_readout(x, *surface, backend=b),
-    }
-    for op, f in functions.items():
-        yield from _transformed(op, f)
-
-
-def _transformed(op: str, f: Callable[..., Any]) -> Iterator[Check]:
-    import mlx.core as mx
-
-    def loss(x: Any, backend: str = "cuda") -> Any:
-        return (f(x, backend) ** 2).sum()
-
-    def checkpointed(x: Any) -> Any:
-        return (mx.checkpoint(lambda x: f(x, "cuda"))(x) ** 2).sum()
-
-    many = mx.random.uniform(-1, 1, (3, 4, 6, 3))
-    expected = mx.grad(lambda x: loss(x, "reference"))(many[0])
-    first = {
-        "compile(grad)": mx.compile(mx.grad(loss)),
-        "grad(checkpoint)": mx.grad(checkpointed),
-    }
-    for form, function in first.items():
-        yield compare(f"{op} {form}", [function(many[0])], [expected], 2e-5)
-    mapped = {
-        "vmap(grad)": mx.vmap(mx.grad(loss)),
-        "grad(vmap)": mx.grad(lambda x: mx.vmap(loss)(x).sum()),
-    }
-    for form, function in mapped.items():
-        yield refused(f"{op} {form} is refused", function, many)
-
-
-def refused(name: str, function: Callable[..., Any], x: Any) -> Check:
-    """Say whether mapping over a kernel raises, as MLX cannot do it."""
-    import mlx.core as mx
-
-    try:
-        mx.eval(function(x))
-    except ValueError as error:
-        return {"case": name, "error": 0.0, "ok": "vmap" in str(error)}
-    return {"case": name, "error": 9e99, "ok": False}
-
-
-def run_section(name: str, output: Path) -> None:
-    """Run a section of checks in this process and write what it found."""
-    import energyflow_mlx  # noqa: F401  # isort: skip  before mlx
-
-    import mlx.core as mx
-
-    if not mx.cuda.is_available():
-        raise SystemExit("this MLX has no CUDA back end")
-    mx.random.seed(0)
-    checks = []
-    for result in globals()[name]():
-        checks.append(result)
-        # After every check, so that a section stopped for time still counts.
-        output.write_text(json.dumps({"checks": checks}), encoding="utf-8")
 
 
 def command(name: str, output: Path, options: tuple[str, ...]) -> list[str]:
@@ -322,7 +60,8 @@ def command(name: str, output: Path, options: tuple[str, ...]) -> list[str]:
         path = CHECKOUT / "benchmarks" / "ops" / f"{script}.py"
         line = [sys.executable, str(path), "--output", str(output)]
         return [*line, *choice, *options]
-    return [sys.executable, __file__, str(output), "--section", name]
+    path = CHECKOUT / "benchmarks" / "h200_checks.py"
+    return [sys.executable, str(path), name, str(output)]
 
 
 def start(name: str, folder: Path, *options: str) -> tuple[str, Path, Any, Any]:
@@ -408,11 +147,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--only", nargs="+", choices=[*CORRECTNESS, *TIMING])
     parser.add_argument("--seconds", type=float, default=600, help="limit in all")
-    parser.add_argument("--section", choices=CORRECTNESS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.section:
-        run_section(args.section, args.folder)
-        return
     args.folder.mkdir(parents=True, exist_ok=True)
     good, found, logs = True, [], ""
     for section in run_all(args.only or PARTS, args.quick, args.seconds):

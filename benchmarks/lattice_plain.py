@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.lattice.geometry import cell_parity, launch_positions
-from energyflow_mlx.ops.lattice_scatter import EPSILON, lattice_readout_reference
+from energyflow_mlx.ops.lattice_readout import EPSILON, lattice_readout_reference
 
 OVERRIDES = ("spawn.slots=0", "ends.dropout=0.0", "adjoint.way=graph")
 
@@ -73,9 +73,8 @@ def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:
         alive = mx.logical_and(alive, mx.logical_not(reached[..., 0]))
         memory = mx.concatenate([position, memory[..., :12]], axis=-1)
     score = mx.abs(energy) * (1 + 0.1 * age)
-    surface = lattice_readout_reference(
-        position, energy, score, config.cube.height, config.cube.width, "bilinear"
-    )
+    size = (config.cube.height, config.cube.width)
+    surface = lattice_readout_reference(position, energy, score, size, "bilinear")
     x = (surface * lattice.collector.cell_weight).reshape(batch, -1)
     stack, direct = lattice.collector.stack, x @ lattice.collector.direct.T
     for layer, norm in zip(stack.layers, stack.norms, strict=False):

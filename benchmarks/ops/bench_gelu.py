@@ -11,7 +11,8 @@ one.
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
 
@@ -19,13 +20,13 @@ import mlx.core as mx
 import timing
 
 from energyflow_mlx.ops import gelu, resolve
-from energyflow_mlx.ops.gelu import gelu_reference
+from energyflow_mlx.ops.gelu import Form, gelu_reference
 
 Way = Callable[..., Any]  # of (x, g)
 PASSES = {"forward": 2, "forward+backward": 5}
 
 
-def form(function: Callable[[mx.array], mx.array], mode: str) -> Way:
+def way(function: Callable[[mx.array], mx.array], mode: str) -> Way:
     """``(x, g) -> outputs`` of a mode."""
     if mode == "forward":
         return lambda x, g: [function(x)]
@@ -38,16 +39,19 @@ def form(function: Callable[[mx.array], mx.array], mode: str) -> Way:
 
 
 def case(
-    shape: tuple[int, int], dtype: str, mode: str, copy: float, rounds: int
+    shape: tuple[int, int], dtype: str, form: Form, mode: str, copy: float, rounds: int
 ) -> timing.Result:
-    """Check, then time, one shape."""
-    result = timing.Result("gelu", mode, "N{} H{}".format(*shape), dtype)
+    """Check, then time, one shape and form."""
+    result = timing.Result("gelu", mode, "N{} H{} {}".format(*shape, form), dtype)
     x, g = (mx.random.normal(shape).astype(timing.DTYPES[dtype]) for _ in range(2))
     mx.eval(x, g)
+    candidate, plain = (
+        way(partial(f, form=form), mode) for f in (gelu, gelu_reference)
+    )
     functions = {
-        resolve("auto", "gelu"): form(gelu, mode),
-        "plain MLX compiled": mx.compile(form(gelu_reference, mode)),
-        "plain MLX": form(gelu_reference, mode),
+        resolve("auto", "gelu"): mx.compile(candidate),
+        "plain MLX compiled": mx.compile(plain),
+        "plain MLX": plain,
     }
     expected = functions["plain MLX"](x, g)
     for name, function in functions.items():
@@ -69,8 +73,8 @@ def main() -> None:
     copy = timing.copy_bandwidth(2**31 if large else 2**26) if rounds else 0.0
     report = timing.Report("gelu", args.output, copy_gb_s=round(copy))
     shape = (102400, 512) if large else (2000, 64)
-    for dtype, mode in itertools.product(dtypes, PASSES):
-        report.add(case(shape, dtype, mode, copy, rounds))
+    for choice in itertools.product(dtypes, get_args(Form), PASSES):
+        report.add(case(shape, *choice, copy, rounds))
     report.close()
 
 

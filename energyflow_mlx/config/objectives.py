@@ -123,29 +123,6 @@ class DistillationConfig(VectorDistanceConfig):
     """The student's vector against the teacher's (mode A)."""
 
 
-@objective_settings("reconstruction")
-@dataclass
-class ReconstructionConfig(ObjectiveConfig):
-    """The sentence from the teacher's vector (mode B).
-
-    Attributes:
-        label_smoothing: Share of each target spread over the vocabulary, [0, 1).
-        student_ce: Weight of the cross entropy decoded from the student's own vector.
-        latent_noise: Length of a random vector added to the unit target vector before
-            decoding, in training only.
-    """
-
-    label_smoothing: float = 0.0
-    student_ce: float = 0.0
-    latent_noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.require_not_negative("student_ce", "latent_noise")
-        require_share(self.label_smoothing, f"{self.key}.label_smoothing")
-
-
 @objective_settings("flow")
 @dataclass
 class FlowConfig(VectorDistanceConfig):
@@ -181,4 +158,27 @@ class FlowTextConfig(FlowConfig):
         """Check ranges."""
         super().__post_init__()
         self.require_not_negative("text")
+        require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+
+
+@objective_settings("reconstruction")
+@dataclass
+class ReconstructionConfig(ObjectiveConfig):
+    """The sentence from the teacher's vector (mode B).
+
+    Attributes:
+        label_smoothing: Share of each target spread over the vocabulary, [0, 1).
+        student_ce: Weight of the cross entropy decoded from the student's own vector.
+        latent_noise: Length of a random vector added to the unit target vector before
+            decoding, in training only.
+    """
+
+    label_smoothing: float = 0.0
+    student_ce: float = 0.0
+    latent_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("student_ce", "latent_noise")
         require_share(self.label_smoothing, f"{self.key}.label_smoothing")

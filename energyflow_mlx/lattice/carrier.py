@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import CarrierConfig
-from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.gru import GRUCell
+from energyflow_mlx.ops import gelu
 
 MEMORY_SLOTS = 5
 _MOVE_HIDDEN = 64

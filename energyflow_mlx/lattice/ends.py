@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.dropout import active_key, check_rate, dropout, key_stream
+from energyflow_mlx.ops import gelu
 
 _TABLE_STD = 0.02
 _CELL_STD = 0.5  # of a fresh surface: tanh is still nearly linear there

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.nn.activations import gelu
+from energyflow_mlx.ops import gelu
 
 _COORDINATE_FEATURES = 12
 

@@ -4,11 +4,10 @@ import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.state import FlowState
-from energyflow_mlx.ops import lattice_readout, lattice_scatter
-from energyflow_mlx.ops.lattice_scatter import Mode
+from energyflow_mlx.ops import CellMode, lattice_readout, lattice_scatter
 
 _AGE_WEIGHT = 0.1
-_EVERY_CELL: Mode = "nearest"
+_EVERY_CELL: CellMode = "nearest"
 
 
 def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
@@ -51,8 +50,7 @@ def read_surface(config: LatticeConfig, state: FlowState) -> mx.array:
         state.position,
         state.energy,
         score_flows(config, state),
-        config.cube.height,
-        config.cube.width,
+        (config.cube.height, config.cube.width),
         config.readout.scatter,  # type: ignore[arg-type]
     )
 
@@ -73,7 +71,7 @@ def count_arrivals(config: LatticeConfig, state: FlowState, face: float) -> mx.a
     on_face = mx.logical_and(state.exists, z == face).astype(mx.float32)
     ones = mx.ones_like(on_face)
     size = (config.cube.height, config.cube.width)
-    return lattice_scatter(state.position, ones, on_face, *size, _EVERY_CELL)
+    return lattice_scatter(state.position, ones, on_face, size, _EVERY_CELL)
 
 
 def describe_flows(

@@ -7,7 +7,7 @@ exponentials of the forward pass, one per logit in all.
 
 import mlx.core as mx
 
-from energyflow_mlx.nn.activations import fast_exp
+from energyflow_mlx.ops import fast_exp
 
 
 @mx.compile

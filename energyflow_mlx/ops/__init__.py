@@ -1,19 +1,24 @@
 """The package's own operations; models use these and nothing else for them."""
 
 from energyflow_mlx.ops._backend import Backend, available, resolve
+from energyflow_mlx.ops._lattice_cells import CellMode
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
 from energyflow_mlx.ops.even_columns import even_columns
+from energyflow_mlx.ops.fast_math import fast_exp
 from energyflow_mlx.ops.gelu import gelu
 from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
-from energyflow_mlx.ops.lattice_scatter import lattice_readout, lattice_scatter
+from energyflow_mlx.ops.lattice_readout import lattice_readout
+from energyflow_mlx.ops.lattice_scatter import lattice_scatter
 from energyflow_mlx.ops.masked_mean import masked_mean
 
 __all__ = [
     "Backend",
+    "CellMode",
     "available",
     "causal_conv1d",
     "causal_im2col",
     "even_columns",
+    "fast_exp",
     "gate_products",
     "gelu",
     "gru_blend",

@@ -1,9 +1,10 @@
 """Backend choice, kernel sources and the one launch function.
 
-Every custom operation has a plain-MLX reference and, for each GPU backend, kernel
-source files under ``kernels/<folder>/``. This module decides which of the three runs,
-reads the sources, builds the kernels on first use and launches them. Building is lazy
-because ``mx.fast.cuda_kernel`` raises at construction on a build without CUDA.
+Every custom operation has a reference in plain MLX, where it pays a form tuned for the
+CPU, and for each GPU backend kernel source files under ``kernels/<op>/``. This module
+decides which of them runs, reads the sources, builds the kernels on first use and
+launches them. Building is lazy because ``mx.fast.cuda_kernel`` raises at construction
+on a build without CUDA.
 
 Kernels work inside ``mx.grad``, ``mx.compile`` and ``mx.checkpoint``. Inside
 ``mx.vmap``, in both orders with ``mx.grad``, MLX raises ``ValueError``. A rule given to
@@ -20,12 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 
-Backend = Literal["auto", "reference", "metal", "cuda"]
-"""``auto`` picks by device and measured rule; the others force one implementation."""
+Backend = Literal["auto", "reference", "cpu", "metal", "cuda"]
+"""``auto`` picks by device and measured rule; the others force one implementation.
+
+``cpu`` is the form tuned for the CPU, of the operations that have one."""
 
 FLOAT_DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 
@@ -33,16 +36,19 @@ FLOAT_DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 metal_kernel_factory = mx.fast.metal_kernel
 cuda_kernel_factory = mx.fast.cuda_kernel
 
-# What `auto` runs on each GPU, by operation: the faster one in benchmarks/ops.
+# What `auto` runs on each device, by operation: the fastest one in benchmarks/ops. An
+# operation without a tuned form for the CPU runs its reference there.
 _AUTO: dict[str, dict[str, str]] = {
-    "masked_mean": {"metal": "metal", "cuda": "cuda"},
-    "causal_im2col": {"metal": "metal", "cuda": "cuda"},
-    "lattice_scatter": {"metal": "metal", "cuda": "cuda"},
-    "gelu": {"metal": "metal", "cuda": "cuda"},
-    "gru_blend": {"metal": "metal", "cuda": "cuda"},
+    "masked_mean": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "causal_im2col": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "lattice_scatter": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
 }
 
-_SUFFIX = {"metal": (".metal", "header.metal"), "cuda": (".cu", "header.cuh")}
+# Suffixes of a kernel's body and of headers.
+_SUFFIXES = {"metal": (".metal", ".metal"), "cuda": (".cu", ".cuh")}
 
 
 @dataclass(frozen=True)
@@ -50,18 +56,33 @@ class KernelSpec:
     """One kernel of an operation, the same for Metal and CUDA.
 
     Attributes:
-        name: Begin of the kernel's name; letters, digits and ``_`` only.
+        op: The operation; its sources are in ``kernels/<op>/``.
+        part: File stem of the body, ``forward`` or ``backward``.
         inputs: Buffer names of the inputs, in the order they are passed.
         outputs: Buffer names of the outputs, in the order they come back.
-        folder: Folder under ``kernels/`` that holds the sources.
-        part: File stem of the source; ``.metal`` or ``.cu`` is added.
+        shared: Stem of a header in ``kernels/`` that operations share, put before
+            the operation's own.
     """
 
-    name: str
+    op: str
+    part: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    folder: str
-    part: str
+    shared: str | None = None
+
+
+class Threads(NamedTuple):
+    """How many threads a kernel runs with, on one axis, and what it is compiled for.
+
+    Attributes:
+        total: Threads in all.
+        group: Threads a group (Metal) or block (CUDA).
+        template: Compile-time dtypes, integers and booleans by name.
+    """
+
+    total: int
+    group: int
+    template: Sequence[tuple[str, Any]]
 
 
 @cache
@@ -76,11 +97,14 @@ def kernel_folder() -> Path:
 
 def source(spec: KernelSpec, backend: str) -> tuple[str, str]:
     """Body and header text of a kernel; the header is empty when there is none."""
-    suffix, header_name = _SUFFIX[backend]
-    folder = kernel_folder() / spec.folder
-    header = folder / header_name
-    body = (folder / f"{spec.part}{suffix}").read_text(encoding="utf-8")
-    return body, header.read_text(encoding="utf-8") if header.is_file() else ""
+    body_suffix, header_suffix = _SUFFIXES[backend]
+    folder = kernel_folder()
+    headers = [folder / spec.op / f"header{header_suffix}"]
+    if spec.shared is not None:
+        headers.insert(0, folder / f"{spec.shared}{header_suffix}")
+    body = (folder / spec.op / f"{spec.part}{body_suffix}").read_text(encoding="utf-8")
+    texts = [h.read_text(encoding="utf-8") for h in headers if h.is_file()]
+    return body, "\n".join(texts)
 
 
 def kernel_name(
@@ -94,7 +118,7 @@ def kernel_name(
     """
     digest = hashlib.sha256("\0".join(source(spec, backend)).encode()).hexdigest()[:8]
     kinds = "_".join(str(d).removeprefix("mlx.core.") for d in input_dtypes)
-    return f"{spec.name}_{kinds}_{digest}"
+    return f"{spec.op}_{spec.part}_{kinds}_{digest}"
 
 
 @cache
@@ -118,13 +142,8 @@ def clear_kernel_cache() -> None:
 def launch(
     spec: KernelSpec,
     inputs: Sequence[mx.array],
-    *,
-    output_shapes: Sequence[tuple[int, ...]],
-    output_dtypes: Sequence[mx.Dtype],
-    grid: tuple[int, int, int],
-    threadgroup: tuple[int, int, int],
-    template: Sequence[tuple[str, Any]] = (),
-    init_value: float | None = None,
+    outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+    threads: Threads,
     backend: str,
 ) -> list[mx.array]:
     """Run one kernel; every kernel launch of the package goes through here.
@@ -132,12 +151,8 @@ def launch(
     Args:
         spec: The kernel.
         inputs: One array per name in ``spec.inputs``.
-        output_shapes: One shape per name in ``spec.outputs``.
-        output_dtypes: One dtype per name in ``spec.outputs``.
-        grid: Number of threads per axis, on both backends.
-        threadgroup: Threads per group (Metal) or block (CUDA).
-        template: Compile-time dtypes, integers and booleans by name.
-        init_value: Value that all outputs hold before the kernel runs.
+        outputs: Shape and dtype for every name in ``spec.outputs``.
+        threads: How many threads, and what they are compiled for.
         backend: ``"metal"`` or ``"cuda"``.
 
     Returns:
@@ -145,12 +160,11 @@ def launch(
     """
     return _kernel(spec, backend, tuple(x.dtype for x in inputs))(
         inputs=list(inputs),
-        output_shapes=[tuple(shape) for shape in output_shapes],
-        output_dtypes=list(output_dtypes),
-        grid=grid,
-        threadgroup=threadgroup,
-        template=list(template),
-        init_value=init_value,
+        output_shapes=[tuple(shape) for shape, _ in outputs],
+        output_dtypes=[dtype for _, dtype in outputs],
+        grid=(threads.total, 1, 1),
+        threadgroup=(threads.group, 1, 1),
+        template=list(threads.template),
     )
 
 
@@ -164,20 +178,20 @@ def features_per_lane(dtype: mx.Dtype, backend: str) -> int:
 
 
 def available(backend: str) -> bool:
-    """Whether this machine can run the backend."""
+    """Whether this machine can run the backend; plain MLX runs anywhere."""
     if backend == "metal":
         return mx.metal.is_available()
     if backend == "cuda":
         return mx.cuda.is_available()
-    return backend == "reference"
+    return backend in ("reference", "cpu")
 
 
 @cache
-def _device_backend() -> str:
-    """GPU backend of the default device, looked at once; reference on a CPU."""
+def _device() -> str:
+    """Kind of the default device, looked at once: ``cpu``, ``metal`` or ``cuda``."""
     if mx.default_device().type != mx.DeviceType.gpu:
-        return "reference"
-    return next((b for b in ("metal", "cuda") if available(b)), "reference")
+        return "cpu"
+    return next((b for b in ("metal", "cuda") if available(b)), "cpu")
 
 
 def resolve(backend: str, op: str) -> str:
@@ -188,18 +202,20 @@ def resolve(backend: str, op: str) -> str:
         op: The operation, by the name of its room.
 
     Returns:
-        ``"reference"``, ``"metal"`` or ``"cuda"``.
+        ``"reference"``, ``"cpu"``, ``"metal"`` or ``"cuda"``.
 
     Raises:
-        ValueError: ``backend`` is not one of the four names.
+        ValueError: The operation has no form of the name ``backend``.
         RuntimeError: A backend asked for by name is not on this machine.
     """
+    forms = _AUTO[op]
     if backend == "auto":
-        device = _device_backend()
-        return _AUTO[op].get(device, "reference")
-    if backend not in get_args(Backend):
-        names = ", ".join(get_args(Backend))
-        raise ValueError(f"[{op}] backend must be one of {names}, got {backend!r}.")
+        return forms[_device()]
+    names = dict.fromkeys(("auto", "reference", *forms.values()))
+    if backend not in names:
+        raise ValueError(
+            f"[{op}] backend must be one of {', '.join(names)}, got {backend!r}."
+        )
     if not available(backend):
         raise RuntimeError(
             f"[{op}] backend {backend!r} must be available, got an MLX without it."

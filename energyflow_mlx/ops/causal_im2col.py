@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import mlx.core as mx
 
@@ -17,6 +16,7 @@ from energyflow_mlx.ops._backend import (
     FLOAT_DTYPES,
     Backend,
     KernelSpec,
+    Threads,
     features_per_lane,
     launch,
     resolve,
@@ -24,18 +24,10 @@ from energyflow_mlx.ops._backend import (
 from energyflow_mlx.ops._vmap import fold_mapped_axis
 
 FORWARD = KernelSpec(
-    name="causal_im2col_forward",
-    inputs=("samples",),
-    outputs=("columns",),
-    folder="causal_im2col",
-    part="forward",
+    "causal_im2col", "forward", inputs=("samples",), outputs=("columns",)
 )
 BACKWARD = KernelSpec(
-    name="causal_im2col_backward",
-    inputs=("gcolumns",),
-    outputs=("gsamples",),
-    folder="causal_im2col",
-    part="backward",
+    "causal_im2col", "backward", inputs=("gcolumns",), outputs=("gsamples",)
 )
 
 _WARPS = 4  # simdgroups or warps a group
@@ -155,15 +147,9 @@ def _im2col(
         if backend == "reference":
             return causal_im2col_reference(x, kernel_size, dilation)
         batch, length, channels = x.shape
-        (columns,) = launch(
-            FORWARD,
-            [x],
-            output_shapes=[(batch, length, kernel_size * channels)],
-            output_dtypes=[x.dtype],
-            **_geometry(x.shape, x.dtype, kernel_size, dilation, backend),
-            backend=backend,
-        )
-        return columns
+        outputs = [((batch, length, kernel_size * channels), x.dtype)]
+        threads = _threads(x.shape, x.dtype, kernel_size, dilation, backend)
+        return launch(FORWARD, [x], outputs, threads, backend)[0]
 
     @im2col.vjp
     def im2col_vjp(x: mx.array, cotangent: mx.array, columns: mx.array) -> mx.array:
@@ -183,16 +169,9 @@ def _col2im(
         if backend == "reference":
             return causal_col2im_reference(columns, kernel_size, dilation)
         batch, length, width = columns.shape
-        shape = (batch, length, width // kernel_size)
-        (x,) = launch(
-            BACKWARD,
-            [columns],
-            output_shapes=[shape],
-            output_dtypes=[columns.dtype],
-            **_geometry(shape, columns.dtype, kernel_size, dilation, backend),
-            backend=backend,
-        )
-        return x
+        shape, dtype = (batch, length, width // kernel_size), columns.dtype
+        threads = _threads(shape, dtype, kernel_size, dilation, backend)
+        return launch(BACKWARD, [columns], [(shape, dtype)], threads, backend)[0]
 
     @col2im.vjp
     def col2im_vjp(columns: mx.array, cotangent: mx.array, x: mx.array) -> mx.array:
@@ -201,29 +180,20 @@ def _col2im(
     return fold_mapped_axis(col2im)
 
 
-def _geometry(
-    shape: tuple[int, ...],
+def _threads(
+    samples: tuple[int, ...],
     dtype: mx.Dtype,
     kernel_size: int,
     dilation: int,
     backend: str,
-) -> dict[str, Any]:
-    """Launch shape of both kernels for samples of the given shape."""
-    batch, length, channels = shape
+) -> Threads:
+    """Threads of both kernels for samples of the given shape."""
+    batch, length, channels = samples
     lane = features_per_lane(dtype, backend)
     groups = batch * -(-length // _ROWS) * -(-channels // (32 * lane))
-    return {
-        "grid": (groups * _WARPS * 32, 1, 1),
-        "threadgroup": (_WARPS * 32, 1, 1),
-        "template": [
-            ("T", dtype),
-            ("V", lane),
-            ("SG", _WARPS),
-            ("ROWS", _ROWS),
-            ("K", kernel_size),
-            ("DILATION", dilation),
-        ],
-    }
+    template = [("T", dtype), ("V", lane), ("SG", _WARPS), ("ROWS", _ROWS)]
+    template += [("K", kernel_size), ("DILATION", dilation)]
+    return Threads(groups * _WARPS * 32, _WARPS * 32, template)
 
 
 def _check(x: mx.array, kernel_size: int, dilation: int) -> None:

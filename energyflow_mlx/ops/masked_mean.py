@@ -11,24 +11,20 @@ from energyflow_mlx.ops._backend import (
     FLOAT_DTYPES,
     Backend,
     KernelSpec,
+    Threads,
     features_per_lane,
     launch,
     resolve,
 )
 
 FORWARD = KernelSpec(
-    name="masked_mean_forward",
-    inputs=("features", "mask"),
-    outputs=("pooled", "scale"),
-    folder="masked_mean",
-    part="forward",
+    "masked_mean", "forward", inputs=("features", "mask"), outputs=("pooled", "scale")
 )
 BACKWARD = KernelSpec(
-    name="masked_mean_backward",
+    "masked_mean",
+    "backward",
     inputs=("gpooled", "mask", "scale"),
     outputs=("gfeatures",),
-    folder="masked_mean",
-    part="backward",
 )
 
 _WARPS = 4  # simdgroups or warps a group
@@ -80,16 +76,10 @@ def _pool(backend: str) -> Callable[..., tuple[mx.array, mx.array]]:
         batch, _, width = x.shape
         lane = features_per_lane(x.dtype, backend)
         groups = batch * -(-width // (32 * lane))
-        pooled, scale = launch(
-            FORWARD,
-            [x, mask],
-            output_shapes=[(batch, width), (batch,)],
-            output_dtypes=[x.dtype, mx.float32],
-            grid=(groups * _WARPS * 32, 1, 1),
-            threadgroup=(_WARPS * 32, 1, 1),
-            template=[("T", x.dtype), ("V", lane), ("SG", _WARPS)],
-            backend=backend,
-        )
+        template = [("T", x.dtype), ("V", lane), ("SG", _WARPS)]
+        threads = Threads(groups * _WARPS * 32, _WARPS * 32, template)
+        outputs = [((batch, width), x.dtype), ((batch,), mx.float32)]
+        pooled, scale = launch(FORWARD, [x, mask], outputs, threads, backend)
         return pooled, scale
 
     @pool.vjp
@@ -116,16 +106,10 @@ def _spread(backend: str) -> Callable[..., mx.array]:
         lane = features_per_lane(gpooled.dtype, backend)
         groups = batch * -(-length // _ROWS) * -(-width // (32 * lane))
         dtype = gpooled.dtype
-        (gx,) = launch(
-            BACKWARD,
-            [gpooled, mask, scale],
-            output_shapes=[(batch, length, width)],
-            output_dtypes=[dtype],
-            grid=(groups * _WARPS * 32, 1, 1),
-            threadgroup=(_WARPS * 32, 1, 1),
-            template=[("T", dtype), ("V", lane), ("SG", _WARPS), ("ROWS", _ROWS)],
-            backend=backend,
-        )
+        template = [("T", dtype), ("V", lane), ("SG", _WARPS), ("ROWS", _ROWS)]
+        threads = Threads(groups * _WARPS * 32, _WARPS * 32, template)
+        outputs = [((batch, length, width), dtype)]
+        (gx,) = launch(BACKWARD, [gpooled, mask, scale], outputs, threads, backend)
         return gx
 
     @spread.vjp

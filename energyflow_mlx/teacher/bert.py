@@ -19,8 +19,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.nn.activations import activation, fast_exp
-from energyflow_mlx.ops import masked_mean
+from energyflow_mlx.nn.activations import activation
+from energyflow_mlx.ops import fast_exp, masked_mean
 from energyflow_mlx.teacher.folder import Pooling, TeacherFolder, open_folder
 from energyflow_mlx.teacher.layouts import BertConfig, convert_weights
 from energyflow_mlx.teacher.teacher import Teacher

@@ -5,13 +5,14 @@ things follow from naming those few once per update:
 
 gathered tables   The update works on the rows ``table[tokens]``, ``[U, D]``, in place
                   of the table ``[V, D]``: gradient and moments of all other rows are
-                  never computed. Token ids stay ids; ``place`` maps them to gathered rows.
+                  never computed. Token ids stay ids; ``place`` maps them to rows.
 sampled softmax   With candidates the rows are the tokens that occur and drawn
                   negatives, the decoder's output matrix is gathered too, and its
                   softmax runs over the U candidates. Each logit is lowered by
                   ``log_p``, the log probability that the row is a candidate, which
-                  makes the sampled partition function unbiased (Jean et al., "On Using Very Large Target
-                  Vocabulary for Neural Machine Translation", 2015, section 3).
+                  makes the sampled partition function unbiased (Jean et al., "On Using
+                  Very Large Target Vocabulary for Neural Machine Translation", 2015,
+                  section 3).
 row update        AdamW on the gathered rows, written back into table and moments.
 """
 

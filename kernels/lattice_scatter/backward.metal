@@ -8,7 +8,7 @@
 //      weight [B, F]; any float types
 // out  gposition [B, F, P] TP    genergy [B, F] TE    gweight [B, F] TW
 // grid x: B * F threads (below 2^32), one a flow
-// template TP; TE; TW; HEIGHT; WIDTH; BILINEAR; FOLD
+// template TP; TE; TW; HEIGHT; WIDTH; BILINEAR
 
 constexpr int CORNERS = BILINEAR ? 4 : 1;
 const int F = energy_shape[1];
@@ -17,7 +17,7 @@ const uint flow = thread_position_in_grid.x;
 const size_t f = flow;
 const float x = static_cast<float>(position[f * P]);
 const float y = static_cast<float>(position[f * P + 1]);
-const Placement place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
+const Placement place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR);
 float gshare = 0.0f, gfx = 0.0f, gfy = 0.0f;
 float ge = 0.0f, gw = 0.0f;
 if (place.cell >= 0) {

@@ -10,7 +10,7 @@
 // Every simdgroup adds its flows, 32 at a time, to its own copy of the tile. Of the
 // flows of one round that share a cell the first lane adds all, in lane order, so no
 // two lanes write one address and equal input gives equal bits.
-// template T; HEIGHT; WIDTH; BILINEAR; FOLD; SG simdgroups; TILE cells; SLICES
+// template T; HEIGHT; WIDTH; BILINEAR; SG simdgroups; TILE cells; SLICES
 
 constexpr int CORNERS = BILINEAR ? 4 : 1;
 constexpr int CELLS = HEIGHT * WIDTH;
@@ -53,7 +53,7 @@ if (f < end) {
 for (int start = begin; start < end; start += SG * 32) {
   Placement place = {-1, 0.0f, 0.0f, 0.0f, 0.0f};
   if (f < end) {
-    place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
+    place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR);
     const int furthest = corner_cell(CORNERS - 1, place.cell, HEIGHT, WIDTH);
     if (place.cell >= last || furthest < first) {
       place.cell = -1;

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.tcn import (
     BlockWeights,
     normalized_input,
     receptive_field,
     tcn_branch,
 )
+from energyflow_mlx.ops import gelu
 from tests.text.small import make_block
 
 

@@ -11,7 +11,8 @@ from energyflow_mlx.ops import _backend, causal_im2col, masked_mean
 from energyflow_mlx.ops._backend import KernelSpec, kernel_folder, resolve, source
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-OPS = ("masked_mean", "causal_im2col", "lattice_scatter", "gru_blend", "gelu")
+OPS = tuple(_backend._AUTO)
+TUNED_FOR_CPU = {"gelu", "gru_blend"}
 KERNELS = sorted(kernel_folder().glob("*/*.metal"))
 PARTS = [path for path in KERNELS if path.stem != "header"]
 
@@ -19,15 +20,22 @@ PARTS = [path for path in KERNELS if path.stem != "header"]
 @pytest.fixture
 def fresh_choice():
     """Forget what was chosen before and after."""
-    _backend._device_backend.cache_clear()
+    _backend._device.cache_clear()
     yield
-    _backend._device_backend.cache_clear()
+    _backend._device.cache_clear()
 
 
-def test_auto_is_the_reference_on_a_cpu(fresh_choice):
+def test_auto_on_a_cpu_is_the_tuned_form_or_the_reference(fresh_choice):
     if mx.default_device().type != mx.DeviceType.cpu:
         pytest.skip("the default device here is a GPU")
-    assert {resolve("auto", op) for op in OPS} == {"reference"}
+    for op in OPS:
+        expected = "cpu" if op in TUNED_FOR_CPU else "reference"
+        assert resolve("auto", op) == expected
+
+
+def test_plain_forms_run_anywhere_by_name():
+    assert {resolve("reference", op) for op in OPS} == {"reference"}
+    assert {resolve("cpu", op) for op in TUNED_FOR_CPU} == {"cpu"}
 
 
 @pytest.mark.parametrize("backend", ["metal", "cuda"])
@@ -47,6 +55,13 @@ def test_unknown_backend_is_named():
         ValueError, match="one of auto, reference, metal, cuda, got 'gpu'"
     ):
         resolve("gpu", "masked_mean")
+
+
+def test_form_that_an_operation_does_not_have_is_named():
+    with pytest.raises(
+        ValueError, match="one of auto, reference, metal, cuda, got 'cpu'"
+    ):
+        resolve("cpu", "masked_mean")
 
 
 def test_auto_looks_at_the_device_once(monkeypatch, fresh_choice):
@@ -81,7 +96,7 @@ def test_kernels_are_built_on_first_use_and_kept(monkeypatch):
 
 def test_kernel_name_tells_dtypes_and_texts_apart(monkeypatch):
     """MLX finds compiled CUDA kernels by name: two programs must not share one."""
-    spec = KernelSpec("x", (), (), "masked_mean", "forward")
+    spec = KernelSpec("masked_mean", "forward", (), ())
     name = partial(_backend.kernel_name, spec)
     names = [name("cuda", [mx.float32]), name("cuda", [mx.float16])]
     names += [name("metal", [mx.float32]), name("cuda", [mx.float32, mx.float32])]
@@ -94,9 +109,27 @@ def test_kernel_name_tells_dtypes_and_texts_apart(monkeypatch):
 def test_sources_are_real_files_beside_or_inside_the_package():
     folder = kernel_folder()
     assert folder in (CHECKOUT / "kernels", CHECKOUT / "energyflow_mlx" / "kernels")
-    spec = KernelSpec("x", (), (), "masked_mean", "forward")
+    spec = KernelSpec("masked_mean", "forward", (), ())
     assert "simdgroup" in source(spec, "metal")[0]
     assert "__syncthreads" in source(spec, "cuda")[0]
+
+
+@pytest.mark.parametrize("backend", ["metal", "cuda"])
+def test_shared_header_comes_before_the_own_one(backend):
+    spec = KernelSpec("lattice_readout", "forward", (), (), shared="lattice_cells")
+    header = source(spec, backend)[1]
+    assert 0 < header.index("place_flow") < header.index("ordered_bits")
+    alone = KernelSpec("lattice_readout", "forward", (), ())
+    assert "place_flow" not in source(alone, backend)[1]
+
+
+def test_shared_headers_are_twins_too():
+    files = [path for path in kernel_folder().iterdir() if path.is_file()]
+    metal, cuda = (
+        {path.stem for path in files if path.suffix == suffix}
+        for suffix in (".metal", ".cuh")
+    )
+    assert metal == cuda == {"lattice_cells"}
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -109,14 +142,16 @@ def test_no_part_of_a_room_is_missing(op):
     text = module.read_text(encoding="utf-8")
     assert f"def {op}(" in text
     assert f"def {op}_reference(" in text
+    assert (f"def {op}_cpu(" in text) == (op in TUNED_FOR_CPU)
     assert (CHECKOUT / "tests" / "ops" / f"test_{op}.py").is_file()
     assert (CHECKOUT / "benchmarks" / "ops" / f"bench_{op}.py").is_file()
 
 
-def test_every_kernel_folder_is_a_known_operation():
-    assert sorted(p.name for p in kernel_folder().iterdir() if p.is_dir()) == sorted(
-        OPS
-    )
+def test_every_kernel_folder_and_benchmark_is_of_a_known_operation():
+    folders = {path.name for path in kernel_folder().iterdir() if path.is_dir()}
+    assert folders == set(OPS)
+    scripts = (CHECKOUT / "benchmarks" / "ops").glob("bench_*.py")
+    assert {path.stem.removeprefix("bench_") for path in scripts} == set(OPS)
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -150,5 +185,5 @@ def test_no_default_kernel_adds_floats_atomically(path):
 
 
 def test_cuda_text_avoids_names_that_only_metal_has():
-    for path in kernel_folder().glob("*/*.cu*"):
+    for path in kernel_folder().rglob("*.cu*"):
         assert not re.search(r"\buint\b|\bsimdgroup\b|metal::", path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""GRU blend: the plain form against its formula, the kernels against the plain form.
+"""GRU blend: reference against formula, CPU form and kernels against the reference.
 
 Gates lie side by side or apart; what lies as the backend does not want it is copied.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.ops import even_columns, gate_products, gru_blend, resolve
-from energyflow_mlx.ops.gru_blend import plain_gradients, product_of_rows
+from energyflow_mlx.ops.gru_blend import gru_blend_cpu, product_of_rows
 from tests.ops.comparison import (
     DTYPES,
     TOLERANCE,
@@ -56,8 +56,9 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-def test_reference_is_the_formula_in_float32(dtype):
+def test_plain_forms_are_the_formula_in_float32(dtype, backend):
     arrays = sample((5, 7), dtype)
     h, from_x, from_h, b, bhn = (
         np.array(a.astype(mx.float32), np.float64) for a in arrays
@@ -67,7 +68,7 @@ def test_reference_is_the_formula_in_float32(dtype):
     n = np.tanh(nx + b[14:] + r * (nh + bhn))
     expected = mx.array((n + z * (h - n)).astype(np.float32)).astype(dtype)
     tolerance = 1e-6 if dtype == mx.float32 else TOLERANCE[dtype]
-    assert_close(gru_blend(*arrays), expected, tolerance)
+    assert_close(gru_blend(*arrays, backend=backend), expected, tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
@@ -84,28 +85,39 @@ def test_kernels_match_reference_in_value_and_every_gradient(
         assert_close(ours, theirs)
 
 
-def test_reference_takes_both_layouts():
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 33), (70, 8)], ids=str)
+def test_cpu_form_matches_reference_in_value_and_every_gradient(shape, dtype):
+    arrays = sample(shape, dtype)
+    expected = value_and_gradients(arrays, "reference")
+    tolerance = 3e-6 if dtype == mx.float32 else TOLERANCE[dtype]
+    for ours, theirs in zip(value_and_gradients(arrays, "cpu"), expected, strict=True):
+        assert_close(ours, theirs, tolerance)
+
+
+@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="a CPU's choice")
+def test_auto_on_a_cpu_is_its_own_form():
+    arrays = sample((33, 33))
+    assert_same_bits(gru_blend(*arrays), gru_blend_cpu(*arrays))
+    assert not mx.array_equal(
+        gru_blend(*arrays), gru_blend(*arrays, backend="reference")
+    )
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_plain_forms_take_both_layouts(backend):
     arrays = sample((5, 7))
-    one = value_and_gradients(arrays, "reference", side_by_side)
-    two = value_and_gradients(arrays, "reference", apart)
+    one = value_and_gradients(arrays, backend, side_by_side)
+    two = value_and_gradients(arrays, backend, apart)
     for first, second in zip(one, two, strict=True):
         assert_same_bits(first, second)
-
-
-def test_plain_gradients_are_those_of_the_plain_form():
-    """What a kernel's own gradient is differentiated by."""
-    arrays = sample((5, 7))
-    weight = mx.random.normal((5, 7))
-    _, expected = mx.vjp(partial(gru_blend, backend="reference"), arrays, [weight])
-    for ours, theirs in zip(plain_gradients(weight, *arrays), expected, strict=True):
-        assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("dim", [1, 8, 65])
 def test_gate_products_are_the_products(dim):
     x, weights = mx.random.normal((4, dim)), mx.random.normal((9, dim))
     found = gate_products(x, weights)
-    assert isinstance(found, tuple) == (resolve("auto", "gru_blend") == "reference")
+    assert isinstance(found, tuple) == (resolve("auto", "gru_blend") == "cpu")
     if isinstance(found, tuple):
         found = mx.concatenate(found, axis=1)
     expected = np.array(x, np.float64) @ np.array(weights, np.float64).T
@@ -146,7 +158,7 @@ def test_kernels_take_strided_and_offset_views(gpu_backend):
 def test_float32_biases_stay_float32_beside_half_sums(gpu_backend):
     arrays = sample((3, 8), mx.bfloat16)
     arrays[-2:] = [a.astype(mx.float32) for a in arrays[-2:]]
-    for backend in ("reference", gpu_backend):
+    for backend in ("reference", "cpu", gpu_backend):
         found = value_and_gradients(arrays, backend)
         assert [a.dtype for a in found] == [mx.bfloat16] * 4 + [mx.float32] * 2
 

@@ -22,10 +22,8 @@ from energyflow_mlx.ops.causal_im2col import (
     causal_col2im_reference,
     causal_im2col_reference,
 )
-from energyflow_mlx.ops.lattice_scatter import (
-    lattice_readout_reference,
-    lattice_scatter_reference,
-)
+from energyflow_mlx.ops.lattice_readout import lattice_readout_reference
+from energyflow_mlx.ops.lattice_scatter import lattice_scatter_reference
 from energyflow_mlx.ops.masked_mean import masked_mean_reference
 from tests.metal_host.harness import recorded_kernels
 from tests.ops.comparison import assert_close, assert_same_bits
@@ -60,7 +58,7 @@ def col2im(template, g):
 
 def surface_of(template):
     mode = "bilinear" if template["BILINEAR"] else "nearest"
-    return template["HEIGHT"], template["WIDTH"], mode
+    return (template["HEIGHT"], template["WIDTH"]), mode
 
 
 def scatter(template, *arrays):
@@ -83,9 +81,9 @@ def readout_gradients(template, g, stats, *arrays):
 
 
 def surface_gradients(form, template, g, arrays):
-    height, width, mode = surface_of(template)
-    g = g.reshape(-1, height, width)
-    return mx.vjp(lambda *a: form(*a, height, width, mode), list(arrays), [g])[1]
+    size, mode = surface_of(template)
+    g = g.reshape(-1, *size)
+    return mx.vjp(lambda *a: form(*a, size, mode), list(arrays), [g])[1]
 
 
 STAND_INS = {
@@ -127,7 +125,7 @@ def launches(monkeypatch):
 
 MASK = mx.array([[1, 1, 0, 1], [0, 0, 0, 0.0]])
 OTHERS = (mx.array([[1.0, -2, 3, 0.5]] * 2), mx.array([[0.1, 0.9, 0.4, 0.2]] * 2))
-SURFACE = (*OTHERS, 3, 4, "bilinear")
+SURFACE = (*OTHERS, (3, 4), "bilinear")
 # Functions of x [2, 4, 3] and a backend, with the kernels that value and gradient take.
 FUNCTIONS = {
     "masked_mean": (lambda x, b: masked_mean(x, MASK, backend=b), "masked_mean"),

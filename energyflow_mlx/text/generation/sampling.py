@@ -8,7 +8,7 @@ batch it is in, and on every backend.
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.nn.activations import fast_exp
+from energyflow_mlx.ops import fast_exp
 from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 
 # A uniform number must stay below 1 after its product with a float32 sum is rounded.

@@ -10,7 +10,7 @@
 //      position [B, F, P]    energy [B, F]    score [B, F]; any float types
 // out  gposition [B, F, P] TP    genergy [B, F] TE    gscore [B, F] TW
 // grid x: B * F threads (below 2^32), one a flow
-// template TP; TE; TW; HEIGHT; WIDTH; BILINEAR; FOLD
+// template TP; TE; TW; HEIGHT; WIDTH; BILINEAR
 
 constexpr int CORNERS = BILINEAR ? 4 : 1;
 const int F = energy_shape[1];
@@ -20,7 +20,7 @@ const size_t f = flow;
 const float x = static_cast<float>(position[f * P]);
 const float y = static_cast<float>(position[f * P + 1]);
 const float q = static_cast<float>(score[f]);
-const Placement place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
+const Placement place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR);
 float ge = 0.0f, gq = 0.0f;
 float gfx = 0.0f, gfy = 0.0f;
 if (place.cell >= 0 && q != minus_infinity()) {

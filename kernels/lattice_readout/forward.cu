@@ -15,7 +15,7 @@
 // The maximum is order-free. The sums are made as in the scatter: every warp
 // has its own copy of the tile, and of flows that share a cell the first lane adds
 // all, in lane order.
-// template T; HEIGHT; WIDTH; BILINEAR; FOLD; SG warps; TILE cells
+// template T; HEIGHT; WIDTH; BILINEAR; SG warps; TILE cells
 
 constexpr float EPSILON = 1e-12f;
 constexpr int CORNERS = BILINEAR ? 4 : 1;
@@ -59,7 +59,7 @@ for (int i = tid; i < F; i += SG * 32) {
   const float x = static_cast<float>(position[at * P]);
   const float y = static_cast<float>(position[at * P + 1]);
   const float q = static_cast<float>(score[at]);
-  const Placement place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
+  const Placement place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR);
   if (place.cell < 0 || q == minus_infinity()) {
     continue;
   }
@@ -87,7 +87,7 @@ if (f < F) {
 for (int start = 0; start < F; start += SG * 32) {
   Placement place = {-1, 0.0f, 0.0f, 0.0f, 0.0f};
   if (f < F) {
-    place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR, FOLD);
+    place = place_flow(x, y, HEIGHT, WIDTH, BILINEAR);
     const int furthest = corner_cell(CORNERS - 1, place.cell, HEIGHT, WIDTH);
     if (place.cell >= last || furthest < first || q == minus_infinity()) {
       place.cell = -1;

@@ -1,4 +1,4 @@
-// Where a flow falls on the surface: one rule for every kernel of the operation.
+// Where a flow falls on a surface: one rule for the lattice's scatter and readout.
 
 // Cell and shares of one flow. `cell` is the flow's cell (nearest) or the upper left
 // of its four cells (bilinear), -1 for a dropped flow; `fx`, `fy` are the shares of the
@@ -11,15 +11,8 @@ struct Placement {
 
 // Coordinate brought into [-1, 1]; `slope` becomes its derivative.
 inline float
-into_box(float u, bool fold, thread float& slope) {
+into_box(float u, thread float& slope) {
   slope = 1.0f;
-  if (fold && u > 1.0f) {
-    u = 2.0f - u;
-    slope = -1.0f;
-  } else if (fold && u < -1.0f) {
-    u = -2.0f - u;
-    slope = -1.0f;
-  }
   if (u > 1.0f || u < -1.0f) {
     u = u > 1.0f ? 1.0f : -1.0f;
     slope = 0.0f;
@@ -39,7 +32,7 @@ share(float grid, int n, thread int& index) {
 }
 
 inline Placement
-place_flow(float x, float y, int height, int width, bool bilinear, bool fold) {
+place_flow(float x, float y, int height, int width, bool bilinear) {
   Placement place = {-1, 0.0f, 0.0f, 0.0f, 0.0f};
   if (!(x == x) || !(y == y)) {
     return place;
@@ -49,8 +42,8 @@ place_flow(float x, float y, int height, int width, bool bilinear, bool fold) {
   // tie to another cell.
   const float to_column = float(width - 1);
   const float to_row = float(height - 1);
-  const float gx = (into_box(x, fold, slope_x) + 1.0f) * 0.5f * to_column;
-  const float gy = (into_box(y, fold, slope_y) + 1.0f) * 0.5f * to_row;
+  const float gx = (into_box(x, slope_x) + 1.0f) * 0.5f * to_column;
+  const float gy = (into_box(y, slope_y) + 1.0f) * 0.5f * to_row;
   if (!bilinear) {
     place.cell = int(metal::rint(gy)) * width + int(metal::rint(gx));
     return place;
@@ -74,21 +67,4 @@ corner_share(int k, float fx, float fy) {
 inline int
 corner_cell(int k, int cell, int height, int width) {
   return cell + (k & 1 && width > 1 ? 1 : 0) + (k & 2 && height > 1 ? width : 0);
-}
-
-inline float
-minus_infinity() {
-  return -INFINITY;
-}
-
-// Floats as unsigned integers in the same order, above 0 (which means no flow yet).
-inline uint
-ordered_bits(float value) {
-  const uint bits = as_type<uint>(value);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-inline float
-from_ordered_bits(uint bits) {
-  return as_type<float>(bits & 0x80000000u ? bits ^ 0x80000000u : ~bits);
 }
