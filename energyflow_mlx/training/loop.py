@@ -29,6 +29,7 @@ from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
+from energyflow_mlx.training.optimizer import Arrays
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
     Gradients,
@@ -95,8 +96,10 @@ class Trainer:
                     f"resume from, got {len(damaged)} damaged; remove them to restart."
                 )
             return
-        require_match(self.stepper.state.arrays(), found.arrays, str(found.path))
-        self.stepper.restore(TrainState.from_arrays(found.arrays))
+        own = self.stepper.state.arrays()
+        arrays = _of_these_parts(found.arrays, own)
+        require_match(own, arrays, str(found.path))
+        self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
@@ -296,6 +299,15 @@ class Trainer:
                 "step": progress.best_step,
             },
         }
+
+
+def _of_these_parts(arrays: Arrays, own: Arrays) -> Arrays:
+    """Arrays of the parts that are trained here.
+
+    A run of an earlier version may hold a part that it never trained.
+    """
+    parts = {tuple(name.split(".")[:2]) for name in own}
+    return {k: a for k, a in arrays.items() if tuple(k.split(".")[:2]) in parts}
 
 
 def _mix(seed: int, step: int) -> int:
