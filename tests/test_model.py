@@ -14,10 +14,10 @@ def tokens():
     return ids, mx.ones((3, 9))
 
 
-@pytest.mark.parametrize("where", ["encoder__dropout", "lattice__dropout"])
+@pytest.mark.parametrize("where", ["encoder__dropout", "lattice__ends__dropout"])
 def test_the_random_key_reaches_encoder_and_lattice(where):
     """In front of a lattice too the dropouts draw from the caller's key."""
-    silent = {"lattice__dropout": 0.0, "share": "none"}
+    silent = {"lattice__ends__dropout": 0.0, "share": "none"}
     model = make_model(make_config(experiment="flow_text", **(silent | {where: 0.3})))
     model.train()
     one, two, again = (

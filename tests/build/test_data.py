@@ -119,4 +119,4 @@ def test_max_length_cuts_the_ids_and_keeps_the_end_token(load):
     assert {len(row) for row in cut.train_ids} == {6}
     for data in (whole, cut):
         ends = {row[-1] for row in [*data.train_ids, *data.held_out.ids]}
-        assert ends == {data.tokenizer.end_id}
+        assert ends == {data.tokenizer.special.end}

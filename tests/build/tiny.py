@@ -60,7 +60,9 @@ def make_config(*, experiment="ab", family="tcn", **changes):
     config.data.buckets, config.data.max_length = [16, 32], 32
     for key, value in changes.items():
         *groups, name = key.split("__")
-        setattr(functools.reduce(getattr, groups, config), name, value)
+        group = functools.reduce(getattr, groups, config)
+        assert hasattr(group, name), key
+        setattr(group, name, value)
     return config
 
 
@@ -121,6 +123,6 @@ def trained_codec(steps=60):
 
 
 def _fresh():
-    config, words = make_config(), tokenizer()
+    config, words = make_config(decoder__conditioning="additive"), tokenizer()
     model = build_model(config, parts_of(config), words.vocab_size, E)
     return model, words, config, E
