@@ -73,6 +73,7 @@ def test_t6_biases_norms_and_tables_do_not_decay():
     assert not decays("encoder.head.bias", vector)
     assert not decays("shared.0.norm.weight", vector)
     assert not decays("encoder.embedding.weight", matrix)
+    assert not decays("encoder.positions", matrix)
 
 
 def test_lazy_rows_equal_dense_adamw_on_the_touched_rows():
