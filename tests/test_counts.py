@@ -4,23 +4,8 @@ import pytest
 
 from tests import counts
 
-# What the redesign has not brought within its limit yet.
-NOT_YET = {
-    "names of objectives asked for elsewhere": "objectives answer by their class then",
-    "questions about a lattice elsewhere": "the objective knows its lattice then",
-    "functions with more than seven parameters": "blocks are handed over then",
-    "repeated stretches of six lines": "objectives have one base then",
-    "types between a file and a loss": "the types are settled then",
-}
 
-
-def case(title):
-    """A parameter that is expected to fail as long as it stands in the list above."""
-    later = pytest.mark.xfail(strict=True, reason=NOT_YET.get(title, ""))
-    return pytest.param(title, marks=[later] if title in NOT_YET else [])
-
-
-@pytest.mark.parametrize("title", [case(title) for title in counts.COUNTS])
+@pytest.mark.parametrize("title", counts.COUNTS)
 def test_count_is_within_its_limit(title):
     count, limit = counts.COUNTS[title]
     found = count(counts.PACKAGE)

@@ -10,18 +10,19 @@ from tests.test_rooms import ENTRY_POINTS
 TAGS = {"encoder.family"}
 # Called from outside by their names.
 BY_FRAMEWORKS = {"sweep_report.py: SweepReport.on_multirun_end"}
+# Tests replace the kernels' factory, which must then be asked again.
+FOR_TESTS = {"ops/_backend.py: clear_kernel_cache"}
 
 
-@pytest.mark.xfail(strict=True, reason="data.prefetch does not reach the thread yet")
 def test_every_setting_is_read():
     assert set(unread_settings(PACKAGE)) - TAGS == set()
 
 
-@pytest.mark.xfail(strict=True, reason="features without a door get one, or go")
 def test_every_public_function_is_reached_from_an_entry_point_or_named(checkout):
-    words = (checkout / "README.md").read_text(encoding="utf-8")
+    pages = [checkout / "README.md", *(checkout / "docs").glob("*.md")]
+    words = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     unreached = set(unreached_functions(PACKAGE, ENTRY_POINTS, words))
-    assert unreached - BY_FRAMEWORKS == set()
+    assert unreached - BY_FRAMEWORKS - FOR_TESTS == set()
 
 
 CONFIG = """

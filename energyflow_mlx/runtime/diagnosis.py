@@ -166,6 +166,7 @@ def _matmul(found: DeviceInfo) -> Finding:
         "mlx_gflops": round(rate.mlx_gflops, 1),
         "numpy_gflops": round(rate.numpy_gflops, 1),
         "ratio": round(rate.ratio, 3),
+        "forwarded_to_openblas": blas.forwarded_calls(),
     }
     value = "MLX {mlx_gflops}, NumPy {numpy_gflops} GFLOP/s, ratio {ratio}".format_map(
         facts

@@ -223,7 +223,7 @@ class Trainer:
                     if self._due(settings.validate_every or self.steps_per_epoch):
                         self._validate(log)
                     elif settings.save_every and self._due(settings.save_every):
-                        self.save()
+                        self._save_after(log)
                     if settings.patience and progress.stale >= settings.patience:
                         status = "stopped early"
                         break
@@ -274,6 +274,11 @@ class Trainer:
         log.write({"kind": "validation", "step": step, "best": improved, **metrics})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.display.message(f"validation at update {step}: {shown}")
+        self._save_after(log)
+
+    def _save_after(self, log: MetricsLog) -> None:
+        """Save what the log, on the disk by then, has records of."""
+        log.flush_to_disk()
         self.save()
 
     def measure(self) -> dict[str, float]:
