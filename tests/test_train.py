@@ -151,6 +151,26 @@ def test_a_killed_run_continues_the_same_curve(tmp_path, cache, finished):
     assert curves[0] == curves[1]
 
 
+def test_messages_reach_the_terminal_at_the_chosen_level(finished, cache, tmp_path):
+    _, output = finished
+    assert "epoch 1 begins at update 0" in output and "saved update 8" in output
+    words = [*SMALL, f"teacher.cache_dir={cache}", "trainer.max_steps=2"]
+    shown = {
+        level: run_command(
+            "train", *words, f"run.dir={tmp_path / level}", f"trainer.log_level={level}"
+        ).stdout
+        for level in ("debug", "warning")
+    }
+    assert "update 0: " in shown["debug"] and "grad_norm" in shown["debug"]
+    assert "saved update" not in shown["warning"]
+    folder = tmp_path / "warning"
+    (folder / "summary.json").unlink()
+    again = run_command(
+        "train", *words, f"run.dir={folder}", "trainer.log_level=info"
+    ).stdout
+    assert f"resumed {folder} at update 2" in again
+
+
 def test_loaded_model_encodes_and_decodes(finished):
     folder, _ = finished
     ef = load(folder)
