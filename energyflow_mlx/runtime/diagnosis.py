@@ -152,7 +152,7 @@ def _mlx_missing(error: ImportError) -> Finding:
 
 def _blas(found: DeviceInfo) -> Finding:
     info = blas.info()
-    needed = found.backend == "cpu" and not info.is_optimised
+    needed = found.backend == "cpu" and not info.is_optimized
     facts = info._asdict() | {"path": None if info.path is None else str(info.path)}
     value = f"{info.name} {info.version}".strip()
     if info.threads is not None:
