@@ -132,10 +132,11 @@ def _commands(lines):
             yield re.sub(r"\s+", " ", bare)
 
 
-# Every one once, where it stands first.
-SNIPPETS = list(
-    {(s.language, s.text): s for page in reversed(PAGES) for s in reversed([*_snippets(page)])}.values()
-)[::-1]
+SNIPPETS = []  # every one once, where it stands first
+for _page in PAGES:
+    for _snippet in _snippets(_page):
+        if _snippet.text not in {known.text for known in SNIPPETS}:
+            SNIPPETS.append(_snippet)
 COMMANDS = [s for s in SNIPPETS if s.language == "sh" and s.module]
 
 
