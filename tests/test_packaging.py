@@ -88,7 +88,8 @@ def test_source_archive_builds_the_same_wheel(wheel, unpacked_sdist, tmp_path):
 
 
 def test_source_archive_can_be_set_up_and_tested(checkout, unpacked_sdist):
-    assert files_of(checkout, "tests") <= files_of(unpacked_sdist, "tests")
+    for folder in ("tests", "docs"):
+        assert files_of(checkout, folder) <= files_of(unpacked_sdist, folder)
     for name in ("Makefile", "pyproject.toml", "LICENSE", ".ci/run"):
         assert (unpacked_sdist / name).is_file(), name
 

@@ -328,5 +328,5 @@ def test_top_level_holds_what_it_should_and_no_more():
     visible = {name for name in top if not name.startswith(".")}
     assert visible <= {
         *("pyproject.toml", "Makefile", "README.md", "LICENSE"),
-        *("energyflow_mlx", "conf", "kernels", "tests", "benchmarks"),
+        *("energyflow_mlx", "conf", "kernels", "tests", "benchmarks", "docs"),
     }

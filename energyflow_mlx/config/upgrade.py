@@ -40,7 +40,7 @@ def _from_first(values: dict[str, Any]) -> dict[str, Any]:
     lr, decoder_lr = optimizer.pop("lr", 1e-3), optimizer.pop("decoder_lr", 1e-3)
     shares = {first: (ratio, lr), "reconstruction": (1.0 - ratio, decoder_lr)}
     new["objectives"] = {name: None for name in _OWN} | {
-        name: {"share": share, "lr": rate}
+        name: {"share": share / max(ratio, 1.0 - ratio), "lr": rate}
         | {k: loss[k] for k in _OWN[name] if k in loss}
         for name, (share, rate) in shares.items()
         if share > 0

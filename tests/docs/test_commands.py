@@ -1,0 +1,123 @@
+"""Commands in README and docs name what is there: modules, keys, targets, scripts."""
+
+import dataclasses
+import importlib.util
+import re
+
+import pytest
+
+from energyflow_mlx.config import Config, TransformerEncoderConfig
+from energyflow_mlx.config.command_line import usage
+from energyflow_mlx.config.store import CONF_FOLDER
+from energyflow_mlx.decode import DecodeArgs
+from energyflow_mlx.doctor import DoctorArgs
+from energyflow_mlx.encode import EncodeArgs
+from energyflow_mlx.evaluate import EvaluateArgs
+from energyflow_mlx.export import ExportArgs
+from energyflow_mlx.plot import PlotArgs
+from energyflow_mlx.prepare import PrepareArgs
+from energyflow_mlx.sweep_report import SweepReportArgs
+from tests.docs.pages import (
+    CHECKOUT,
+    COMMANDS,
+    PAGES,
+    SNIPPETS,
+    compose_config,
+    read,
+)
+from tests.docs.test_configuration import leaves
+
+SCHEMAS = {
+    "evaluate": EvaluateArgs,
+    "encode": EncodeArgs,
+    "decode": DecodeArgs,
+    "plot": PlotArgs,
+    "prepare": PrepareArgs,
+    "export": ExportArgs,
+    "doctor": DoctorArgs,
+    "sweep_report": SweepReportArgs,
+}
+GROUPS = {p.name for p in CONF_FOLDER.iterdir() if p.is_dir()}
+TRAINING = [c for c in COMMANDS if c.module == "train"]
+
+
+def ids(snippet):
+    return snippet.text[:70]
+
+
+def given_keys(command):
+    return [w.partition("=")[0] for w in command.arguments if "=" in w]
+
+
+def test_every_entry_point_is_named_and_can_be_run():
+    modules = {command.module for command in COMMANDS}
+    assert modules == {"train", *SCHEMAS}
+    for module in modules:
+        spec = importlib.util.find_spec(f"energyflow_mlx.{module}")
+        with open(spec.origin, encoding="utf-8") as source:
+            assert '__name__ == "__main__"' in source.read(), module
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=ids)
+def test_every_key_of_a_command_exists(command):
+    if command.module == "train":
+        known = leaves().keys() | GROUPS | null_or_whole_objectives()
+    else:
+        known = set(re.findall(r"^  (\S+) ", usage(SCHEMAS[command.module], ""), re.M))
+    for key in given_keys(command):
+        assert key.lstrip("+") in known, key
+
+
+def null_or_whole_objectives():
+    names = {key.split(".")[1] for key in leaves() if key.startswith("objectives.")}
+    return {f"objectives.{name}" for name in names}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=ids)
+def test_every_required_key_of_a_command_is_given(command):
+    required = {
+        field.name
+        for field in dataclasses.fields(SCHEMAS.get(command.module, Config))
+        if field.default == "???"
+    }
+    # A bare name in a sentence is no call.
+    assert not command.arguments or required <= set(given_keys(command))
+
+
+@pytest.mark.parametrize("command", TRAINING, ids=ids)
+def test_training_commands_compose(command):
+    """Hydra takes the very words, the first of several values where it is a sweep."""
+    words = [word for word in command.arguments if "=" in word]
+    compose_config(*[re.sub(r",(?![^\[]*\]).*", "", word) for word in words])
+
+
+def test_every_make_target_it_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):.*## ", read("Makefile"), re.M))
+    text = "\n".join(PAGES.values())
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M))
+    assert {"setup", "test", "train"} <= named <= targets
+
+
+def test_every_benchmark_it_names_exists_and_takes_its_options():
+    calls = [s.words for s in SNIPPETS if "python benchmarks/" in s.text]
+    assert calls
+    for words in calls:
+        place = next(i for i, w in enumerate(words) if w.startswith("benchmarks/"))
+        source = (CHECKOUT / words[place]).read_text(encoding="utf-8")
+        for option in (w for w in words[place:] if w.startswith("--")):
+            assert f'"{option}"' in source, f"{words[place]} {option}"
+
+
+def test_every_dotted_key_anywhere_exists():
+    known = leaves().keys() | {
+        f"encoder.{field.name}"
+        for field in dataclasses.fields(TransformerEncoderConfig)
+    }
+    tops = {key.split(".")[0] for key in known}
+    pattern = re.compile(r"`([a-z_]+(?:\.[a-z_]+)+)(?:=[^`]*)?`")
+    named = {k for text in PAGES.values() for k in pattern.findall(text)}
+    named = {key for key in named if key.split(".")[0] in tops}
+    named -= {"tokenizer.json", "optimizer.safetensors"}  # files
+    assert len(named) > 100
+    groups = {key.rpartition(".")[0] for key in known}
+    assert named <= known | groups, named - known - groups

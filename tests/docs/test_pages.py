@@ -1,0 +1,86 @@
+"""README and docs as pages: short, linked both ways, true to the tree."""
+
+import re
+
+import pytest
+
+from tests.docs.pages import (
+    CHECKOUT,
+    PAGES,
+    README,
+    names_in,
+    page_names,
+    read,
+    section,
+    table_rows,
+)
+
+LINKING = [*page_names(), "benchmarks/README.md"]
+
+
+def links(page):
+    """Relative targets of a page's links, without anchors."""
+    found = re.findall(r"\]\(([^)]+)\)", read(page))
+    return [t.partition("#")[0] for t in found if not re.match(r"https?://|#", t)]
+
+
+def test_readme_is_at_most_150_lines():
+    assert len(PAGES[README].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_relative_links_resolve(page):
+    assert links(page)
+    for target in links(page):
+        assert ((CHECKOUT / page).parent / target).exists(), target
+
+
+def test_readme_links_every_page():
+    assert {p for p in page_names() if p != README} <= set(links(README))
+
+
+@pytest.mark.parametrize("page", [p for p in page_names() if p != README])
+def test_a_page_links_back_and_to_another_page(page):
+    assert "../README.md" in links(page)
+    assert any(f"docs/{target}" in PAGES for target in links(page))
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_no_line_wraps_in_a_terminal_where_it_need_not(page):
+    for number, line in enumerate(PAGES[page].splitlines(), 1):
+        if not line.startswith("|"):
+            assert len(line) <= 110, f"line {number}: {len(line)} characters"
+
+
+def test_rooms_of_its_map_are_the_rooms():
+    (drawing,) = re.findall(r"```\n(.*?)```", section(README, "Map of rooms"), re.S)
+    package = CHECKOUT / "energyflow_mlx"
+    lines = drawing.splitlines()
+    parts = [re.split(r" {2,}", x.strip())[0] for x in lines if x.startswith("  ")]
+    named = {name.rstrip("/") for part in parts for name in part.split()}
+    named |= set("runs runtime plots display atomic errors data config".split())
+    there = {p.stem for p in package.glob("*.py")} - {"__init__"}
+    there |= {p.name for p in package.iterdir() if (p / "__init__.py").is_file()}
+    assert named == there
+    for name in lines[-1].split():
+        assert (CHECKOUT / name).is_dir(), name
+
+
+def test_results_name_machine_version_command_and_figure():
+    for page in (README, "docs/results.md"):
+        rows = table_rows(PAGES[page], "what")
+        assert "MLX 0.32" in PAGES[page]
+        assert all(len(row) == 3 and names_in(row[1]) and row[2] for row in rows)
+
+
+def test_figures_of_the_readme_are_among_all_results():
+    all_rows = table_rows(PAGES["docs/results.md"], "what")
+    known = {(command, figure) for _, command, figure in all_rows}
+    rows = table_rows(PAGES[README], "what")
+    assert len(rows) == 5
+    for _, command, figure in rows:
+        assert (command, figure) in known, figure
+
+
+def test_it_is_the_readme_of_the_package():
+    assert 'readme = "README.md"' in read("pyproject.toml")

@@ -1,0 +1,140 @@
+"""Every command and every block of Python in README and docs runs as it stands.
+
+The files that they name lie in one folder, of a few sentences each. Training is cut to
+two updates of a tiny model by words put after the documented ones.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.docs.pages import CHECKOUT, SNIPPETS
+
+# Beginnings of what is not run here, and why.
+NOT_RUN = {
+    "make setup": "installs packages from the network",
+    "make test": "would run this test again",
+    "make train": "the main job: minutes; test_makefile.py reads what it runs",
+    "make help": "test_makefile.py runs it",
+    "source .venv/bin/activate": "the tests run in the environment already",
+    "python benchmarks/": "minutes each, or an NVIDIA GPU",
+    "MLX_USE_CUDA_GRAPHS=0 python benchmarks/": "an NVIDIA GPU",
+    "train ": "a figure's command: real data, minutes; test_commands.py composes it",
+    "evaluate ": "a figure's command: needs the run of the one above it",
+    "from dataclasses import": "tests/training/test_new_objective.py runs it",
+}
+SMALL = [
+    *("trainer.max_steps=2", "trainer.micro_batch=4", "trainer.validate_every=2"),
+    *("trainer.decode_samples=2", "token_rows.candidates=64", "data.captions=100"),
+    *("encoder.dim=16", "encoder.hidden=16", "decoder.dim=16", "decoder.hidden=16"),
+    *("encoder.embedding_init=normal", "decoder.embedding_init=normal"),
+    *("tokenizer.kind=bpe", "tokenizer.bpe_size=300"),
+    *("data.val_limit=4", "teacher.cache_dir=cache", "teacher.batch_size=32"),
+]
+SMALL_LATTICE = [
+    *("lattice.cube.width=4", "lattice.cube.height=4", "lattice.cube.depth=4"),
+    *("lattice.carrier.hidden=8", "lattice.ends.width_cap=16", "lattice.spawn.slots=2"),
+]
+SENTENCES = [
+    f"{who} {what} {where}."
+    for who in ("A dog", "Two cats", "The old man")
+    for what in ("runs", "sleeps", "eats")
+    for where in ("on the beach", "at home", "in the park")
+]
+
+
+def reason_not_to_run(snippet):
+    begins = (why for start, why in NOT_RUN.items() if snippet.text.startswith(start))
+    return next(begins, None)
+
+
+RUN = [snippet for snippet in SNIPPETS if not reason_not_to_run(snippet)]
+
+
+def write_files(folder):
+    """Small files under the names that the documentation uses."""
+    lines = "\n".join(SENTENCES) + "\n"
+    for name in ("my.txt", "held_out.txt"):
+        (folder / name).write_text(lines)
+    pairs = zip(SENTENCES, SENTENCES[::-1], strict=True)
+    records = [json.dumps({"text": a, "pair_target": b}) + "\n" for a, b in pairs]
+    for name in ("my.jsonl", "pairs.jsonl"):
+        (folder / name).write_text("".join(records))
+    scored = [f"{n % 6}\t{SENTENCES[n]}\t{SENTENCES[0]}\n" for n in range(6)]
+    (folder / "sts.tsv").write_text("".join(scored))
+    rows = np.random.default_rng(0).normal(size=(len(SENTENCES), 384))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    np.save(folder / "vectors.npy", rows)
+
+
+def entry(number, snippet):
+    """What ``run_snippets.py`` is told of a snippet."""
+    if snippet.language == "python":
+        return {"code": snippet.text}
+    words = snippet.arguments
+    if snippet.module == "train":
+        small = SMALL + (SMALL_LATTICE if "=flow" in snippet.text else [])
+        if "run.dir=" not in snippet.text:
+            small = [*small, f"run.dir=runs/{number}"]
+        # Overrides go before an option with a value.
+        place = words.index("--cfg") if "--cfg" in words else len(words)
+        words[place:place] = small
+    return {
+        "module": snippet.module,
+        "arguments": words,
+        "environment": snippet.environment,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands were run."""
+    return tmp_path_factory.mktemp("docs")
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder):
+    """Exit status and output of every snippet that is run, by its text."""
+    write_files(folder)
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "tests" / "docs" / "run_snippets.py"],
+        input=json.dumps([entry(n, s) for n, s in enumerate(RUN)]),
+        cwd=folder,
+        # Compiling costs seconds a command, for two updates.
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT), "MLX_DISABLE_COMPILE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return {s.text: outcome for s, outcome in zip(RUN, found, strict=True)}
+
+
+@pytest.mark.parametrize(
+    "snippet", RUN, ids=lambda s: f"{s.page}: {s.text.splitlines()[0][:60]}"
+)
+def test_what_is_documented_runs(snippet, outcomes):
+    outcome = outcomes[snippet.text]
+    assert outcome["status"] == 0, f"{snippet.text}\n{outcome['output']}"
+
+
+def test_what_is_not_run_is_documented_and_all_else_is_run():
+    for start in NOT_RUN:
+        assert any(s.text.startswith(start) for s in SNIPPETS), f"not there: {start}"
+    for snippet in RUN:
+        assert snippet.language == "python" or snippet.module, snippet.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["my.npy", "back.txt", "my.efb", "w.safetensors", "head.efck1", "head.npz"]
+    + ["through.npy", "pictures/flows.html", "pictures/surfaces.png"]
+    + ["runs/sweep/sweep.md", "runs/mine/evaluation.json", "runs/mine/plots/loss.png"],
+)
+def test_commands_leave_the_files_they_name(name, outcomes, folder):
+    assert (folder / name).stat().st_size > 0
