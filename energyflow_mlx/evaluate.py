@@ -50,6 +50,10 @@ class EvaluateArgs:
         default=None,
         metadata={"help": "files of score<TAB>sentence<TAB>sentence, [A,B]"},
     )
+    groups: int = field(
+        default=0,
+        metadata={"help": "so many sentences in a row are of one kind; 0 = none"},
+    )
     decode_samples: int = field(
         default=0, metadata={"help": "decode this many sentences; 0 = all"}
     )
@@ -109,7 +113,26 @@ def _held_out_metrics(
         samples=args.decode_samples or len(held_out.texts),
         embed=embed,
     )
+    if args.groups:
+        found |= _recall_in_groups(args, codec, list(held_out.texts))
     return found | {"sentences": len(held_out.ids)}
+
+
+def _recall_in_groups(
+    args: EvaluateArgs, codec: "SentenceCodec", texts: list[str]
+) -> dict[str, Any]:
+    """How often a sentence finds another of its kind, such as captions of one image."""
+    from energyflow_mlx.evaluation.retrieval import group_recall
+
+    if args.groups < 2 or not texts or len(texts) % args.groups:
+        raise InputError(
+            f"[evaluate] groups must be at least 2 and divide the {len(texts)} "
+            f"sentences, got {args.groups}."
+        )
+    kinds = np.arange(len(texts)) // args.groups
+    vectors = codec.encode(texts, batch_size=args.batch_size)
+    recall = group_recall(vectors, kinds)
+    return {f"group_recall_at_{k}": share for k, share in recall.items()}
 
 
 def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:

@@ -76,6 +76,15 @@ def main() -> None:
         if isinstance(cause, OmegaConfBaseException):
             _refuse(f"{str(error).splitlines()[0]} {cli.describe(cause)}")
         _refuse(str(error).splitlines()[0])
+    except AssertionError as error:
+        # OmegaConf's way to say that a group is null; it does not say which.
+        if "Unexpected type for root: NoneType" not in str(error):
+            raise
+        given = ", ".join(word for word in sys.argv[1:] if "." in word.split("=")[0])
+        _refuse(
+            f"{given}: a group named there is null; choose it first, as in "
+            "'objectives.flow={share: 1}' or +experiment=NAME."
+        )
 
 
 def _refuse(message: str) -> None:

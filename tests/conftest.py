@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 import energyflow_mlx  # noqa: F401  before any test module imports mlx.core
+from tests import jit_headers
 
 # The hub's client must not even look for a newer file of a model that is here.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionstart():
+    jit_headers.precompile()
 
 
 def pytest_addoption(parser):

@@ -36,7 +36,7 @@ def test_texts_of_a_file_become_the_vectors_of_the_codec(command, monkeypatch):
 
 
 def test_vectors_go_through_a_lattice_alone(command):
-    codec = make_codec(make_config(task="flow"))
+    codec = make_codec(make_config(experiment="flow"))
     expected = codec.transform(np.eye(E, dtype=np.float32)[:5])
     found = command(codec, "in.npy", normalize=False)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -45,4 +45,4 @@ def test_vectors_go_through_a_lattice_alone(command):
 @pytest.mark.parametrize("task", ["ab", "flow_text"])
 def test_vectors_are_refused_by_a_model_that_reads_text(command, task):
     with pytest.raises(InputError, match="must be text: only a model without an enco"):
-        command(make_codec(make_config(task=task)), "in.npy")
+        command(make_codec(make_config(experiment=task)), "in.npy")

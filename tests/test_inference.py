@@ -42,7 +42,7 @@ def unit_rows(count, seed=0):
 def test_a_call_says_what_the_model_lacks(parts, call, message):
     task = "flow" if "lattice" in parts else "ab"
     with pytest.raises(InputError, match=message):
-        call(make_codec(make_config(task=task), parts))
+        call(make_codec(make_config(experiment=task), parts))
 
 
 def test_a_decoder_alone_decodes_and_an_encoder_alone_encodes():
@@ -51,7 +51,7 @@ def test_a_decoder_alone_decodes_and_an_encoder_alone_encodes():
 
 
 def test_a_lattice_transforms_vectors_in_batches():
-    codec = make_codec(make_config(task="flow"))
+    codec = make_codec(make_config(experiment="flow"))
     rows = unit_rows(5)
     whole, parts = codec.transform(rows), codec.transform(rows, batch_size=2)
     assert whole.shape == (5, E)

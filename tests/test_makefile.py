@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 TARGETS = {
-    *("help", "setup", "train", "test", "test-slow", "lint", "format"),
+    *("help", "setup", "train", "test", "test-slow", "mutants", "lint", "format"),
     *("bench", "golden", "clean"),
 }
 
@@ -83,7 +83,7 @@ def test_help_lists_every_target(checkout):
     assert set(re.findall(r"^  make ([a-z-]+) ", done.stdout, re.M)) == TARGETS
 
 
-@pytest.mark.parametrize("target", ["train", "test", "lint", "bench"])
+@pytest.mark.parametrize("target", ["train", "test", "mutants", "lint", "bench"])
 def test_every_job_makes_the_environment_first(checkout, target):
     done = make(checkout, "--dry-run", "--always-make", target)
     assert "-m venv" in done.stdout

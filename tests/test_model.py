@@ -14,11 +14,11 @@ def tokens():
     return ids, mx.ones((3, 9))
 
 
-@pytest.mark.parametrize("where", ["encoder__dropout", "lattice__dropout"])
+@pytest.mark.parametrize("where", ["encoder__dropout", "lattice__ends__dropout"])
 def test_the_random_key_reaches_encoder_and_lattice(where):
     """In front of a lattice too the dropouts draw from the caller's key."""
-    silent = {"lattice__dropout": 0.0, "share": "none"}
-    model = make_model(make_config(task="flow_text", **(silent | {where: 0.3})))
+    silent = {"lattice__ends__dropout": 0.0, "share": "none"}
+    model = make_model(make_config(experiment="flow_text", **(silent | {where: 0.3})))
     model.train()
     one, two, again = (
         np.array(model.encode(*tokens(), key=mx.random.key(s))) for s in (1, 2, 1)
@@ -31,7 +31,7 @@ def test_the_random_key_reaches_encoder_and_lattice(where):
 
 @pytest.mark.parametrize("task", ["ab", "flow_text"])
 def test_the_compiled_encoder_gives_the_same_and_sees_new_weights(task):
-    model = make_model(make_config(task=task))
+    model = make_model(make_config(experiment=task))
     model.eval()
     compiled = model.compiled_encode()
     for _ in range(2):
@@ -44,7 +44,7 @@ def test_the_compiled_encoder_gives_the_same_and_sees_new_weights(task):
 
 
 def test_a_sentence_travels_from_its_surface_through_the_lattice():
-    model = make_model(make_config(task="flow_text"))
+    model = make_model(make_config(experiment="flow_text"))
     model.eval()
     surface = model.encode_surface(*tokens())
     assert surface.shape == (3, 8, 8)
@@ -54,7 +54,7 @@ def test_a_sentence_travels_from_its_surface_through_the_lattice():
 
 def test_a_vector_travels_through_the_lattice_or_is_refused():
     z = mx.random.normal((2, E))
-    model = make_model(make_config(task="flow"))
+    model = make_model(make_config(experiment="flow"))
     model.eval()
     expected = np.array(model.lattice(z).vector)
     np.testing.assert_array_equal(np.array(model.transform(z)), expected)
@@ -63,7 +63,7 @@ def test_a_vector_travels_through_the_lattice_or_is_refused():
 
 
 def test_a_missing_part_is_named():
-    model = make_model(make_config(task="flow"))
+    model = make_model(make_config(experiment="flow"))
     model.require("transform", "lattice")
     with pytest.raises(InputError, match=r"\[decode\] this model has no decoder"):
         model.require("decode", "decoder")

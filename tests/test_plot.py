@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from energyflow_mlx.config import Config, LatticeConfig
+from energyflow_mlx.config import Config
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.errors import InputError
@@ -34,7 +34,11 @@ TINY = [
     *("trainer.max_steps=2", "trainer.micro_batch=8", "trainer.log_every=1"),
 ]
 SMALL_TEXT = ["encoder.dim=16", "encoder.hidden=16", "decoder.dim=16"]
-SMALL_TEXT += ["decoder.hidden=16", "trainer.decode_samples=0", "loss.candidates=0"]
+SMALL_TEXT += [
+    "decoder.hidden=16",
+    "trainer.decode_samples=0",
+    "token_rows.candidates=0",
+]
 
 
 def names(folder):
@@ -173,12 +177,11 @@ def test_bad_input_is_an_input_error_and_writes_nothing(tmp_path):
 
 @pytest.mark.parametrize("given", [[], 3, [""], ["  "], [7], {"a": 1}])
 def test_sentences_must_be_text(given):
-    config = Config(task="flow_text", lattice=LatticeConfig())
     with pytest.raises(
         InputError, match=r"\[plot\] (every sentence|sentences) must be"
     ):
-        check_sentences(given, config)
-    assert check_sentences("One.", config) == ["One."]
+        check_sentences(given, has_flows=True)
+    assert check_sentences("One.", has_flows=True) == ["One."]
 
 
 @pytest.mark.parametrize(

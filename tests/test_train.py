@@ -73,10 +73,10 @@ def test_header_names_machine_model_and_data(finished):
         assert word in output
 
 
-def test_t15_both_learning_rates_follow_a_schedule(finished):
+def test_both_learning_rates_follow_a_schedule(finished):
     folder, _ = finished
     rows = records(folder, "train")
-    for key in ("lr", "decoder_lr"):
+    for key in ("distillation_lr", "reconstruction_lr"):
         values = [row[key] for row in rows if key in row]
         assert len(set(values)) > 1
 
@@ -100,15 +100,18 @@ def test_another_configuration_is_refused_naming_the_key(finished, cache):
         *SMALL,
         f"run.dir={folder}",
         f"teacher.cache_dir={cache}",
-        "optimizer.lr=0.5",
+        "objectives.distillation.lr=0.5",
     )
     assert other.returncode == 2
-    assert "optimizer.lr" in other.stderr and "another run.dir" in other.stderr
+    assert (
+        "objectives.distillation.lr" in other.stderr
+        and "another run.dir" in other.stderr
+    )
     assert other.stderr.count("\n") == 1
     assert sorted(p.name for p in folder.iterdir()) == before
 
 
-def test_t10_a_killed_run_continues_the_same_curve(tmp_path, cache, finished):
+def test_a_killed_run_continues_the_same_curve(tmp_path, cache, finished):
     """SIGKILL in the middle; the resumed run ends with the same weights, bit by bit."""
     whole, _ = finished
     folder = tmp_path / "killed"
@@ -146,6 +149,26 @@ def test_t10_a_killed_run_continues_the_same_curve(tmp_path, cache, finished):
         for f in (folder, reference)
     ]
     assert curves[0] == curves[1]
+
+
+def test_messages_reach_the_terminal_at_the_chosen_level(finished, cache, tmp_path):
+    _, output = finished
+    assert "epoch 1 begins at update 0" in output and "saved update 8" in output
+    words = [*SMALL, f"teacher.cache_dir={cache}", "trainer.max_steps=2"]
+    shown = {
+        level: run_command(
+            "train", *words, f"run.dir={tmp_path / level}", f"trainer.log_level={level}"
+        ).stdout
+        for level in ("debug", "warning")
+    }
+    assert "update 0: " in shown["debug"] and "grad_norm" in shown["debug"]
+    assert "saved update" not in shown["warning"]
+    folder = tmp_path / "warning"
+    (folder / "summary.json").unlink()
+    again = run_command(
+        "train", *words, f"run.dir={folder}", "trainer.log_level=info"
+    ).stdout
+    assert f"resumed {folder} at update 2" in again
 
 
 def test_loaded_model_encodes_and_decodes(finished):
@@ -221,7 +244,7 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
         ("train", ["data.train=missing.txt"], "missing.txt"),
         ("train", ["trainer.epoch=3"], "epoch"),
         ("train", ["trainer.epochs=many"], "trainer.epochs"),
-        ("train", ["trainer.ratio=2"], "trainer.ratio"),
+        ("train", ["objectives.flow.share=-1"], "objectives.flow.share"),
         ("train", ["+experiment=absent"], "absent"),
         ("train", ["teacher.name=/no/such/folder"], "/no/such/folder"),
         ("encode", ["run=nowhere", "input=a.txt", "output=b.npy"], "a.txt"),
@@ -247,14 +270,14 @@ def test_multirun_gives_each_job_a_folder_and_prints_a_table(tmp_path, cache):
         "-m",
         *SMALL,
         "trainer.max_steps=2",
-        "trainer.ratio=0.5,0.25",
+        "objectives.distillation.share=1,0.5",
         f"run.dir={tmp_path / 'sweep'}",
         f"teacher.cache_dir={cache}",
     )
     assert done.returncode == 0, done.stderr
     for job in ("0", "1"):
         assert (tmp_path / "sweep" / job / "summary.json").is_file()
-    assert "trainer.ratio=0.25" in done.stdout
+    assert "objectives.distillation.share" in done.stdout
     table = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert len(table["jobs"] if isinstance(table, dict) else table) == 2
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from energyflow_mlx.build.model import build_model
-from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import flat_parameters, install_parameters
 from energyflow_mlx.runs.checkpoint import require_match
@@ -27,15 +26,9 @@ def load(path: str | Path) -> SentenceCodec:
     config = folder.read_config()
     tokenizer = Tokenizer.load(folder.tokenizer)
     best = folder.best((MODEL,))
-    dimension = best.meta["dimension"]
-    parts = parts_of(build_objectives(config))
+    parameters, dimension = best.arrays_of(MODEL), best.meta["dimension"]
+    parts = {path.partition(".")[0] for path in parameters}
     model = build_model(config, parts, tokenizer.vocab_size, dimension)
-    # A run of an earlier version may hold a part that it never trained.
-    parameters = {
-        path: array
-        for path, array in best.arrays_of(MODEL).items()
-        if path.partition(".")[0] in parts
-    }
     require_match(flat_parameters(model), parameters, str(best.path))
     install_parameters(model, parameters)
     return SentenceCodec(model, tokenizer, config, dimension)

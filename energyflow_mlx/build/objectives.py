@@ -2,6 +2,7 @@
 
 from energyflow_mlx.config import Config, chosen_objectives
 from energyflow_mlx.config.checks import require
+from energyflow_mlx.config.training import TRAINED
 from energyflow_mlx.training.objectives import Objective
 
 
@@ -32,8 +33,10 @@ def _check(objectives: dict[str, Objective], config: Config) -> None:
     if "lattice" not in parts:
         expected = f"none, because {names} has no use for one"
         require(config.lattice is None, "lattice", expected, "a lattice")
-        given = config.trainer.train
-        require(given != "flow", "trainer.train", "not flow without a lattice", given)
+    chosen = config.trainer.train
+    owners = {prefix.partition(".")[0] for prefix in TRAINED[chosen] if prefix}
+    expected = f"a choice whose parts {names} has"
+    require(not owners or bool(owners & parts), "trainer.train", expected, chosen)
     if not parts & {"encoder", "decoder"}:
         expected = f"none, because {names} trains neither encoder nor decoder"
         require(config.share == "none", "share", expected, config.share)

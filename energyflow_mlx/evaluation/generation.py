@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sacrebleu.metrics.bleu import BLEU
-
 
 @dataclass(frozen=True)
 class GenerationScores:
@@ -55,6 +53,8 @@ def score_generation(
         (normalize(hypothesis), normalize(reference))
         for hypothesis, reference in zip(hypotheses, references, strict=True)
     ]
+    from sacrebleu.metrics.bleu import BLEU  # slow to import, and only wanted here
+
     # Lower-casing again changes nothing; it makes the signature say case:lc.
     metric = BLEU(lowercase=True, tokenize="13a")
     score = metric.corpus_score([h for h, _ in pairs], [[r for _, r in pairs]])

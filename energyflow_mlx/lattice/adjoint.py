@@ -247,7 +247,7 @@ class Steps:
         Their computation starts as they are made.
 
         Args:
-            parameters: Of the step, by path.
+            parameters: Parameters of the step, by path.
             start: Launched flows.
             options: Noise and scale.
         """
@@ -271,7 +271,7 @@ class Steps:
         Args:
             parameters: As in ``forward``.
             states: What ``forward`` gave.
-            cotangents: Of the last state's arrays, by name; missing ones are 0.
+            cotangents: Cotangents of the last state, by name; missing ones are 0.
             options: As in ``forward``.
 
         Returns:

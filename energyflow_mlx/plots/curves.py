@@ -70,7 +70,12 @@ _PANELS = (
         "learning rate",
         lambda n: n == "lr" or n.endswith("_lr"),
     ),
-    _Panel("grad_norm", "Gradient norm before clipping", "norm", _named("grad_norm")),
+    _Panel(
+        "grad_norm",
+        "Gradient norm before clipping",
+        "norm",
+        lambda n: n.endswith("grad_norm"),
+    ),
     _Panel("speed", "Speed", "samples/s", _named("samples_per_second")),
 )
 

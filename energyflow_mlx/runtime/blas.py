@@ -57,7 +57,7 @@ class BlasInfo(NamedTuple):
     advice: str = ""
 
     @property
-    def is_optimised(self) -> bool:
+    def is_optimized(self) -> bool:
         """Whether MLX's CPU matrix products run at the machine's speed."""
         return self.status in ("active", "system")
 

@@ -152,7 +152,7 @@ def _mlx_missing(error: ImportError) -> Finding:
 
 def _blas(found: DeviceInfo) -> Finding:
     info = blas.info()
-    needed = found.backend == "cpu" and not info.is_optimised
+    needed = found.backend == "cpu" and not info.is_optimized
     facts = info._asdict() | {"path": None if info.path is None else str(info.path)}
     value = f"{info.name} {info.version}".strip()
     if info.threads is not None:
@@ -166,6 +166,7 @@ def _matmul(found: DeviceInfo) -> Finding:
         "mlx_gflops": round(rate.mlx_gflops, 1),
         "numpy_gflops": round(rate.numpy_gflops, 1),
         "ratio": round(rate.ratio, 3),
+        "forwarded_to_openblas": blas.forwarded_calls(),
     }
     value = "MLX {mlx_gflops}, NumPy {numpy_gflops} GFLOP/s, ratio {ratio}".format_map(
         facts

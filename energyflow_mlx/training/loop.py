@@ -29,6 +29,7 @@ from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
+from energyflow_mlx.training.optimizer import Arrays
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
     Gradients,
@@ -95,8 +96,10 @@ class Trainer:
                     f"resume from, got {len(damaged)} damaged; remove them to restart."
                 )
             return
-        require_match(self.stepper.state.arrays(), found.arrays, str(found.path))
-        self.stepper.restore(TrainState.from_arrays(found.arrays))
+        own = self.stepper.state.arrays()
+        arrays = _of_these_parts(found.arrays, own)
+        require_match(own, arrays, str(found.path))
+        self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
@@ -220,7 +223,7 @@ class Trainer:
                     if self._due(settings.validate_every or self.steps_per_epoch):
                         self._validate(log)
                     elif settings.save_every and self._due(settings.save_every):
-                        self.save()
+                        self._save_after(log)
                     if settings.patience and progress.stale >= settings.patience:
                         status = "stopped early"
                         break
@@ -271,6 +274,11 @@ class Trainer:
         log.write({"kind": "validation", "step": step, "best": improved, **metrics})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.display.message(f"validation at update {step}: {shown}")
+        self._save_after(log)
+
+    def _save_after(self, log: MetricsLog) -> None:
+        """Save what the log, on the disk by then, has records of."""
+        log.flush_to_disk()
         self.save()
 
     def measure(self) -> dict[str, float]:
@@ -296,6 +304,15 @@ class Trainer:
                 "step": progress.best_step,
             },
         }
+
+
+def _of_these_parts(arrays: Arrays, own: Arrays) -> Arrays:
+    """Arrays of the parts that are trained here.
+
+    A run of an earlier version may hold a part that it never trained.
+    """
+    parts = {tuple(name.split(".")[:2]) for name in own}
+    return {k: a for k, a in arrays.items() if tuple(k.split(".")[:2]) in parts}
 
 
 def _mix(seed: int, step: int) -> int:

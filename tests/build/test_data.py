@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from energyflow_mlx.build.data import load_run_data, read_sets
+from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.config import Config, DataConfig, TeacherConfig
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.teacher import Teacher
@@ -29,7 +30,7 @@ def load(tmp_path):
             teacher=TeacherConfig(**named | teacher),
         )
         display = RunDisplay(console=Console(file=io.StringIO()))
-        return load_run_data(config, None, display)
+        return load_run_data(config, build_objectives(config), None, display)
 
     return load
 
@@ -118,4 +119,4 @@ def test_max_length_cuts_the_ids_and_keeps_the_end_token(load):
     assert {len(row) for row in cut.train_ids} == {6}
     for data in (whole, cut):
         ends = {row[-1] for row in [*data.train_ids, *data.held_out.ids]}
-        assert ends == {data.tokenizer.end_id}
+        assert ends == {data.tokenizer.special.end}

@@ -74,14 +74,14 @@ def differ(a, b):
 def test_a_task_gets_its_parts_and_the_lattice_its_own_kind_of_model(
     task, expected, kind
 ):
-    model = make_model(make_config(task=task))
+    model = make_model(make_config(experiment=task))
     assert {path.split(".")[0] for path in weights(model)} == expected
     assert type(model) is kind
 
 
 def test_weights_are_drawn_from_the_seed_in_the_order_lattice_shared_ends():
     """A seed must go on giving the weights it gave."""
-    config = make_config(task="flow_text", seed=5)
+    config = make_config(experiment="flow_text", seed=5)
     mx.random.seed(5)
     lattice = EnergyLattice(config.lattice, E)
     shared = [make_block(16, 24, 3, 2)]
@@ -169,7 +169,7 @@ def test_output_tanh_bounds_the_vectors_of_the_encoder(family, is_on):
 
 @pytest.mark.parametrize("is_on", [False, True])
 def test_surfaces_in_front_of_a_lattice_are_always_bounded(is_on):
-    model = built(task="flow_text", encoder__output_tanh=is_on)
+    model = built(experiment="flow_text", encoder__output_tanh=is_on)
     model.encoder.head.weight = model.encoder.head.weight * 100
     surface = np.array(model.encode_surface(*tokens()))
     assert surface.shape == (3, 8, 8)
@@ -260,7 +260,7 @@ def test_size_of_a_transformer_changes_what_it_gives(key, value):
 
 
 def test_film_lets_the_vector_scale_the_input_of_every_block():
-    plain, film = built(), built(decoder__conditioning="film")
+    plain, film = built(decoder__conditioning="additive"), built()
     assert "films" not in plain.decoder
     before = logits(film)
     assert len(film.decoder.films) == 2

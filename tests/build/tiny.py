@@ -7,9 +7,18 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
-from energyflow_mlx.build.model import build_model, parts_of
-from energyflow_mlx.config import Config, LatticeConfig, TrainerConfig
+from energyflow_mlx.build import objectives
+from energyflow_mlx.build.model import build_model
+from energyflow_mlx.config import (
+    Config,
+    FlowConfig,
+    FlowTextConfig,
+    LatticeConfig,
+    ReconstructionConfig,
+    objectives_type,
+)
 from energyflow_mlx.config import TransformerEncoderConfig as Transformer
+from energyflow_mlx.config.lattice import CarrierConfig, CubeConfig, SpawnConfig
 from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.nn.losses import cosine, sequence_cross_entropy
@@ -22,23 +31,27 @@ SENTENCES = [
     for verb in ("runs", "sleeps", "eats")
     for where in ("at home", "in the park")
 ]
-LATTICE = {
-    "width": 8,
-    "height": 8,
-    "depth": 4,
-    "spawn_slots": 2,
-    "carrier_hidden": 8,
-    "neuron_hidden": 6,
-    "neuron_features": 7,
-}
 
 
-def make_config(*, task="ab", family="tcn", **changes):
+def make_lattice():
+    return LatticeConfig(
+        cube=CubeConfig(width=8, height=8, depth=4),
+        spawn=SpawnConfig(slots=2),
+        carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
+    )
+
+
+def make_config(*, experiment="ab", family="tcn", **changes):
     """Config of a tiny run; ``encoder__dim=8`` sets a key of a group."""
-    own = {} if task == "ab" else {"lattice": LatticeConfig(**LATTICE)}
-    if task == "flow":
-        own |= {"share": "none", "trainer": TrainerConfig(ratio=1.0)}
-    config = Config(task=task, **own)
+    group, own = objectives_type(), {}
+    if experiment == "flow":
+        own = {"share": "none", "objectives": group(flow=FlowConfig())}
+    if experiment == "flow_text":
+        both = {"flow_text": FlowTextConfig(), "reconstruction": ReconstructionConfig()}
+        own = {"objectives": group(**both)}
+    if experiment != "ab":
+        own["lattice"] = make_lattice()
+    config = Config(**own)
     if family == "transformer":
         config.encoder = Transformer(family=family, heads=2)
         config.share = "none"
@@ -47,8 +60,14 @@ def make_config(*, task="ab", family="tcn", **changes):
     config.data.buckets, config.data.max_length = [16, 32], 32
     for key, value in changes.items():
         *groups, name = key.split("__")
-        setattr(functools.reduce(getattr, groups, config), name, value)
+        group = functools.reduce(getattr, groups, config)
+        assert hasattr(group, name), key
+        setattr(group, name, value)
     return config
+
+
+def parts_of(config):
+    return objectives.parts_of(objectives.build_objectives(config))
 
 
 def make_model(config, parts=None):
@@ -104,6 +123,6 @@ def trained_codec(steps=60):
 
 
 def _fresh():
-    config, words = make_config(), tokenizer()
+    config, words = make_config(decoder__conditioning="additive"), tokenizer()
     model = build_model(config, parts_of(config), words.vocab_size, E)
     return model, words, config, E

@@ -76,7 +76,10 @@ def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["trainer.ratio=1.5"], "trainer.ratio"),
+        (["objectives.distillation.share=0"], "objectives.distillation.share"),
+        (["objectives.distillation.mse=-1"], "objectives.distillation.mse"),
+        (["objectives.reconstruction.lr=0"], "objectives.reconstruction.lr"),
+        (["token_rows.candidates=-1"], "token_rows.candidates"),
         (["trainer.micro_batch=0"], "trainer.micro_batch"),
         (["data.buckets=[32,16]"], "data.buckets"),
         (["data.max_length=500"], "data.max_length"),
@@ -87,7 +90,6 @@ def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
         (["data=text"], "data.train"),
         (["teacher=precomputed"], "data.train"),
         (["teacher=bert"], "teacher.name"),
-        (["share=none", "trainer.ratio=0.0"], "trainer.best_metric"),
         (["optimizer.betas=[0.9]"], "optimizer.betas"),
         (["precision.loss_scale=0"], "precision.loss_scale"),
         (["seed=-1"], "seed"),

@@ -45,6 +45,8 @@ def test_the_signature_names_case_and_tokenizer():
     [
         ("a a b", "a b b", 4 / 6),  # the bags share one a and one b
         ("a b", "b a", 1.0),
+        ("a b", "a", 2 / 3),  # half of what is said is right, all that should be is
+        ("a", "a b c", 1 / 2),
         ("a", "b", 0.0),
         ("", "a", 0.0),
         ("", "", 1.0),

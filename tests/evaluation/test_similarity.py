@@ -47,6 +47,13 @@ def test_spearman_depends_on_ranks_alone():
     assert spearman(np.exp(3 * x), y**3) == pytest.approx(spearman(x, y), abs=1e-12)
 
 
+def test_sts_score_is_a_hundred_times_the_correlation_of_the_cosines():
+    first = np.tile([1.0, 0.0], (4, 1))
+    second = np.array([[1, 0], [1, 1], [0, 1], [-1, 0]])  # cosines fall
+    assert sts_score(first, second, np.array([5, 4, 3, 1])) == pytest.approx(100)
+    assert sts_score(first, second, np.array([1, 100, 2, 0.5])) == pytest.approx(40)
+
+
 def test_spearman_of_a_constant_is_not_a_number():
     assert np.isnan(spearman(np.ones(4), np.arange(4)))
 

@@ -140,7 +140,7 @@ def test_state_stays_inside_minus_one_to_one():
 
 
 def test_update_gate_bias_is_one_in_total():
-    """F15: the reference's two bias vectors add up to 2, so flows barely move."""
+    """The reference's two bias vectors add up to 2, so flows barely move."""
     cell = GRUCell(3, 4)
     assert cell.b.tolist() == [0] * 4 + [1] * 4 + [0] * 4
     assert cell.bhn.tolist() == [0] * 4
@@ -155,7 +155,7 @@ def test_recurrent_weights_start_orthogonal_and_input_weights_xavier():
 
 
 def test_computes_in_the_dtype_of_its_input():
-    """F27: half-precision weights do not round a float32 state."""
+    """Half-precision weights do not round a float32 state."""
     ours, _ = twins(3, 4, GRUCell)
     x, h = mx.random.normal((2, 3)), mx.random.normal((2, 4))
     exact = ours(x, h)

@@ -1,4 +1,4 @@
-"""The rules of deferred readback, each broken once in the reference (R1-R12)."""
+"""The rules of deferred readback, each broken once in the reference."""
 
 import gc
 import io
@@ -81,7 +81,7 @@ class Training:
         return loss.value(), norm.value()
 
 
-# -- Guard (test 1; R2, R7) ------------------------------------------------------------
+# -- Guard ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -129,7 +129,7 @@ def test_default_of_every_deferred_label_is_the_same_r6():
     assert [r.value() for r in readbacks][0] == 1
 
 
-# -- Nesting (test 2) ------------------------------------------------------------------
+# -- Nesting ------------------------------------------------------------------
 
 
 def test_inner_sync_does_not_release_outer_readbacks(eval_calls):
@@ -169,7 +169,7 @@ def test_fence_outside_a_batch_is_an_error():
         ReadbackEngine().fence(mx.array(1))
 
 
-# -- One evaluation (test 4; R3, R12) --------------------------------------------------
+# -- One evaluation --------------------------------------------------
 
 
 def test_training_evaluates_exactly_once_per_micro_batch(eval_calls):
@@ -235,7 +235,7 @@ def _graph_nodes(array):
     return text.getvalue().count("shape=rectangle") + text.getvalue().count("[label =")
 
 
-# -- Errors (test 5; R9) ---------------------------------------------------------------
+# -- Errors ---------------------------------------------------------------
 
 
 def test_exception_discards_the_batch_and_the_next_one_works_r9():
@@ -313,7 +313,7 @@ def test_an_open_batch_belongs_to_its_thread():
     assert len(caught) == 1 and "'mine'" in caught[0]
 
 
-# -- Overlap (test 6) ------------------------------------------------------------------
+# -- Overlap ------------------------------------------------------------------
 
 
 def test_two_overlapped_micro_batches_equal_sequential_ones(eval_calls):
@@ -364,7 +364,7 @@ def test_submit_of_chosen_readbacks_does_not_satisfy_the_guard():
     assert chosen.value() == 3
 
 
-# -- Memory (test 7; R4, R11) ----------------------------------------------------------
+# -- Memory ----------------------------------------------------------
 
 
 def test_memory_after_200_steps_is_that_after_20():
@@ -457,7 +457,7 @@ def test_own_conversion_runs_once_after_the_sync():
     assert (mean.value(), mean.value(), len(calls)) == (1.5, 1.5, 1)
 
 
-# -- Timing and debug mode (test 8; R8) ------------------------------------------------
+# -- Timing and debug mode ------------------------------------------------
 
 
 def test_timing_of_a_batch_is_recorded_under_its_label(caplog):

@@ -311,6 +311,21 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path)
     assert files_of(tmp_path) == ["step_00000005"]
 
 
+def test_a_replacement_that_gets_no_name_leaves_the_replaced_one(tmp_path, monkeypatch):
+    path = checkpoint.save(tmp_path, 5, example(1), META)
+    rename = Path.rename
+
+    def stopped(self, target):
+        if Path(target) == path:
+            raise OSError("stopped before the new one has its name")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(OSError, match="stopped"):
+        checkpoint.save(tmp_path, 5, example(2), META)
+    assert_same(checkpoint.load_latest(tmp_path).arrays, example(1))
+
+
 # -- Kills, full disks, readers --------------------------------------------------------
 
 WRITER = """

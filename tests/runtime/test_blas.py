@@ -26,7 +26,7 @@ REPORT = """
 import json
 from energyflow_mlx.runtime import blas
 i = blas.info()
-print(json.dumps({"status": i.status, "text": str(i), "optimised": i.is_optimised}))
+print(json.dumps({"status": i.status, "text": str(i), "optimised": i.is_optimized}))
 """
 
 
@@ -60,7 +60,7 @@ def shims(cache: Path):
 def test_openblas_is_active_in_this_process():
     info = blas.info()
     assert info.status == "active"
-    assert info.is_optimised
+    assert info.is_optimized
     assert info.path is not None and info.path.is_file()
     assert info.threads >= 1
     assert info.advice == ""
@@ -241,7 +241,7 @@ def test_macos_needs_nothing(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     info = blas._install()
     assert (info.status, str(info)) == ("system", "Accelerate")
-    assert info.is_optimised
+    assert info.is_optimized
 
 
 def test_cache_folder_follows_xdg_and_ignores_a_relative_one(monkeypatch, tmp_path):

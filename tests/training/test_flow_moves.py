@@ -98,5 +98,5 @@ def test_pairs_of_vectors_need_an_even_width(carried, tmp_path):
 
 def test_flows_alone_are_refused_without_a_lattice():
     config = Config(trainer=TrainerConfig(train="flow"))
-    with pytest.raises(InputError, match="trainer.train must be not flow without"):
+    with pytest.raises(InputError, match="trainer.train must be a choice whose parts"):
         build_objectives(config)

@@ -72,6 +72,7 @@ def test_biases_norms_and_tables_do_not_decay():
     assert not decays("encoder.head.bias", vector)
     assert not decays("shared.0.norm.weight", vector)
     assert not decays("encoder.embedding.weight", matrix)
+    assert not decays("encoder.positions", matrix)
 
 
 def test_clipping_brings_3_4_to_norm_1():

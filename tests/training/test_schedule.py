@@ -11,6 +11,7 @@ def test_learning_rate_follows_warm_up_then_cosine_then_floor():
     assert learning_rate(10, **SHAPE) == pytest.approx(1e-3)
     assert learning_rate(55, **SHAPE) == pytest.approx(1e-5 + 0.5 * (1e-3 - 1e-5))
     assert learning_rate(100, **SHAPE) == pytest.approx(1e-5, abs=1e-7)
+    assert learning_rate(145, **SHAPE) == pytest.approx(1e-5, abs=1e-7)
     assert learning_rate(10_000, **SHAPE) == pytest.approx(1e-5, abs=1e-7)
 
 

@@ -15,7 +15,14 @@ from energyflow_mlx.training.token_rows import (
     occurring_rows,
     token_shares,
 )
-from tests.training.small import V, make_batch, make_config, make_stepper, step
+from tests.training.small import (
+    V,
+    make_batch,
+    make_config,
+    make_feed,
+    make_stepper,
+    step,
+)
 
 B = "reconstruction"
 CONFIG = OptimizerConfig(weight_decay=0.1)
@@ -122,3 +129,24 @@ def test_row_update_equals_dense_adamw_on_the_touched_rows():
 def test_shares_are_those_of_the_training_text():
     shares = token_shares([np.array([1, 1, 2]), np.array([4])], 6)
     np.testing.assert_allclose(shares, [0, 0.5, 0.25, 0, 0.25, 0])
+
+
+def test_candidate_logits_are_lowered_by_their_chance_of_being_drawn():
+    rows = TokenRows(
+        mx.array([4, 2, 9]),
+        mx.array([1.0, 1.0, 0.0]),
+        mx.array([0, 0, 1, 0, 0]),
+        mx.array([0.0, -1.0, -2.5]),
+    )
+    logits, targets = candidate_softmax(rows, mx.ones((1, 2, 3)), mx.array([[4, 2]]))
+    np.testing.assert_allclose(logits[0, 0], [1.0, 2.0, 3.5])
+    assert targets.tolist() == [[0, 1]]
+
+
+def test_every_update_draws_its_own_candidates():
+    config, batch = make_config({"token_rows.candidates": 40}), make_batch(1)
+    feed = make_feed(config)
+    one, again, two = (feed.rows_of(batch, n).tokens for n in (3, 3, 4))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, two)
+    assert make_feed(make_config()).rows_of(batch, 3).log_p is None

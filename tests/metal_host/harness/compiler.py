@@ -21,7 +21,8 @@ _SHIM = _ROOM / "include"
 _MLX_INCLUDE = Path(mx.__file__).parent / "include"
 _RUNTIME_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti")
 _KERNEL_FLAGS = (
-    *("-std=c++17", "-O1", "-g", "-fPIC", "-fno-exceptions", "-fno-rtti", "-w"),
+    # -g1: lines and inlined calls, which is all that faults name, in half the time.
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-fno-exceptions", "-fno-rtti", "-w"),
     # Rounding as written: no fused multiply-add, half rounded after each operation.
     *("-ffp-contract=off", "-fexcess-precision=16"),
     # Variables without a value hold one that shows; the optimiser passes that would

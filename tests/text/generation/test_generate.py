@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
@@ -188,6 +191,41 @@ def exhaustive(decoder, z, length, penalty):
 
     visit([], 0.0, decoder.init_state(z), START)
     return best[1]
+
+
+class Past(NamedTuple):
+    """State of the decoder below."""
+
+    number: mx.array  # [B], stands for all tokens so far
+
+    def select(self, rows):
+        return Past(self.number[rows])
+
+
+class RememberingDecoder:
+    """In place of a decoder: logits are random, but a function of all tokens so far."""
+
+    def __init__(self):
+        self.table = 2 * mx.random.normal((97, 6))
+        self.output = SimpleNamespace(weight=mx.zeros((6, 1)))
+
+    def init_state(self, z, shared=()):
+        return Past(mx.zeros((z.shape[0],), mx.int32))
+
+    def step(self, token, state, shared=()):
+        past = Past((7 * state.number + token) % 97)
+        return self.table[past.number], past
+
+
+def test_every_beam_goes_on_with_its_own_past():
+    for seed in range(5):
+        mx.random.seed(seed)
+        decoder, z = RememberingDecoder(), mx.zeros((1, 12))
+        (found,) = generate(
+            decoder, z, max_length=4, beams=110, length_penalty=0.5, **SPECIAL
+        )
+        expected = exhaustive(decoder, z, 4, 0.5)
+        assert [t for t in found.tolist() if t != PAD] == expected
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])

@@ -1,0 +1,66 @@
+"""Objectives of a configuration: which parts they need and what they refuse."""
+
+import pytest
+
+from energyflow_mlx.build.objectives import build_objectives, parts_of
+from energyflow_mlx.config import (
+    Config,
+    DistillationConfig,
+    FlowConfig,
+    LatticeConfig,
+    ReconstructionConfig,
+    objectives_type,
+)
+from energyflow_mlx.errors import InputError
+
+
+def group(**members):
+    return objectives_type()(**members)
+
+
+def test_default_objectives_need_encoder_decoder_and_their_shared_block():
+    made = build_objectives(Config())
+    assert list(made) == ["distillation", "reconstruction"]
+    assert parts_of(made) == {"encoder", "decoder", "shared"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": group()}, "objectives must be at least one"),
+        ({"lattice": LatticeConfig()}, "lattice must be none, because"),
+        (
+            {"objectives": group(flow=FlowConfig()), "share": "none"},
+            "lattice must be set, because objectives.flow trains one",
+        ),
+        (
+            {"objectives": group(flow=FlowConfig()), "lattice": LatticeConfig()},
+            "share must be none, because flow trains neither",
+        ),
+        (
+            {"objectives": group(reconstruction=ReconstructionConfig())},
+            "best_metric must be one that reconstruction measures: ce, got 'cosine'",
+        ),
+        (
+            {"objectives": group(distillation=DistillationConfig(lr=1e-6))},
+            "min_lr must be <= objectives.distillation.lr = 1e-06, got 1e-05",
+        ),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_by_name(changes, message):
+    with pytest.raises(InputError, match=message):
+        build_objectives(Config(**changes))
+
+
+def test_pairs_are_refused_by_objectives_that_cannot_take_them():
+    config = Config()
+    config.data.pairs = True
+    with pytest.raises(InputError, match="data.pairs must be false with distillation"):
+        build_objectives(config)
+
+
+def test_flows_train_alone_only_where_there_is_a_lattice():
+    config = Config()
+    config.trainer.train = "flow"
+    with pytest.raises(InputError, match="trainer.train must be a choice whose parts"):
+        build_objectives(config)

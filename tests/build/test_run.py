@@ -1,0 +1,94 @@
+"""What a run does with its configuration before the first update."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from energyflow_mlx.build.run import run
+from energyflow_mlx.config import TeacherConfig
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.folder import MODEL, RunFolder
+from energyflow_mlx.teacher import teacher_from
+from tests.training.small import make_config
+
+
+def small(folder, changes=None):
+    config = make_config(
+        {
+            **{"data.captions": 120, "data.buckets": [16, 32], "data.max_length": 32},
+            **{"trainer.max_steps": 1, "trainer.micro_batch": 16},
+            **{"trainer.decode_samples": 2, "trainer.compile": False},
+            **{"run.dir": str(folder / "run")},
+            **(changes or {}),
+        }
+    )
+    config.encoder.dim = config.decoder.dim = 384
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One update with a rate so small that the weights are those of the start."""
+    folder = tmp_path_factory.mktemp("trained")
+    before = mx.get_memory_limit() if hasattr(mx, "get_memory_limit") else None
+    set_to = []
+    original = mx.set_memory_limit
+    mx.set_memory_limit = lambda size: set_to.append(size) or original(size)
+    try:
+        config = small(folder, {"trainer.memory_limit_gb": 3.0})
+        config.optimizer.min_lr = 0.0
+        for objective in (
+            config.objectives.distillation,
+            config.objectives.reconstruction,
+        ):
+            objective.lr = 1e-12
+        summary = run(config)
+    finally:
+        mx.set_memory_limit = original
+        original(before or 2**40)
+    return folder, summary, set_to
+
+
+def test_the_memory_limit_of_the_configuration_is_set(trained):
+    assert trained[2] == [3 * 2**30]
+
+
+def test_token_tables_start_from_the_teachers_word_embeddings(trained):
+    folder, _, _ = trained
+    run_folder = RunFolder(folder / "run")
+    weights = run_folder.best((MODEL,)).arrays_of(MODEL)
+    table = np.array(weights["encoder.embedding.weight"])
+    from energyflow_mlx.text.tokenizer import Tokenizer
+
+    ids = Tokenizer.load(run_folder.tokenizer).source_ids
+    words = teacher_from(TeacherConfig()).word_embeddings[ids]
+    scaled = words * (0.5 / np.sqrt(np.mean(words**2)))
+    np.testing.assert_allclose(table, scaled, atol=1e-5)
+
+
+def test_the_final_table_measures_meaning_where_the_teacher_reads(trained):
+    assert "semantic_cosine" in trained[1]["final"]
+
+
+def test_a_precomputed_teacher_measures_no_meaning(tmp_path):
+    texts = [f"A dog number {i} runs." for i in range(60)]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    rng = np.random.default_rng(0)
+    for name in ("train", "val"):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(60, 12)))
+    config = small(tmp_path)
+    config.data.train = config.data.val = [str(tmp_path / "a.txt")]
+    config.teacher = TeacherConfig(
+        kind="precomputed",
+        train_vectors=str(tmp_path / "train.npy"),
+        val_vectors=str(tmp_path / "val.npy"),
+    )
+    assert "semantic_cosine" not in run(config)["final"]
+
+
+def test_a_backend_that_is_not_there_is_refused_and_nothing_is_written(tmp_path):
+    missing = "cuda" if mx.metal.is_available() else "metal"
+    config = small(tmp_path, {"trainer.backend": missing})
+    with pytest.raises(InputError, match=f"backend {missing} must be available"):
+        run(config)
+    assert not (tmp_path / "run").exists()

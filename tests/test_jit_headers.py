@@ -1,0 +1,82 @@
+"""Precompiled headers save g++ time and change nothing of what it makes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from tests import jit_headers
+
+SOURCE = f"""#include "{jit_headers.HEADER}"
+extern "C" void f(float* x, float* y, int n) {{
+  for (int i = 0; i < n; i++) y[i] = mlx::core::detail::Exp()(x[i]) * x[i];
+}}
+"""
+EXPRESSION = "mx.eval(mx.compile(lambda x: x.exp() * x)(mx.ones(3)))"
+
+
+@pytest.fixture
+def header():
+    path = jit_headers.precompile()
+    if path is None:
+        pytest.skip("mx.compile asks no g++ here")
+    return path
+
+
+def assembly(folder):
+    """What g++ makes of a source in this folder, and the headers it opens for that."""
+    (folder / "a.cpp").write_text(SOURCE, encoding="utf-8")
+    include = Path(mx.__file__).parent / "include"
+    done = subprocess.run(
+        ["g++", *jit_headers.FLAGS, "-H", "-S", "-I", include, "a.cpp", "-o", "-"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, re.findall(r"^[.!]+ (.*)$", done.stderr, re.M)
+
+
+def test_a_precompiled_header_is_taken_and_changes_no_instruction(header, tmp_path):
+    parsed_each_time, opened = assembly(tmp_path)
+    assert len(opened) > 50
+    beside = tmp_path / f"{jit_headers.HEADER}.gch"
+    beside.parent.mkdir(parents=True)
+    beside.symlink_to(header.parent)
+    parsed_once, opened = assembly(tmp_path)
+    assert any(name.endswith(header.name) for name in opened)
+    assert parsed_once == parsed_each_time
+
+
+def test_it_is_made_once(header):
+    made = header.stat().st_mtime_ns
+    assert jit_headers.precompile() == header
+    assert header.stat().st_mtime_ns == made
+
+
+def test_mlx_compiles_beside_it_with_the_same_flags(header, tmp_path, monkeypatch):
+    tools, asked = tmp_path / "tools", tmp_path / "asked"
+    tools.mkdir()
+    compiler = tools / "g++"
+    compiler.write_text(
+        f'#!/bin/sh\necho "$@" >> {asked}\nexec {shutil.which("g++")} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        [sys.executable, "-c", f"import energyflow_mlx, mlx.core as mx; {EXPRESSION}"],
+        env=os.environ | {"TMPDIR": str(tmp_path), "PATH": path},
+        check=True,
+    )
+    (compilation,) = (x for x in asked.read_text().splitlines() if "-shared" in x)
+    given = [word for word in compilation.split() if word in jit_headers.FLAGS]
+    assert given == list(jit_headers.FLAGS)
+    others = re.findall(r" (-[fmOD]\S*)", " " + compilation)
+    assert set(others) <= set(jit_headers.FLAGS)
+    monkeypatch.setattr(jit_headers.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert list(jit_headers.jit_folder().glob("*.cpp"))
