@@ -185,7 +185,8 @@ def load_latest(folder: Path, groups: Collection[str] | None = None) -> Loaded |
 def load_best(folder: Path, groups: Collection[str] | None = None) -> Loaded | None:
     """Load the checkpoint that the newest whole one names as the best so far.
 
-    Its meta data say so under ``best_step``; without that the newest is the best.
+    Its meta data say so under ``best_step``; without that, or before anything was
+    measured (``best_value`` is null), the newest is the best.
 
     Returns:
         The checkpoint, or None when the folder holds no whole one.
@@ -196,8 +197,9 @@ def load_best(folder: Path, groups: Collection[str] | None = None) -> Loaded | N
     newest = load_latest(folder, groups)
     if newest is None:
         return None
-    best = newest.meta.get("best_step", newest.meta["step"])
-    if best == newest.meta["step"]:
+    meta = newest.meta
+    best = meta.get("best_step", meta["step"])
+    if best == meta["step"] or meta.get("best_value", best) is None:
         return newest
     path = folder_of(folder, best)
     return Loaded(path, *load(path, groups))

@@ -1,8 +1,6 @@
 """Batches are full, cover an epoch once, and any step can rebuild its own."""
 
 import itertools
-import threading
-import time
 from collections import Counter
 
 import numpy as np
@@ -169,33 +167,9 @@ def test_a_batch_holds_the_samples_it_names():
         assert row[mask == 1].tolist() == list(kept)
 
 
-@pytest.mark.parametrize(("bucket", "size"), [(8, 64), (32, VOCAB)])
-def test_rows_are_the_distinct_ids_and_fillers_from_outside(bucket, size):
-    batch = batcher().batch(bucket, np.arange(8))
-    assert batch.rows.shape == batch.row_valid.shape == (size,)
-    assert len(set(batch.rows.tolist())) == size
-    np.testing.assert_array_equal(batch.rows[batch.row_of], batch.ids)
-    valid = batch.rows[batch.row_valid == 1]
-    assert set(valid.tolist()) == set(batch.ids.ravel().tolist())
-    fillers = batch.rows[batch.row_valid == 0]
-    assert not set(fillers.tolist()) & set(batch.ids.ravel().tolist())
-    assert batch.rows.min() >= 0 and batch.rows.max() < VOCAB
-
-
-def test_micro_batches_cover_the_same_rows_as_one_batch():
-    source, indices = batcher(), np.arange(16)
-    whole = source.batch(16, indices)
-    parts = [source.batch(16, part) for part in indices.reshape(4, 4)]
-    used = [set(b.rows[b.row_valid == 1].tolist()) for b in [whole, *parts]]
-    assert used[0] == set().union(*used[1:])
-    for name in ("ids", "mask", "target"):
-        joined = np.concatenate([getattr(part, name) for part in parts])
-        np.testing.assert_array_equal(joined, getattr(whole, name))
-
-
 def test_dtypes_are_what_the_model_takes():
     batch = batcher().batch(16, np.arange(8))
-    kinds = [np.int32, np.float32, np.float32, np.int32, np.int32, np.float32]
+    kinds = [np.int32, np.float32, np.float32]
     assert [array.dtype for array in batch] == kinds
 
 
@@ -219,7 +193,7 @@ def take(stream, count):
 
 def test_iteration_is_endless_and_numbered():
     source = batcher(20, 8)
-    found = take(source.iterate(0, depth=2), 7)
+    found = take(source.batches(0), 7)
     assert [number for number, _ in found] == list(range(7))
     plan = [pair for epoch in range(4) for pair in source.plan(epoch)]
     for (_, batch), (_, indices) in zip(found, plan, strict=False):
@@ -228,54 +202,24 @@ def test_iteration_is_endless_and_numbered():
 
 @pytest.mark.parametrize("start", [1, 11, 12, 13, 40])
 def test_a_restart_gives_exactly_the_batches_that_were_left(start):
-    whole = take(batcher().iterate(0, depth=2), start + 5)[start:]
-    restarted = take(batcher().iterate(start, depth=2), 5)
+    whole = take(batcher().batches(0), start + 5)[start:]
+    restarted = take(batcher().batches(start), 5)
     for (number, batch), (again, same) in zip(whole, restarted, strict=True):
         assert number == again
         for a, b in zip(batch, same, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
-def test_an_error_on_the_thread_reaches_the_reader(monkeypatch):
-    source = batcher()
-    monkeypatch.setattr(source, "batch", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        next(source.iterate(0, depth=2))
-
-
-def test_closing_leaves_no_thread():
-    stream = batcher().iterate(0, depth=2)
-    next(stream)
-    stream.close()
-    assert [t for t in threading.enumerate() if t.name == "prefetch"] == []
-
-
-@pytest.mark.parametrize("depth", [1, 3])
-def test_depth_bounds_the_batches_prepared_ahead(depth, monkeypatch):
-    source = batcher()
-    make, made = source.batch, []
-    monkeypatch.setattr(source, "batch", lambda *of: made.append(1) or make(*of))
-    stream = source.iterate(0, depth=depth)
-    next(stream)
-    most = 1 + depth + 1  # read, waiting, in the making
-    deadline = time.monotonic() + 5
-    while len(made) < most and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(0.15)
-    assert len(made) == most
-    stream.close()
-
-
 def test_every_batch_is_as_long_as_one_of_the_buckets():
     for buckets in ((8, 16, 32), (10, 64)):
-        stream = batcher(buckets=buckets).iterate(0, depth=2)
+        stream = batcher(buckets=buckets).batches(0)
         lengths = {batch.ids.shape[1] for _, batch in take(stream, 24)}
         assert lengths == set(buckets)
 
 
 def test_a_negative_start_is_refused():
     with pytest.raises(ValueError, match="start must be at least 0, got -1"):
-        batcher().iterate(-1, depth=2)
+        batcher().batches(-1)
 
 
 # What is refused

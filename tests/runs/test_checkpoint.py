@@ -312,7 +312,7 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path)
 
 
 def test_a_replacement_that_gets_no_name_leaves_the_replaced_one(tmp_path, monkeypatch):
-    path = checkpoint.save(tmp_path, 5, example(1), META)
+    path = checkpoint.save(tmp_path, 5, example(1), META, keep=3)
     rename = Path.rename
 
     def stopped(self, target):
@@ -322,7 +322,7 @@ def test_a_replacement_that_gets_no_name_leaves_the_replaced_one(tmp_path, monke
 
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(OSError, match="stopped"):
-        checkpoint.save(tmp_path, 5, example(2), META)
+        checkpoint.save(tmp_path, 5, example(2), META, keep=3)
     assert_same(checkpoint.load_latest(tmp_path).arrays, example(1))
 
 
@@ -479,3 +479,11 @@ def test_saving_from_one_thread_while_another_loads(tmp_path):
     checkpoint.save(tmp_path, 2, example(), META, keep=3)
     thread.join()
     assert results[0] in (1, 2)
+
+
+def test_before_anything_was_measured_the_newest_is_the_best(tmp_path):
+    progress = {"best_step": 0, "best_value": None}
+    checkpoint.save(tmp_path, 4, example(1), progress, keep=3)
+    assert checkpoint.load_best(tmp_path).path.name == "step_00000004"
+    checkpoint.save(tmp_path, 6, example(2), {"best_step": 4, "best_value": 1}, keep=3)
+    assert checkpoint.load_best(tmp_path).path.name == "step_00000004"

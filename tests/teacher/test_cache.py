@@ -65,7 +65,7 @@ def test_rows_follow_the_texts(tmp_path):
 
 def test_rows_follow_texts_that_come_again_in_another_order(tmp_path):
     texts = [f"sentence {i}" for i in (3, 1, 3, 8, 1, 0, 8, 5, 3, 4, 0)]
-    vectors = cached_vectors(CountingTeacher(), texts, tmp_path)
+    vectors = cached_vectors(CountingTeacher(), texts, tmp_path, batch_size=64)
     assert np.array_equal(vectors, vectors_of(texts))
 
 
