@@ -3,7 +3,7 @@
     python benchmarks/flow_moves.py --vectors TRAIN.npy --held-out VAL.npy
         [--settings straight noise xavier carried] [--seeds 0 1 2] [--workers 1]
 
-Every run is an ordinary ``task=flow`` training; the two of a pair differ in
+Every run is an ordinary ``+experiment=flow``; the two of a pair differ in
 ``lattice.motion.freeze`` alone. The settings:
 
 straight  The defaults: flows start on straight paths, each from its own cell.
@@ -29,8 +29,9 @@ import lattice_presets  # isort: skip  before mlx
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.build.model import build_model, parts_of
-from energyflow_mlx.config import Config
+from energyflow_mlx.build.model import build_model
+from energyflow_mlx.build.objectives import build_objectives, parts_of
+from energyflow_mlx.config import Config, FlowConfig, objectives_type
 
 CHANGES: dict[str, tuple[str, ...]] = {
     "straight": (),
@@ -63,13 +64,14 @@ def configure(args: argparse.Namespace, setting: str, seed: int) -> Config:
     lattice = lattice_presets.read_preset(args.preset, CHANGES[setting])
     lattice.noise.steps = args.steps
     config = Config(name=f"{setting}-{seed}", seed=seed)
-    config.task, config.share, config.lattice = "flow", "none", lattice
+    config.objectives = objectives_type()(flow=FlowConfig(lr=1e-3))
+    config.share, config.lattice = "none", lattice
     config.teacher.name = args.teacher
     config.data.train, config.data.val = [str(args.vectors)], [str(args.held_out)]
     config.data.val_limit = 320
-    config.optimizer.lr, config.optimizer.weight_decay = 1e-3, 1e-5
+    config.optimizer.weight_decay = 1e-5
     trainer = config.trainer
-    trainer.ratio, trainer.micro_batch, trainer.decode_samples = 1.0, 32, 0
+    trainer.micro_batch, trainer.decode_samples = 32, 0
     trainer.max_steps, trainer.validate_every = args.steps, max(1, args.steps // 3)
     trainer.log_every, trainer.keep = 100, 1
     trainer.compile = not args.uncompiled
@@ -79,7 +81,8 @@ def configure(args: argparse.Namespace, setting: str, seed: int) -> Config:
 def carry(config: Config, paths: list[Path], folder: Path) -> list[str]:
     """Write pairs: each vector, and what its surface moved by a column reads as."""
     rows = [np.load(path).astype(np.float32) for path in paths]
-    model = build_model(config, parts_of(config), 0, rows[0].shape[1])
+    parts = parts_of(build_objectives(config))
+    model = build_model(config, parts, 0, rows[0].shape[1])
     model.eval()
     written = []
     for path, vectors in zip(paths, rows, strict=True):

@@ -83,7 +83,7 @@ def main() -> None:
         given = ", ".join(word for word in sys.argv[1:] if "." in word.split("=")[0])
         _refuse(
             f"{given}: a group named there is null; choose it first, as in "
-            "'objectives.flow={share: 1}' or +experiment=NAME."
+            "'objectives={flow: {share: 1}}' or +experiment=NAME."
         )
 
 

@@ -18,7 +18,7 @@ class DataConfig:
         format: ``auto`` follows the suffix; any other value insists on it.
         pairs: Map the vector of each ``text`` to that of its ``pair_target`` in
             JSON Lines, or the first half of each row of a ``.npy`` file to the second
-            (``task=flow`` only).
+            (objective ``flow`` only).
         captions: Number of built-in captions to generate, when no file is given.
         val_fraction: Share held out when ``val`` is not given, (0, 0.5].
         val_limit: Sentences used for validation during training; 0 = all.

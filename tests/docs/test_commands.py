@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -70,7 +73,7 @@ def test_every_key_of_a_command_exists(command):
 
 def null_or_whole_objectives():
     names = {key.split(".")[1] for key in leaves() if key.startswith("objectives.")}
-    return {f"objectives.{name}" for name in names}
+    return {"objectives", *(f"objectives.{name}" for name in names)}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=ids)
@@ -96,6 +99,25 @@ def test_every_make_target_it_names_exists():
     text = "\n".join(PAGES.values())
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M))
     assert {"setup", "test", "train"} <= named <= targets
+
+
+SCRIPTS = {w for s in SNIPPETS for w in s.text.split() if w.startswith("benchmarks/")}
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_a_benchmark_it_names_can_be_started(script):
+    """It imports what there is; what it then does takes minutes."""
+    path = CHECKOUT / script
+    code = f"import sys, runpy; sys.path[0] = {str(path.parent)!r}"
+    code += f"; runpy.run_path({str(path)!r}, run_name='not main')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_benchmark_it_names_exists_and_takes_its_options():

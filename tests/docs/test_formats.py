@@ -16,7 +16,7 @@ from tests.docs.pages import PAGES, names_in, section, table_rows
 
 PAGE = "docs/formats.md"
 SMALL = [
-    *("trainer.max_steps=2", "trainer.micro_batch=4", "trainer.save_every=1"),
+    *("trainer.max_steps=2", "trainer.micro_batch=4", "trainer.validate_every=1"),
     *("trainer.decode_samples=0", "data.val_limit=8"),
     *("encoder.dim=16", "encoder.hidden=16", "decoder.dim=16", "decoder.hidden=16"),
     *("tokenizer.kind=bpe", "tokenizer.bpe_size=300", "data.captions=100"),

@@ -56,9 +56,11 @@ def test_rooms_of_its_map_are_the_rooms():
     (drawing,) = re.findall(r"```\n(.*?)```", section(README, "Map of rooms"), re.S)
     package = CHECKOUT / "energyflow_mlx"
     lines = drawing.splitlines()
-    parts = [re.split(r" {2,}", x.strip())[0] for x in lines if x.startswith("  ")]
-    named = {name.rstrip("/") for part in parts for name in part.split()}
-    named |= set("runs runtime plots display atomic errors data config".split())
+    parts = [re.split(r" {3,}", x.strip())[0] for x in lines if x.startswith("  ")]
+    written = [name for part in parts for name in part.split()]
+    for name in written:
+        assert (package / name).is_dir() or (package / f"{name}.py").is_file(), name
+    named = {name.rstrip("/") for name in written}
     there = {p.stem for p in package.glob("*.py")} - {"__init__"}
     there |= {p.name for p in package.iterdir() if (p / "__init__.py").is_file()}
     assert named == there

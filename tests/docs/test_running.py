@@ -52,6 +52,10 @@ def reason_not_to_run(snippet):
     return next(begins, None)
 
 
+def has_lattice(snippet):
+    return any(word in snippet.text for word in ("=flow", "lattice="))
+
+
 RUN = [snippet for snippet in SNIPPETS if not reason_not_to_run(snippet)]
 
 
@@ -77,7 +81,7 @@ def entry(number, snippet):
         return {"code": snippet.text}
     words = snippet.arguments
     if snippet.module == "train":
-        small = SMALL + (SMALL_LATTICE if "=flow" in snippet.text else [])
+        small = SMALL + (SMALL_LATTICE if has_lattice(snippet) else [])
         if "run.dir=" not in snippet.text:
             small = [*small, f"run.dir=runs/{number}"]
         # Overrides go before an option with a value.
