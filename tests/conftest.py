@@ -17,7 +17,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def pytest_sessionstart():
+def pytest_sessionstart(session):
+    jit_headers.separate_worker()
+    hands_out = getattr(session.config.option, "dist", "no") != "no"
+    if hands_out and not hasattr(session.config, "workerinput"):
+        return  # this process compiles nothing itself
     jit_headers.precompile()
 
 

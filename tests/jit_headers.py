@@ -6,6 +6,7 @@ one beside the source, under the included name; the machine code it makes is the
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,21 @@ FLAGS = ("-std=c++17", "-O3", "-Wall", "-fPIC")
 
 def jit_folder() -> Path:
     """Where MLX writes the sources of fused expressions and what g++ makes of them."""
-    return Path(tempfile.gettempdir()) / "mlx" / mx.__version__ / "cpu"
+    return Path(os.environ.get("TMPDIR", "/tmp")) / "mlx" / mx.__version__ / "cpu"
+
+
+def separate_worker() -> None:
+    """Give a worker of pytest-xdist a folder of its own for fused expressions.
+
+    MLX writes a library in place: a process that finds it half-written loads that.
+    What Python calls the temporary folder stays, so that workers share the rest.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        shared = tempfile.gettempdir()  # Python remembers this answer
+        folder = Path(shared, f"energyflow_mlx_tests_{os.getuid()}", worker)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(folder)
 
 
 def precompile() -> Path | None:

@@ -78,5 +78,23 @@ def test_mlx_compiles_beside_it_with_the_same_flags(header, tmp_path, monkeypatc
     assert given == list(jit_headers.FLAGS)
     others = re.findall(r" (-[fmOD]\S*)", " " + compilation)
     assert set(others) <= set(jit_headers.FLAGS)
-    monkeypatch.setattr(jit_headers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert list(jit_headers.jit_folder().glob("*.cpp"))
+
+
+def test_two_workers_of_a_run_compile_in_different_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit_headers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folders = []
+    for worker in ("gw0", "gw1"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        jit_headers.separate_worker()
+        folders.append(jit_headers.jit_folder())
+    assert len({tmp_path, *folders}) == 3
+
+
+def test_single_process_compiles_where_every_process_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    jit_headers.separate_worker()
+    assert jit_headers.jit_folder().is_relative_to(tmp_path)

@@ -83,20 +83,33 @@ def test_gathered_rows_leave_untouched_rows_and_their_moments_alone():
     assert len(moved) > 5
 
 
+def moved_rows(before, after, path):
+    change = before[path] != after[path]
+    return set(np.flatnonzero(change.reshape(len(change), -1).any(axis=1)))
+
+
 def test_drawn_negatives_move_output_rows_and_never_input_rows():
-    stepper = make_stepper(make_config({"token_rows.candidates": 40}))
-    batch = make_batch(1)
+    stepper = make_stepper(make_config({"token_rows.candidates": 10_000}))
+    # These rows have moments, and are drawn negatives of the second update.
+    step(stepper, B, make_batch(1))
+    before, batch = weights(stepper), make_batch(2)
     occurring = set(np.unique(batch.ids))
-    before = weights(stepper)
+    drawn_again = set(np.unique(make_batch(1).ids)) - occurring
     step(stepper, B, batch)
     after = weights(stepper)
+    assert drawn_again
+    assert moved_rows(before, after, "decoder.embedding.weight") <= occurring
+    assert drawn_again <= moved_rows(before, after, "decoder.output.weight")
 
-    def moved(path):
-        change = before[path] != after[path]
-        return set(np.flatnonzero(change.reshape(len(change), -1).any(axis=1)))
 
-    assert moved("decoder.embedding.weight") <= occurring
-    assert moved("decoder.output.weight") - occurring
+def test_as_many_output_rows_move_as_there_are_candidates():
+    batch = make_batch(1)
+    count = len(np.unique(batch.ids)) + 7
+    stepper = make_stepper(make_config({"token_rows.candidates": count}))
+    before = weights(stepper)
+    step(stepper, B, batch)
+    moved = moved_rows(before, weights(stepper), "decoder.output.weight")
+    assert len(moved) == count
 
 
 def test_shared_block_has_one_parameter_and_one_state():
