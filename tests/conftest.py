@@ -78,3 +78,17 @@ def shared_folder() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the folder shared/data beside the checkout; it is not there")
     return folder
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Return a function that writes modules and gives their folder."""
+
+    def write(**texts):
+        for name, text in texts.items():
+            path = tmp_path / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return write

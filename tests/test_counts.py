@@ -12,20 +12,6 @@ def test_count_is_within_its_limit(title):
     assert len(found) <= limit, "\n".join(found)
 
 
-@pytest.fixture
-def package(tmp_path):
-    """Return a function that writes modules and gives their folder."""
-
-    def write(**texts):
-        for name, text in texts.items():
-            path = tmp_path / f"{name.replace('__', '/')}.py"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        return tmp_path
-
-    return write
-
-
 def test_top_level_is_modules_and_packages(package):
     folder = package(train="", build__model="")
     assert counts.top_level(folder) == ["train"]

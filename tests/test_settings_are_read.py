@@ -48,20 +48,6 @@ class Config:
 """
 
 
-@pytest.fixture
-def package(tmp_path):
-    """Return a function that writes modules and gives their folder."""
-
-    def write(**texts):
-        for name, text in texts.items():
-            path = tmp_path / f"{name.replace('__', '/')}.py"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        return tmp_path
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("source", "unread"),
     [
