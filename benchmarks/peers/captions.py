@@ -18,11 +18,15 @@ from typing import Any
 
 import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
 
+import mlx.core as mx
 import numpy as np
 
 from benchmarks.peers.settings import Settings, parse, refuse
+from energyflow_mlx.build.model import build_model, start_tables
+from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.config import Config
 from energyflow_mlx.evaluation.held_out import HeldOut
+from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.feed import RunData
 
@@ -43,6 +47,16 @@ def ab_config(settings: Settings) -> Config:
     return config
 
 
+def start_model(config: Config, data: RunData) -> EnergyFlow:
+    """The model of a run before its first update."""
+    parts = parts_of(build_objectives(config))
+    size = data.tokenizer.vocab_size
+    model = build_model(config, parts, size, data.dimension)
+    start_tables(model, config, data.word_embeddings)
+    mx.eval(model.parameters())
+    return model
+
+
 def folder_of(settings: Settings) -> Path:
     """Folder of the data that the settings ask for."""
     name = Path(settings.data).name.split(".")[0] if settings.data else "builtin"
@@ -52,7 +66,6 @@ def folder_of(settings: Settings) -> Path:
 def make(settings: Settings) -> None:
     """Read the sentences, have the teacher's vectors made, write the folder."""
     from energyflow_mlx.build.data import load_run_data
-    from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.display import RunDisplay
 
     config, folder = ab_config(settings), folder_of(settings)

@@ -61,9 +61,9 @@ class Report:
             **facts,
         }
         self.record["cases"][case] = found
-        print(line(case, found, self._settings.batch), flush=True)
+        print(line(case, found), flush=True)
 
-    def close(self) -> None:
+    def write(self) -> None:
         """Write the JSON file."""
         kind = f"{self._settings.device}_{self._settings.precision}"
         path = Path(self._settings.output) / f"peers_{kind}.json"
@@ -72,10 +72,10 @@ class Report:
         print(path)
 
 
-def line(case: str, found: dict[str, Any], batch: int) -> str:
+def line(case: str, found: dict[str, Any]) -> str:
     """One case for people."""
     ours, twin, ratio = found["ours_ms"], found["twin_ms"], found["ratio"]
-    rates = [batch / side["median"] * 1e3 for side in (ours, twin)]
+    rates = [found["items"] / side["median"] * 1e3 for side in (ours, twin)]
     return (
         f"{case:<12} ours {ours['median']:8.2f} ms ({rates[0]:6.0f}/s)  "
         f"PyTorch {twin['median']:8.2f} ms ({rates[1]:6.0f}/s)  "

@@ -12,91 +12,88 @@ The ratio is PyTorch's time over ours, round by round: above 1 we are faster.
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.peers.agreement import require_same
 from benchmarks.peers.report import Report
-from benchmarks.peers.settings import Settings, parse, refuse
+from benchmarks.peers.settings import WHOLE_RUNS, Settings, parse, refuse
+from benchmarks.peers.turns import quiet, sample, whole_run
 from benchmarks.peers.worker import Worker, WorkerFailed
 
 _OURS, _TWIN = "benchmarks.peers.mlx_side", "benchmarks.peers.torch_side"
-# Threads of the side before spin on for a while.
-_PAUSE_S = 0.2
 
 
 @contextmanager
-def quiet(settings: Settings) -> Iterator[None]:
-    """Time with the lock of a shared machine in hand."""
-    if not settings.lock:
-        yield
-        return
-    with open(settings.lock, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def sample(side: Worker) -> float:
-    """One sample of a side, in ms."""
-    time.sleep(_PAUSE_S)
-    return side.ask("sample")["ms"]
-
-
-def fastest(
-    twin: Worker, settings: Settings, objective: str, folder: Path
-) -> tuple[str, dict[str, float]]:
-    """The fastest form of the twin, and the ms of each."""
-    names = twin.ask("variants")["variants"]
-    found = {}
-    for name in names if len(names) > 1 else ():
-        twin.ask("prepare", objective=objective, folder=str(folder), variant=name)
-        with quiet(settings):
-            twin.ask("settle")
-            found[name] = min(sample(twin) for _ in range(2))
-    return min(found, key=lambda name: found[name], default=names[0]), found
-
-
-def compare(settings: Settings, case: str, report: Report) -> None:
-    """One case: agreement first, then the rounds."""
+def two_sides(settings: Settings) -> Iterator[tuple[Worker, Worker]]:
+    """Our side and the twin, as fresh processes."""
     with (
-        tempfile.TemporaryDirectory() as name,
         Worker(_OURS, settings) as ours,
         Worker(_TWIN, settings, settings.twin) as twin,
     ):
-        folder = Path(name)
+        yield ours, twin
+
+
+def fastest(
+    settings: Settings, case: str, folder: Path, facts: dict
+) -> tuple[str, dict[str, float]]:
+    """The fastest form of the twin, and the ms of each; in a process that then ends."""
+    found: dict[str, float] = {}
+    with Worker(_TWIN, settings, settings.twin) as twin:
+        names = twin.ask("variants", case=case)["variants"]
+        for name in names if len(names) > 1 else ():
+            twin.ask(
+                "prepare", case=case, folder=str(folder), variant=name, facts=facts
+            )
+            twin.ask("warm")
+            with quiet(settings):
+                twin.ask("settle")
+                found[name] = min(sample(twin) for _ in range(3))
+    return min(found, key=lambda name: found[name], default=names[0]), found
+
+
+def compare_calls(settings: Settings, case: str, report: Report) -> None:
+    """A case of equal calls: agreement first, then the rounds."""
+    with tempfile.TemporaryDirectory() as name, two_sides(settings) as sides:
+        folder, (ours, twin) = Path(name), sides
         report.about(ours.facts, twin.facts)
         facts = ours.ask("prepare", case=case, folder=name)
-        objective = facts["objective"]
-        chosen, tried = fastest(twin, settings, objective, folder)
-        twin.ask("prepare", objective=objective, folder=name, variant=chosen)
+        chosen, tried = fastest(settings, case, folder, facts)
+        twin.ask("prepare", case=case, folder=name, variant=chosen, facts=facts)
         files = folder / "ours.npz", folder / "twin.npz"
-        sides = ours, twin
         losses = [
             side.ask("agree", output=str(file))["loss"]
             for side, file in zip(sides, files, strict=True)
         ]
-        agreed = require_same(case, tuple(losses), files, settings.precision)
-        samples: list[list[float]] = [[], []]
-        for number in range(-1, settings.rounds):
-            order = (0, 1) if number % 2 else (1, 0)
+        agreed = require_same(case, losses, files, settings.tolerance)
+        with quiet(settings):
+            for side in sides:
+                side.ask("settle")
+        samples: tuple[list[float], list[float]] = ([], [])
+        for number in range(settings.rounds):
             with quiet(settings):
-                if number < 0:
-                    for side in sides:
-                        side.ask("settle")
-                    continue
-                for index in order:
+                for index in (0, 1) if number % 2 else (1, 0):
                     samples[index].append(sample(sides[index]))
         facts |= {"variant": chosen, "variants_ms": tried, "agreement": agreed}
-        facts["memory"] = {
-            "ours": ours.ask("memory"),
-            "twin": twin.ask("memory"),
-        }
-        report.add(case, samples[0], samples[1], facts)
+        facts["memory"] = {"ours": ours.ask("memory"), "twin": twin.ask("memory")}
+        report.add(case, *samples, facts)
+
+
+def compare_runs(settings: Settings, case: str, report: Report) -> None:
+    """A whole run of the main job on both sides, in slices that take turns."""
+    with tempfile.TemporaryDirectory() as name, two_sides(settings) as sides:
+        ours, twin = sides
+        report.about(ours.facts, twin.facts)
+        facts = ours.ask("prepare", case=case, folder=name)
+        variant = settings.variants.split(",")[0] or twin.facts["loop_variant"]
+        twin.ask("prepare", case=case, folder=name, variant=variant, facts=facts)
+        found = whole_run(settings, case, sides)
+        facts |= {"variant": variant, **found.facts}
+        facts["memory"] = {"ours": ours.ask("memory"), "twin": twin.ask("memory")}
+        report.add(case, *found.samples, facts)
 
 
 def main() -> None:
@@ -105,8 +102,9 @@ def main() -> None:
         settings = parse(sys.argv[1:])
         report = Report(settings, sys.argv[1:])
         for case in settings.cases:
+            compare = compare_runs if case in WHOLE_RUNS else compare_calls
             compare(settings, case, report)
-        report.close()
+            report.write()
     except (ValueError, WorkerFailed) as error:
         refuse(error)
 

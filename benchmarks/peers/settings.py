@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-CASES = ("a", "b", "candidates")
+CASES = ("a", "b", "candidates", "lattice", "lattice_train", "loop", "quality")
+WHOLE_RUNS = ("loop", "quality")
 
 
 @dataclass
@@ -23,10 +24,14 @@ class Settings:
         batch: Sentences of an update.
         bucket: Tokens each sentence is padded to.
         vocabulary: Rows of the token tables; 0 = as many as the data need.
+        lattice: Preset of the lattice, and ``group.key=value`` changes after commas.
+        lattice_batch: Vectors that pass it together.
         candidates: Rows of the sampled softmax, in the case of that name.
         precision: ``float32`` or ``bfloat16``.
         rounds: Samples of each side, taken in turn.
         seconds: Length of a sample.
+        slice: Updates of a whole run between two turns.
+        goal: Held-out cosine that ends the case ``quality``.
         threads: Threads of each side on the CPU; 0 = every core.
         variants: Forms of the PyTorch twin to choose from, separated by commas; none =
             those that are worth trying on the device. The fastest is compared.
@@ -44,9 +49,13 @@ class Settings:
     bucket: int = 24
     vocabulary: int = 0
     candidates: int = 2048
+    lattice: str = "debug"
+    lattice_batch: int = 32
     precision: str = "float32"
     rounds: int = 5
     seconds: float = 1.5
+    slice: int = 25
+    goal: float = 0.95
     threads: int = 0
     variants: str = ""
     data: str = ""
@@ -77,6 +86,12 @@ class Settings:
     def cases(self) -> list[str]:
         """Cases by name."""
         return [name for name in self.what.split(",") if name]
+
+    @property
+    def tolerance(self) -> str:
+        """Which tolerances apply: of the format that products are computed in."""
+        is_tf32 = self.device == "gpu" and self.precision == "float32"
+        return "tf32" if is_tf32 else self.precision
 
     def to_json(self) -> dict:
         """Plain dictionary."""

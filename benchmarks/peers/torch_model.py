@@ -186,6 +186,7 @@ class Twin(nn.Module):
         self.encoder = Encoder(under(weights, "encoder"), way)
         self.decoder = Decoder(under(weights, "decoder"), way)
         self.shared = nn.ModuleList([Block(under(weights, "shared.0"), 2, way)])
+        self.latent_noise = 0.0
 
     def forward(self, objective: str, batch: TwinBatch) -> tuple[Tensor, Tensor]:
         """Mean loss of an objective, and its first metric."""
@@ -203,7 +204,11 @@ class Twin(nn.Module):
     def reconstruction(self, batch: TwinBatch) -> tuple[Tensor, Tensor]:
         """Cross entropy, mean over the real targets."""
         dtype = self.decoder.output.weight.dtype
-        mask, z = batch.mask[:, :-1].to(dtype), batch.target.to(dtype)
+        mask, z = batch.mask[:, :-1].to(dtype), batch.target
+        if self.latent_noise > 0:
+            noise = torch.randn_like(z) * (self.latent_noise / z.shape[-1] ** 0.5)
+            z = z + noise
+        z = z.to(dtype)
         h = self.decoder(batch.ids[:, :-1], mask, z, self.shared)
         h = h.flatten(0, 1)[batch.places]  # [N, D]
         output = self.decoder.output

@@ -1,8 +1,7 @@
-"""The other side: the PyTorch twin. Run by ``worker``; needs PyTorch and NumPy alone."""
+"""The other side: the PyTorch twin, run by ``worker``; needs PyTorch and NumPy."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,83 +9,89 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.peers import torch_lattice
 from benchmarks.peers.settings import Settings
-from benchmarks.peers.torch_model import TwinBatch, packed
-from benchmarks.peers.torch_training import TwinStepper, Variant, worth_trying
-from benchmarks.peers.worker import calls_in, forget_peak_rss, peak_rss, serve, timed
-
-LR = 1e-4
-
-
-class UpdateCase:
-    """Updates of one objective on batches that lie ready on the device."""
-
-    def __init__(
-        self, folder: Path, objective: str, variant: Variant, device: str
-    ) -> None:
-        weights = dict(np.load(folder / "weights.npz"))
-        self.stepper = TwinStepper(weights, variant, device)
-        self.objective = objective
-        files = sorted(folder.glob("batch_*.npz"))
-        self.batches = [
-            packed(dict(np.load(f)), variant.multiple, device) for f in files
-        ]
-        self._cycle = itertools.cycle(self.batches)
-
-    def update(self, batch: TwinBatch | None = None, lr: float = LR) -> None:
-        """One update; nothing is read on the host."""
-        self.stepper.update(self.objective, batch or next(self._cycle), lr)
+from benchmarks.peers.torch_loop import LoopCase
+from benchmarks.peers.torch_training import Variant, default_of, worth_trying
+from benchmarks.peers.torch_updates import UpdateCase
+from benchmarks.peers.worker import (
+    Channel,
+    calls_in,
+    memory,
+    serve,
+    start_memory,
+    timed,
+)
 
 
 class TorchSide:
     """What can be asked of the twin."""
 
-    case: UpdateCase
+    channel: Channel
+    case: Any
 
     def begin(self, settings: dict) -> dict:
         """Choose the device; says what this side is."""
         self.settings = Settings(**settings)
         self.device = "cpu" if self.settings.device == "cpu" else "cuda"
         torch.set_num_threads(self.settings.threads)
-        torch.set_float32_matmul_precision("highest")
-        facts = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        # MLX multiplies float32 as TF32 on NVIDIA GPUs too.
+        is_gpu = self.device == "cuda"
+        torch.set_float32_matmul_precision("high" if is_gpu else "highest")
+        facts: dict[str, Any] = {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "loop_variant": default_of(self.device, self.settings.precision).name,
+        }
         if self.device == "cuda":
             facts["device"] = torch.cuda.get_device_name()
         return facts
 
-    def variants(self) -> dict:
+    def variants(self, case: str) -> dict:
         """Forms to choose from."""
         if self.settings.variants:
             return {"variants": self.settings.variants.split(",")}
-        found = worth_trying(self.device, self.settings.precision)
-        return {"variants": [variant.name for variant in found]}
+        precision = self.settings.precision
+        if case.startswith("lattice"):
+            return {"variants": torch_lattice.worth_trying(self.device, precision)}
+        return {"variants": [v.name for v in worth_trying(self.device, precision)]}
 
-    def prepare(self, objective: str, folder: str, variant: str) -> dict:
+    def prepare(
+        self, case: str, folder: str, variant: str, facts: dict[str, Any]
+    ) -> dict:
         """Build a case in one form from what our side wrote."""
-        self.case = UpdateCase(
-            Path(folder), objective, Variant.parse(variant), self.device
-        )
+        start_memory()
+        place, device = Path(folder), self.device
+        if case.startswith("lattice"):
+            trains = case == "lattice_train"
+            self.case = torch_lattice.LatticeCase(
+                place, facts, variant, device, trains=trains
+            )
+            return {}
+        form = Variant.parse(variant)
+        if case in ("loop", "quality"):
+            measures = case == "quality"
+            self.case = LoopCase(
+                place, facts, self.settings, form, device, measures=measures
+            )
+        else:
+            self.case = UpdateCase(place, facts["objective"], form, device)
         return {}
 
     def agree(self, output: str) -> dict:
-        """Loss, gradients and what one update changes, written to a file."""
-        stepper, batch = self.case.stepper, self.case.batches[0]
-        loss, _ = stepper.backward(self.case.objective, batch)
-        gradients = stepper.gradients()
-        before = stepper.weights(gradients)
-        self.case.update(batch, lr=1e-3)
-        after = stepper.weights(gradients)
-        arrays = {f"gradient {k}": g for k, g in gradients.items()}
-        arrays |= {f"update {k}": after[k] - before[k] for k in gradients}
+        """Loss and arrays to compare, those written to a file."""
+        loss, arrays = self.case.agree()
         np.savez(output, **arrays)
-        return {"loss": loss.item()}
+        return {"loss": loss}
+
+    def warm(self) -> dict:
+        """Two calls: what must be compiled is."""
+        timed(self.case.call, self.wait, 2)
+        return {}
 
     def settle(self) -> dict:
-        """Warm up; how many updates make a sample."""
-        self.count = calls_in(self.settings.seconds, self.case.update, self.wait)
-        forget_peak_rss()
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        """How many calls make a sample."""
+        self.count = calls_in(self.settings.seconds, self.case.call, self.wait)
         return {"count": self.count}
 
     @property
@@ -95,13 +100,22 @@ class TorchSide:
         return torch.cuda.synchronize if self.device == "cuda" else lambda: None
 
     def sample(self) -> dict:
-        """Time one sample, in ms an update."""
-        seconds = timed(self.case.update, self.wait, self.count)
+        """Time one sample, in ms a call."""
+        seconds = timed(self.case.call, self.wait, self.count)
         return {"ms": seconds / self.count * 1e3}
 
+    def train(self) -> dict:
+        """Train up to the next pause, where it answers, until told to stop."""
+        self.case.run(self.channel.pause)
+        return {"done": True}
+
+    def stop(self) -> dict:
+        """Nothing is being trained any more."""
+        return {}
+
     def memory(self) -> dict:
-        """Peak since ``settle``: of the process, and of the GPU's arrays."""
-        found = {"rss_bytes": peak_rss()}
+        """Peak since ``prepare``: of the process, and of the GPU's arrays."""
+        found = memory()
         if self.device == "cuda":
             found["array_bytes"] = torch.cuda.max_memory_allocated()
         return found

@@ -59,6 +59,12 @@ def worth_trying(device: str, precision: str) -> list[Variant]:
     return [Variant(c, m, f) for f in formats for m in modes for c in convolutions]
 
 
+def default_of(device: str, precision: str) -> Variant:
+    """Form for whole runs, whose shapes vary."""
+    format_ = "none" if precision == "float32" else "copies"
+    return Variant("taps", "eager" if device == "cpu" else "default", format_)
+
+
 class TwinStepper:
     """Runs updates of any objective on one twin.
 
@@ -66,10 +72,16 @@ class TwinStepper:
         weights: Of our model, by path.
         variant: Form of the twin.
         device: ``cpu`` or ``cuda``.
+        dynamic: Whether compiled graphs take many shapes; none = as they come.
     """
 
     def __init__(
-        self, weights: Mapping[str, np.ndarray], variant: Variant, device: str
+        self,
+        weights: Mapping[str, np.ndarray],
+        variant: Variant,
+        device: str,
+        *,
+        dynamic: bool | None,
     ) -> None:
         tensors = {k: torch.tensor(w, device=device) for k, w in weights.items()}
         self.model = Twin(tensors, variant.convolution)
@@ -80,7 +92,7 @@ class TwinStepper:
         self._loss = self._forward
         if variant.compiled != "eager":
             mode = None if variant.compiled == "default" else variant.compiled
-            self._loss = torch.compile(self._forward, mode=mode, dynamic=False)
+            self._loss = torch.compile(self._forward, mode=mode, dynamic=dynamic)
 
     def _forward(self, objective: str, batch: TwinBatch) -> tuple[Tensor, Tensor]:
         if self.variant.bf16 == "autocast":

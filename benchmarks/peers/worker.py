@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.settings import Settings
@@ -96,6 +99,12 @@ class Channel:
         line = sys.stdin.readline()
         return tuple(json.loads(line)) if line else None
 
+    def pause(self, found: dict) -> bool:
+        """Answer in the middle of something; whether to go on with it."""
+        self.answer(found)
+        asked = self.read()
+        return asked is not None and asked[0] == "train"
+
     def answer(self, found: dict | None) -> None:
         """Answer what was read last."""
         self._out.write(json.dumps(found or {}) + "\n")
@@ -116,10 +125,8 @@ def serve(side: object) -> None:
 
 
 def calls_in(seconds: float, call: Callable[[], Any], wait: Callable[[], Any]) -> int:
-    """Warm a call up and give how many of it make a sample of that length."""
-    for _ in range(3):
-        call()
-    wait()
+    """How many calls make a sample of that length."""
+    call()
     count, took = 1, 0.0
     while took < seconds / 4:
         took = timed(call, wait, count)
@@ -138,23 +145,22 @@ def timed(call: Callable[[], Any], wait: Callable[[], Any], count: int) -> float
     return time.perf_counter() - start
 
 
-def peak_rss() -> int:
-    """Highest resident memory of this process since ``forget_peak_rss``, in bytes."""
-    try:
-        with open("/proc/self/status") as status:
-            for line in status:
-                if line.startswith("VmHWM"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def forget_peak_rss() -> None:
-    """Let the peak begin again at the memory held now, where the system can."""
+def start_memory() -> None:
+    """Let the peak of this process begin again, where the system can."""
     if sys.platform == "linux":
         with open("/proc/self/clear_refs", "w") as control:
             control.write("5")
+    memory.before = _peak_rss()  # type: ignore[attr-defined]
+
+
+def memory() -> dict:
+    """Highest resident memory since ``start_memory``, and that before it, in bytes."""
+    return {"rss_bytes": _peak_rss(), "rss_before_bytes": memory.before}  # type: ignore[attr-defined]
+
+
+def _peak_rss() -> int:
+    if sys.platform == "linux":
+        text = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
