@@ -31,6 +31,7 @@ from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.feed import RunData
 
 _HELD_OUT = 1000
+_ENCODED = 2048  # training sentences that are encoded
 _ARRAYS = "captions.npz"
 
 
@@ -65,7 +66,7 @@ def folder_of(settings: Settings) -> Path:
 
 def make(settings: Settings) -> None:
     """Read the sentences, have the teacher's vectors made, write the folder."""
-    from energyflow_mlx.build.data import load_run_data
+    from energyflow_mlx.build.data import load_run_data, read_sets
     from energyflow_mlx.display import RunDisplay
 
     config, folder = ab_config(settings), folder_of(settings)
@@ -78,6 +79,7 @@ def make(settings: Settings) -> None:
     np.savez(
         folder / _ARRAYS,
         texts=np.array(held_out.texts),
+        encode_texts=np.array((read_sets(config)[0].texts or [])[:_ENCODED]),
         words=data.word_embeddings.astype(np.float16),
         **_packed("train", data.train_ids, data.train_targets),
         **_packed("held_out", list(held_out.ids), held_out.targets),
@@ -117,6 +119,12 @@ def load(settings: Settings) -> RunData:
         embed=None,
     )
     return data if size == own else _spread(data, size)
+
+
+def encode_texts(settings: Settings) -> list[str]:
+    """Sentences of the case ``encode``; ``load`` has been called."""
+    with np.load(folder_of(settings) / _ARRAYS) as arrays:
+        return [str(text) for text in arrays["encode_texts"]]
 
 
 def _sentences(arrays: Any, name: str) -> tuple[list[np.ndarray], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BL
 import mlx.core as mx
 import numpy as np
 
-from benchmarks.peers.captions import load
+from benchmarks.peers.captions import encode_texts, load
+from benchmarks.peers.mlx_encode import EncodeCase
 from benchmarks.peers.mlx_lattice import LatticeCase
 from benchmarks.peers.mlx_loop import LoopCase
 from benchmarks.peers.mlx_updates import UpdateCase
@@ -55,6 +57,10 @@ class MlxSide:
         elif case in ("loop", "quality"):
             measures = case == "quality"
             self.case = LoopCase(settings, load(settings), place, measures=measures)
+        elif case == "encode":
+            settings = replace(settings, vocabulary=0)
+            data = load(settings)
+            self.case = EncodeCase(settings, data, encode_texts(settings), place)
         else:
             self.case = UpdateCase(settings, case, load(settings), place)
         return self.case.facts

@@ -51,7 +51,7 @@ def fastest(
             twin.ask("warm")
             with quiet(settings):
                 twin.ask("settle")
-                found[name] = min(sample(twin) for _ in range(3))
+                found[name] = min(sample(twin) for _ in range(2))
     return min(found, key=lambda name: found[name], default=names[0]), found
 
 
@@ -104,7 +104,7 @@ def main() -> None:
         for case in settings.cases:
             compare = compare_runs if case in WHOLE_RUNS else compare_calls
             compare(settings, case, report)
-            report.write()
+        report.close()
     except (ValueError, WorkerFailed) as error:
         refuse(error)
 

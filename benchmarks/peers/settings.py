@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-CASES = ("a", "b", "candidates", "lattice", "lattice_train", "loop", "quality")
+CASES = (
+    "a",
+    "b",
+    "candidates",
+    "lattice",
+    "lattice_train",
+    "encode",
+    "loop",
+    "quality",
+)
 WHOLE_RUNS = ("loop", "quality")
 
 
@@ -38,6 +47,7 @@ class Settings:
         data: File of sentences; none = the built-in captions.
         folder: Where sentences and vectors are kept between runs.
         output: Folder of table, JSON and plot.
+        name: Name of those files; none = kind of machine and precision.
         twin: Python that has PyTorch; none = this one.
         lock: File whose lock is held while something is timed, where others share the
             machine; none = no lock.
@@ -61,6 +71,7 @@ class Settings:
     data: str = ""
     folder: str = "benchmarks/peers/.data"
     output: str = "benchmarks/results"
+    name: str = ""
     twin: str = ""
     lock: str = ""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers import torch_lattice
+from benchmarks.peers import torch_encode, torch_lattice
 from benchmarks.peers.settings import Settings
 from benchmarks.peers.torch_loop import LoopCase
 from benchmarks.peers.torch_training import Variant, default_of, worth_trying
@@ -54,6 +54,8 @@ class TorchSide:
         precision = self.settings.precision
         if case.startswith("lattice"):
             return {"variants": torch_lattice.worth_trying(self.device, precision)}
+        if case == "encode":
+            return {"variants": torch_encode.worth_trying(precision)}
         return {"variants": [v.name for v in worth_trying(self.device, precision)]}
 
     def prepare(
@@ -67,6 +69,9 @@ class TorchSide:
             self.case = torch_lattice.LatticeCase(
                 place, facts, variant, device, trains=trains
             )
+            return {}
+        if case == "encode":
+            self.case = torch_encode.EncodeCase(place, variant, device)
             return {}
         form = Variant.parse(variant)
         if case in ("loop", "quality"):
