@@ -1,10 +1,11 @@
 """Backend choice, kernel sources and the one launch function.
 
-Every custom operation has a reference in plain MLX, where it pays a form tuned for the
-CPU, and for each GPU backend kernel source files under ``kernels/<op>/``. This module
-decides which of them runs, reads the sources, builds the kernels on first use and
-launches them. Building is lazy because ``mx.fast.cuda_kernel`` raises at construction
-on a build without CUDA.
+Every custom operation has a reference in plain MLX, where it pays a native form in C
+for the CPU, and for each GPU backend kernel source files, all under ``kernels/<op>/``.
+This module decides which of them runs, reads the sources, builds the GPU kernels on
+first use and launches them; ``runtime.native`` does the same for the CPU's.
+Building is lazy because ``mx.fast.cuda_kernel`` raises at construction on a build
+without CUDA.
 
 Kernels work inside ``mx.grad``, ``mx.compile`` and ``mx.checkpoint``. Inside
 ``mx.vmap``, in both orders with ``mx.grad``, MLX raises ``ValueError``. A rule given to
@@ -20,15 +21,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 
+from energyflow_mlx.runtime import native
+from energyflow_mlx.runtime.native import kernel_folder
+
 Backend = Literal["auto", "reference", "cpu", "metal", "cuda"]
 """``auto`` picks by device and measured rule; the others force one implementation.
 
-``cpu`` is the form tuned for the CPU, of the operations that have one."""
+``cpu`` is the native form, in C, of the operations that have one."""
 
 FLOAT_DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 
@@ -37,13 +40,14 @@ metal_kernel_factory = mx.fast.metal_kernel
 cuda_kernel_factory = mx.fast.cuda_kernel
 
 # What `auto` runs on each device, by operation: the fastest one in benchmarks/ops. An
-# operation without a tuned form for the CPU runs its reference there.
+# operation without a native form runs its reference on the CPU.
 _AUTO: dict[str, dict[str, str]] = {
     "masked_mean": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "causal_im2col": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "lattice_scatter": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
 }
 
@@ -83,16 +87,6 @@ class Threads(NamedTuple):
     total: int
     group: int
     template: Sequence[tuple[str, Any]]
-
-
-@cache
-def kernel_folder() -> Path:
-    """Folder of the kernel sources: inside the package, else beside it."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "kernels", package.parent / "kernels"):
-        if folder.is_dir():
-            return folder
-    raise RuntimeError(f"[ops] kernel sources must be in {package}/kernels, got none.")
 
 
 def source(spec: KernelSpec, backend: str) -> tuple[str, str]:
@@ -183,7 +177,9 @@ def available(backend: str) -> bool:
         return mx.metal.is_available()
     if backend == "cuda":
         return mx.cuda.is_available()
-    return backend in ("reference", "cpu")
+    if backend == "cpu":
+        return native.info().status == "active"
+    return backend == "reference"
 
 
 @cache
@@ -210,7 +206,10 @@ def resolve(backend: str, op: str) -> str:
     """
     forms = _AUTO[op]
     if backend == "auto":
-        return forms[_device()]
+        form = forms[_device()]
+        # The one stand-in: without a compiler there are no native forms. The run
+        # header and the doctor say so.
+        return form if form != "cpu" or available("cpu") else "reference"
     names = dict.fromkeys(("auto", "reference", *forms.values()))
     if backend not in names:
         raise ValueError(

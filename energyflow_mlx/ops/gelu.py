@@ -5,7 +5,7 @@
 
 Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2. Outside ``mx.compile``
 MLX takes a pass over memory for every operation of a formula, about five forward and
-fourteen backward: a kernel takes one each. The form for the CPU rests on ``fast_math``.
+fourteen backward: a kernel takes one each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from energyflow_mlx.ops._backend import (
     launch,
     resolve,
 )
-from energyflow_mlx.ops.fast_math import fast_erf_over_sqrt2, fast_exp
+from energyflow_mlx.runtime import native
 
 Form = Literal["exact", "tanh"]
 
@@ -34,10 +34,8 @@ FORWARD = KernelSpec("gelu", "forward", inputs=("x",), outputs=("y",))
 BACKWARD = KernelSpec("gelu", "backward", inputs=("x", "g"), outputs=("gx",))
 
 _GROUP = 256  # threads a group
-_DENSITY = 1.0 / math.sqrt(2.0 * math.pi)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 _CUBIC = 0.044715
-_TANH_LIMIT = 10.0
 
 
 def gelu(x: mx.array, form: Form = "exact", *, backend: Backend = "auto") -> mx.array:
@@ -61,10 +59,10 @@ def gelu(x: mx.array, form: Form = "exact", *, backend: Backend = "auto") -> mx.
     if x.dtype not in FLOAT_DTYPES:
         raise TypeError(f"[gelu] x must be a float array, got {x.dtype}.")
     chosen = resolve(backend, "gelu")
-    if chosen == "cpu":
-        return gelu_cpu(x, form)
     if chosen == "reference" or x.size == 0:
         return gelu_reference(x, form)
+    if chosen == "cpu":
+        return _gelu_on(chosen, form)(x.astype(mx.float32)).astype(x.dtype)
     return _gelu_on(chosen, form)(x.reshape(-1)).reshape(x.shape)
 
 
@@ -76,56 +74,6 @@ def gelu_reference(x: mx.array, form: Form = "exact") -> mx.array:
     else:
         share = 1.0 + mx.tanh(_SQRT_2_OVER_PI * (wide + _CUBIC * wide**3))
     return (0.5 * wide * share).astype(x.dtype)
-
-
-def gelu_cpu(x: mx.array, form: Form = "exact") -> mx.array:
-    """Form of ``gelu`` for the CPU: compiled, one fused loop forward, one backward.
-
-    Its gradient has no gradient of its own: its exponential is made of bits, and MLX
-    raises ``ValueError``.
-    """
-    return _ON_CPU[form](x)
-
-
-@mx.compile
-def _exact(x: mx.array) -> mx.array:
-    wide = x.astype(mx.float32)
-    return (0.5 * wide * (1.0 + fast_erf_over_sqrt2(wide))).astype(x.dtype)
-
-
-@mx.compile
-def _exact_gradient(x: mx.array, g: mx.array) -> mx.array:
-    wide = x.astype(mx.float32)
-    density = fast_exp(-0.5 * wide * wide) * _DENSITY
-    slope = 0.5 + 0.5 * fast_erf_over_sqrt2(wide) + wide * density
-    return (slope * g.astype(mx.float32)).astype(x.dtype)
-
-
-def _saturate(wide: mx.array) -> mx.array:
-    """Clip to where the tanh gate is already 0 or 1, so its cube stays finite."""
-    return mx.clip(wide, -_TANH_LIMIT, _TANH_LIMIT)
-
-
-def _tanh_gate(bounded: mx.array) -> mx.array:
-    """Compute ``(1 + tanh(u)) / 2`` with the tanh form's argument ``u(x)``."""
-    u = _SQRT_2_OVER_PI * (bounded + _CUBIC * bounded * bounded * bounded)
-    return 1.0 / (1.0 + fast_exp(-2.0 * u))
-
-
-@mx.compile
-def _tanh(x: mx.array) -> mx.array:
-    wide = x.astype(mx.float32)
-    return (wide * _tanh_gate(_saturate(wide))).astype(x.dtype)
-
-
-@mx.compile
-def _tanh_gradient(x: mx.array, g: mx.array) -> mx.array:
-    wide = x.astype(mx.float32)
-    bounded = _saturate(wide)
-    gate = _tanh_gate(bounded)
-    du = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * bounded * bounded)
-    slope = gate + bounded * (2.0 * gate * (1.0 - gate) * du)
-    return (slope * g.astype(mx.float32)).astype(x.dtype)
 
 
 def _with_gradient(
@@ -145,15 +93,9 @@ def _with_gradient(
     return forward
 
 
-_ON_CPU = {
-    "exact": _with_gradient(_exact, _exact_gradient),
-    "tanh": _with_gradient(_tanh, _tanh_gradient),
-}
-
-
 @cache
 def _gelu_on(backend: str, form: Form) -> Callable[[mx.array], mx.array]:
-    """GELU of ``[N]`` on a kernel, with its gradient."""
+    """GELU on a kernel (``[N]`` on a GPU), with its gradient."""
 
     def forward(x: mx.array) -> mx.array:
         return _run(FORWARD, [x], form, backend)
@@ -164,7 +106,7 @@ def _gelu_on(backend: str, form: Form) -> Callable[[mx.array], mx.array]:
 
 @cache
 def _gradient_on(backend: str, form: Form) -> Callable[..., mx.array]:
-    """Gradient of ``x [N]`` on a kernel; its own gradient is the reference's."""
+    """Gradient on a kernel; its own gradient is the reference's."""
 
     @mx.custom_function
     def backward(x: mx.array, g: mx.array) -> mx.array:
@@ -186,6 +128,10 @@ def _run(
     spec: KernelSpec, arrays: Sequence[mx.array], form: Form, backend: str
 ) -> mx.array:
     x = arrays[0]
+    if backend == "cpu":
+        sizes = [x.size, form == "tanh"]
+        name = f"{spec.op}_{spec.part}"
+        return native.launch(name, arrays, [(x.shape, x.dtype)], sizes)[0]
     lane = features_per_lane(x.dtype, backend)
     total = -(-x.size // lane)
     template = [("T", x.dtype), ("V", lane), ("TANH", form == "tanh")]
