@@ -49,6 +49,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
 }
 
 # Suffixes of a kernel's body and of headers.
@@ -61,7 +62,7 @@ class KernelSpec:
 
     Attributes:
         op: The operation; its sources are in ``kernels/<op>/``.
-        part: File stem of the body, ``forward`` or ``backward``.
+        part: File stem of the body: ``forward``, ``backward``, or a stage between.
         inputs: Buffer names of the inputs, in the order they are passed.
         outputs: Buffer names of the outputs, in the order they come back.
         shared: Stem of a header in ``kernels/`` that operations share, put before
