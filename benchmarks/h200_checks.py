@@ -154,6 +154,27 @@ def check_gru_blend() -> Iterator[Check]:
         yield from check(case, ops.gru_blend, arrays, g, TOLERANCE[name])
 
 
+def check_embedding() -> Iterator[Check]:
+    """Check rows of a table and the sums of its segments."""
+    sizes = [(1, 1, 1), (5, 3, 9), (7, 16, 200), (300, 33, 5000), (6585, 384, 12288)]
+    formats = [(t, r) for t in DTYPES for r in DTYPES if "float32" in (t, r) or t == r]
+    for (table_name, name), (rows, width, count) in itertools.product(formats, sizes):
+        table = mx.random.normal((rows + 1, width)).astype(DTYPES[table_name])[1:]
+        ids = (rows * mx.random.uniform(shape=(count,)) ** 3).astype(mx.int32)
+        ids = mx.where(mx.random.uniform(shape=(count,)) < 0.4, 0, ids)
+        g = mx.random.normal((count, width)).astype(DTYPES[name])
+        limit = max(TOLERANCE[table_name], TOLERANCE[name])
+        look_up = partial(_look_up, ids=ids, dtype=DTYPES[name])
+        case = f"{name} rows of {table_name} {rows}x{width} N{count}"
+        yield from check(case, look_up, [table], g, limit)
+
+
+def _look_up(
+    table: mx.array, ids: mx.array, dtype: mx.Dtype, backend: str
+) -> mx.array:
+    return ops.embedding(table, ids, dtype=dtype, backend=backend)
+
+
 def check_lattice() -> Iterator[Check]:
     """Check scatter and readout."""
     cases = [
@@ -244,6 +265,7 @@ SECTIONS = {
     "causal_im2col": check_causal_im2col,
     "gelu": check_gelu,
     "gru_blend": check_gru_blend,
+    "embedding": check_embedding,
     "lattice": check_lattice,
     "transforms": check_transforms,
 }

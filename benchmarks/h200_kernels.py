@@ -30,7 +30,8 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 # Sections of h200_checks.py.
 CORRECTNESS = (
-    *("masked_mean", "causal_im2col", "gelu", "gru_blend", "lattice", "transforms"),
+    *("masked_mean", "causal_im2col", "gelu", "gru_blend", "embedding", "lattice"),
+    "transforms",
 )
 COLUMNS = "bench_causal_im2col"
 # Section: script in benchmarks/ops and its arguments; each takes under a minute.
@@ -42,6 +43,7 @@ TIMING = {
     "convolution_bfloat16": (COLUMNS, "--only", "convolution", "--dtype", "bfloat16"),
     "gelu_float32": ("bench_gelu", "--dtype", "float32"),
     "gru_blend_float32": ("bench_gru_blend", "--dtype", "float32"),
+    "embedding_times": ("bench_embedding",),
     "scatter": ("bench_lattice_scatter",),
     "readout": ("bench_lattice_readout",),
     "tuning": ("tune_kernels",),

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import mlx.core as mx
 import mlx.nn as nn
 
+from energyflow_mlx.ops import embedding
+
 _STD = 0.02
 
 
@@ -33,7 +35,8 @@ class TokenTable(nn.Embedding):
         Returns:
             ``[*ids.shape, D]`` in the table's dtype.
         """
-        return self.weight[ids if self._place is None else self._place[ids]]
+        ids = ids if self._place is None else self._place[ids]
+        return embedding(self.weight, ids)
 
     @contextmanager
     def gathered(self, place: mx.array | None) -> Iterator[None]:

@@ -48,6 +48,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
 }
 
 # Suffixes of a kernel's body and of headers.
@@ -60,7 +61,7 @@ class KernelSpec:
 
     Attributes:
         op: The operation; its sources are in ``kernels/<op>/``.
-        part: File stem of the body, ``forward`` or ``backward``.
+        part: File stem of the body: ``forward``, ``backward``, or a stage between.
         inputs: Buffer names of the inputs, in the order they are passed.
         outputs: Buffer names of the outputs, in the order they come back.
         shared: Stem of a header in ``kernels/`` that operations share, put before
