@@ -28,7 +28,7 @@ import numpy as np
 from energyflow_mlx.build.model import build_encoder
 from energyflow_mlx.config import Config
 from energyflow_mlx.nn.losses import cosine
-from energyflow_mlx.readback.engine import Readback, ReadbackEngine
+from energyflow_mlx.readback import Readback, ReadbackEngine
 from energyflow_mlx.runtime import blas, device
 
 VOCABULARY, LENGTH, TEACHER = 5000, 32, 384

@@ -4,12 +4,13 @@ import os
 import random
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import energyflow_mlx  # noqa: F401  before any test module imports mlx.core
-from tests import jit_headers
+from energyflow_mlx.runtime import jit_headers
 
 # The hub's client must not even look for a newer file of a model that is here.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,11 +19,25 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def pytest_sessionstart(session):
-    jit_headers.separate_worker()
+    separate_worker()
     hands_out = getattr(session.config.option, "dist", "no") != "no"
     if hands_out and not hasattr(session.config, "workerinput"):
         return  # this process compiles nothing itself
     jit_headers.precompile()
+
+
+def separate_worker() -> None:
+    """Give a worker of pytest-xdist a folder of its own for fused expressions.
+
+    MLX writes a library in place: a process that finds it half-written loads that.
+    What Python calls the temporary folder stays, so that workers share the rest.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        shared = tempfile.gettempdir()  # Python remembers this answer
+        folder = Path(shared, f"energyflow_mlx_tests_{os.getuid()}", worker)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(folder)
 
 
 def pytest_addoption(parser):

@@ -7,6 +7,7 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import flat_parameters, install_parameters
 from energyflow_mlx.runs.checkpoint import require_match
 from energyflow_mlx.runs.folder import MODEL, RunFolder
+from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 
@@ -31,4 +32,5 @@ def load(path: str | Path) -> SentenceCodec:
     model = build_model(config, parts, tokenizer.vocab_size, dimension)
     require_match(flat_parameters(model), parameters, str(best.path))
     install_parameters(model, parameters)
+    jit_headers.prepare()
     return SentenceCodec(model, tokenizer, config, dimension)

@@ -12,7 +12,7 @@ from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
-from energyflow_mlx.runtime import device
+from energyflow_mlx.runtime import device, jit_headers
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.run import show_result, train
 
@@ -34,6 +34,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     objectives = build_objectives(config)
     folder.check(config)
     device.select(config.trainer.backend)
+    jit_headers.prepare()
     if config.trainer.memory_limit_gb:
         mx.set_memory_limit(int(config.trainer.memory_limit_gb * 2**30))
     with RunDisplay(log_every=config.trainer.log_every, title=config.name) as display:

@@ -17,7 +17,7 @@ from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import LatticeOutput
-from energyflow_mlx.readback.engine import ReadbackEngine
+from energyflow_mlx.readback import ReadbackEngine
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 # Rows of a batch, and what sends them through the lattice.

@@ -12,9 +12,15 @@ runs exactly one ``mx.eval`` on all of it; ``Readback.value()`` then only copies
         optimizer.update(model, grads)
         loss = engine.defer("loss", loss)
         engine.fence(model, optimizer.state)
-        engine.submit()              # the device starts now ...
-        batch = next(batches)        # ... while the host prepares what comes next
     history.append(loss.value())
+
+A batch opened with ``launched`` is started instead, and nobody waits: its *flight* is
+landed later, while the device computes what was launched after it::
+
+    with engine.launched("step 8") as flight:
+        ...                          # as above
+    launch_step_9()                  # the device has work ...
+    history.append(loss.value())     # ... while the host waits for step 8
 
 Reading a readback inside its own batch raises ``BatchNotSynced`` naming its label.
 Batches nest: only the outermost one evaluates. An exception discards the batch it
@@ -29,140 +35,27 @@ cannot be intercepted. An engine belongs to one thread at a time.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from energyflow_mlx.readback.guard import HiddenReadGuard, ReadbackError
+from energyflow_mlx.readback.value import (
+    Batch,
+    BatchTiming,
+    Converter,
+    Flight,
+    OperationTiming,
+    Readback,
+    leaves_of,
+    to_host,
+    widen,
+)
 
 logger = logging.getLogger(__name__)
-
-Converter = Callable[[Any], Any]
-
-
-class BatchNotSynced(ReadbackError):
-    """A deferred value was read before the sync of its batch."""
-
-
-class BatchDiscarded(ReadbackError):
-    """A deferred value was read after its batch was discarded by an exception."""
-
-
-@dataclass(frozen=True)
-class OperationTiming:
-    """One deferred label, evaluated and timed on its own in debug mode."""
-
-    label: str
-    shapes: tuple[tuple[int, ...], ...]
-    wall_ms: float
-
-
-@dataclass(frozen=True)
-class BatchTiming:
-    """Where the time of one outermost batch went.
-
-    Attributes:
-        label: Label of the batch.
-        build_ms: From ``begin`` to ``sync``: host work and graph building, and in
-            debug mode also the operations themselves.
-        sync_ms: The one evaluation at the end.
-        peak_bytes: Highest device memory between ``begin`` and the end of ``sync``.
-        operations: Per deferred label, debug mode only.
-    """
-
-    label: str
-    build_ms: float
-    sync_ms: float
-    peak_bytes: int
-    operations: tuple[OperationTiming, ...] = ()
-
-
-@dataclass
-class _Batch:
-    """One open nesting level."""
-
-    label: str
-    started: float
-    readbacks: list["Readback"] = field(default_factory=list)
-    fenced: list[Any] = field(default_factory=list)
-    operations: list[OperationTiming] = field(default_factory=list)
-
-
-class Readback:
-    """A host value that can be read once its batch has been synced."""
-
-    def __init__(
-        self, engine: "ReadbackEngine", label: str, arrays: Any, convert: Converter
-    ) -> None:
-        self._engine = engine
-        self._label = label
-        self._arrays = arrays
-        self._convert = convert
-        self._host: Any = None
-        self._state = "free"  # "free" | "open" | "synced" | "discarded" | "read"
-        self._batch_label = ""
-
-    @property
-    def label(self) -> str:
-        """The label given to ``defer``."""
-        return self._label
-
-    @property
-    def array(self) -> Any:
-        """The lazy array (or tree of arrays), to build further expressions on.
-
-        Raises:
-            ReadbackError: The value was read or the batch discarded, so the arrays
-                were released; keep the array itself where it is needed for longer.
-        """
-        if self._state in ("read", "discarded"):
-            raise ReadbackError(
-                f"[readback] arrays of '{self._label}' must be taken before they are "
-                f"released, got a readback already {self._state}."
-            )
-        return self._arrays
-
-    def value(self) -> Any:
-        """Return the host value; converted once, then remembered.
-
-        Outside any batch an unevaluated readback evaluates itself.
-
-        Raises:
-            BatchNotSynced: Its batch is still open.
-            BatchDiscarded: Its batch ended with an exception.
-        """
-        if self._state == "read":
-            return self._host
-        if self._state == "open":
-            raise BatchNotSynced(
-                f"[readback] '{self._label}' must be read after the sync of batch "
-                f"'{self._batch_label}', got value() while that batch is open."
-            )
-        if self._state == "discarded":
-            raise BatchDiscarded(
-                f"[readback] '{self._label}' must belong to a completed batch, got "
-                f"batch '{self._batch_label}', which an exception discarded."
-            )
-        with self._engine._guard.lifted():
-            if self._state == "free":
-                self._engine._evaluate(self._label, self._arrays)
-            self._host = self._convert(self._arrays)
-        self._release("read")
-        return self._host
-
-    def _release(self, state: str) -> None:
-        """Drop the arrays, so that no graph or buffer outlives its use."""
-        self._state = state
-        self._arrays = None
-        self._convert = _to_host
-
-    def __repr__(self) -> str:
-        return f"Readback('{self._label}', {self._state})"
 
 
 class ReadbackEngine:
@@ -179,7 +72,7 @@ class ReadbackEngine:
         self.evaluations = 0
         self.submissions = 0
         self.last_timing: BatchTiming | None = None
-        self._batches: list[_Batch] = []
+        self._batches: list[Batch] = []
         self._thread = 0
         self._guard = HiddenReadGuard()
 
@@ -194,7 +87,7 @@ class ReadbackEngine:
         if not self._batches:
             self._thread = threading.get_ident()
             mx.reset_peak_memory()
-        self._batches.append(_Batch(label, time.perf_counter()))
+        self._batches.append(Batch(label, time.perf_counter()))
         if self.debug:
             self._guard.arm(label)
 
@@ -223,7 +116,57 @@ class ReadbackEngine:
             readback._state = "synced"
         self._batches.clear()
         self._guard.disarm()
-        self._record(batch, built, time.perf_counter())
+        self._record(batch, built - batch.submit_s, time.perf_counter() - built)
+
+    def launch(self, label: str, flight: Flight) -> None:
+        """Close the outermost level and start computing it. Prefer ``launched``."""
+        self._check_thread()
+        self._check_innermost("launch", label)
+        if len(self._batches) > 1:
+            raise ReadbackError(
+                f"[readback] launch must close the outermost batch, got '{label}' "
+                f"inside '{self._batches[0].label}'."
+            )
+        batch = self._batches[0]
+        flight._built = time.perf_counter() - batch.submit_s
+        self.submit()
+        for readback in batch.readbacks:
+            readback._state, readback._flight = "flying", flight
+        batch.fenced.clear()
+        flight._batch = batch
+        self._batches.clear()
+        self._guard.disarm()
+
+    @contextmanager
+    def launched(self, label: str) -> Iterator[Flight]:
+        """Like ``batch``, but started at the end of the body and not waited for.
+
+        Yields:
+            What is landed later; the readbacks of the batch land it too.
+        """
+        self.begin(label)
+        depth = len(self._batches)
+        flight = Flight(self, label)
+        try:
+            yield flight
+            self.launch(label, flight)
+        finally:
+            if len(self._batches) >= depth:  # the body or the launch raised
+                self._unwind(depth - 1)
+
+    def _land(self, batch: Batch, built: float) -> BatchTiming:
+        started = time.perf_counter()
+        try:
+            with self._guard.lifted():
+                trees = [readback._arrays for readback in batch.readbacks]
+                self._evaluate(batch.label, trees)
+        except RuntimeError:
+            for readback in batch.readbacks:
+                readback._release("discarded")
+            raise
+        for readback in batch.readbacks:
+            readback._state, readback._flight = "synced", None
+        return self._record(batch, built, time.perf_counter() - started)
 
     def discard(self, label: str) -> None:
         """Drop the innermost level without evaluating; its readbacks turn invalid."""
@@ -263,7 +206,7 @@ class ReadbackEngine:
             The readback. Outside a batch it may be read at any time.
         """
         self._check_thread()
-        leaves = _leaves(arrays)
+        leaves = leaves_of(arrays)
         if not leaves or not all(isinstance(leaf, mx.array) for leaf in leaves):
             kinds = sorted({type(leaf).__name__ for leaf in leaves}) or ["nothing"]
             raise TypeError(
@@ -271,8 +214,8 @@ class ReadbackEngine:
                 f"got {', '.join(kinds)}."
             )
         if convert is None:
-            arrays = tree_map(_widen, arrays)  # part of the graph, not of the read
-        readback = Readback(self, label, arrays, convert or _to_host)
+            arrays = tree_map(widen, arrays)  # part of the graph, not of the read
+        readback = Readback(self, label, arrays, convert or to_host)
         if self._batches:
             readback._state = "open"
             readback._batch_label = self._batches[-1].label
@@ -313,9 +256,12 @@ class ReadbackEngine:
 
     def start(self, *trees: Any) -> None:
         """Start computing trees of arrays that are built in parts; waits for none."""
+        started = time.perf_counter()
         with self._guard.lifted():
             mx.async_eval(trees)
         self.submissions += 1
+        if self._batches:
+            self._batches[0].submit_s += time.perf_counter() - started
 
     def _evaluate(self, label: str, tree: Any) -> None:
         self.evaluations += 1
@@ -331,7 +277,7 @@ class ReadbackEngine:
         with self._guard.lifted():
             self._evaluate(label, arrays)
         wall_ms = (time.perf_counter() - started) * 1e3
-        shapes = tuple(tuple(leaf.shape) for leaf in _leaves(arrays))
+        shapes = tuple(tuple(leaf.shape) for leaf in leaves_of(arrays))
         logger.info("readback '%s': %.3f ms, shapes %s", label, wall_ms, shapes)
         if self._batches:
             timing = OperationTiming(label, shapes, wall_ms)
@@ -353,15 +299,17 @@ class ReadbackEngine:
         if not self._batches:
             self._guard.disarm()
 
-    def _record(self, batch: _Batch, built: float, synced: float) -> None:
+    def _record(self, batch: Batch, built: float, waited: float) -> BatchTiming:
         self.last_timing = timing = BatchTiming(
             label=batch.label,
             build_ms=(built - batch.started) * 1e3,
-            sync_ms=(synced - built) * 1e3,
+            submit_ms=batch.submit_s * 1e3,
+            sync_ms=waited * 1e3,
             peak_bytes=mx.get_peak_memory(),
             operations=tuple(batch.operations),
         )
         logger.debug("synced %s", timing)
+        return timing
 
     def _check_innermost(self, verb: str, label: str) -> None:
         if not self._batches:
@@ -382,17 +330,3 @@ class ReadbackEngine:
                 f"[readback] batch '{self._batches[0].label}' must be used by the "
                 f"thread that opened it, got another thread."
             )
-
-
-def _leaves(tree: Any) -> list[Any]:
-    flat: Any = tree_flatten(tree)
-    return [leaf for _, leaf in flat]
-
-
-def _widen(array: mx.array) -> mx.array:
-    """NumPy has no bfloat16."""
-    return array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
-
-
-def _to_host(arrays: Any) -> Any:
-    return tree_map(lambda a: a.item() if a.ndim == 0 else np.array(a), arrays)

@@ -1,7 +1,10 @@
-"""The training loop: next update, step, readback, report, validate, save.
+"""The training loop: next update, submit, read the one before, report, validate, save.
 
-One evaluation per micro-batch, through the readback engine, with parameters and
-moments in the fence. The order of batches, objectives, learning rates and random
+One update is in flight: while the device computes update k the host takes the batch
+of update k + 1, builds its graph and submits it, and only then waits for the values of
+update k. Nothing is in flight where weights are measured or saved. Each micro-batch is
+evaluated once, through the readback engine, with parameters and moments in the fence.
+The order of batches, objectives, learning rates and random
 keys are pure functions of the update's number, so a resumed run continues the same
 curve.
 """
@@ -9,10 +12,10 @@ curve.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -22,7 +25,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import validate
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import install_parameters
-from energyflow_mlx.readback import Readback, ReadbackEngine
+from energyflow_mlx.readback import Flight, Readback, ReadbackEngine
 from energyflow_mlx.runs.checkpoint import require_match
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
@@ -44,6 +47,24 @@ logger = logging.getLogger(__name__)
 
 Update = list[StepBatch]
 _MOST_KEYS = 64
+
+
+class Submitted(NamedTuple):
+    """An update that the device computes, or has computed.
+
+    Attributes:
+        step: Its number.
+        objective: What it trains.
+        lr: Its learning rate.
+        flight: Its last micro-batch, which lands when the whole update is computed.
+        report: Its values.
+    """
+
+    step: int
+    objective: str
+    lr: float
+    flight: Flight
+    report: Readback
 
 
 @dataclass
@@ -136,48 +157,51 @@ class Trainer:
             decay=optimizer.decay_steps or own - warmup,
         )
 
-    def run_update(
-        self, step: int, update: Update, meanwhile: Callable[[], None] | None = None
-    ) -> dict[str, float]:
-        """Run update ``step`` and return its values on the host.
+    def submit(self, step: int, update: Update) -> Submitted:
+        """Build update ``step`` and start it on the device; waits for none of it.
+
+        Of its micro-batches two are in flight at most.
 
         Args:
             step: Number of the update.
             update: Its micro-batches.
-            meanwhile: What the host does while the device computes.
-
-        Raises:
-            FloatingPointError: Loss or gradient is not finite (float16 skips such an
-                update and lowers its loss scale instead).
         """
         objective = self.objectives[self.alternation.objective_of(step)]
         lr = self.learning_rate(step, objective.name)
         controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
         keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
         total: Gradients | None = None
+        flight: Flight | None = None
         for number, batch in enumerate(update):
-            is_last = number + 1 == len(update)
+            is_last, before = number + 1 == len(update), flight
             batch, key = batch._replace(controls=controls), keys[number % _MOST_KEYS]
-            with self.engine.batch(f"{objective.name} {step}.{number}"):
+            with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
                 if len(update) == 1:
                     report = self.stepper.update(objective.name, batch, key, lr)
                 else:
                     new = self.stepper.micro_gradients(objective.name, batch, key)
                     total = add_gradients(total, new)
                     self.engine.fence(total)
+                    self.engine.defer(f"{objective.name} loss sum", total.loss)
                 if is_last and total is not None:
                     report = self.stepper.apply(total, batch.rows, lr)
                 if is_last:
                     self.engine.fence(self.stepper.state.arrays())
                     read = self.engine.defer(f"{objective.name} report", report)
-                self.engine.submit()  # the device starts now ...
-                if is_last and meanwhile is not None:
-                    meanwhile()  # ... while the host prepares what comes next
-        return self._values(step, objective.name, read) | {f"{objective.name}_lr": lr}
+            if before is not None:
+                before.land()
+        assert flight is not None
+        return Submitted(step, objective.name, lr, flight, read)
 
-    def _values(self, step: int, name: str, read: Readback) -> dict[str, float]:
-        """Host values of an update, named for the log; refuses non-finite ones."""
-        values: dict[str, float] = read.value()
+    def values_of(self, submitted: Submitted) -> dict[str, float]:
+        """Wait for an update; its values on the host, named for the log.
+
+        Raises:
+            FloatingPointError: Loss or gradient is not finite (float16 skips such an
+                update and lowers its loss scale instead).
+        """
+        step, name = submitted.step, submitted.objective
+        values: dict[str, float] = submitted.report.value()
         for key in ("loss", "grad_norm"):
             value = values[key]
             if not math.isfinite(value) and self.config.precision.dtype != "float16":
@@ -189,7 +213,34 @@ class Trainer:
         logger.debug(
             "update %d: %s grad_norm %.4g", step, name, values[f"{name}_grad_norm"]
         )
-        return values
+        return values | {f"{name}_lr": submitted.lr}
+
+    def run_update(self, step: int, update: Update) -> dict[str, float]:
+        """Submit update ``step`` and wait for its values; see ``values_of``."""
+        return self.values_of(self.submit(step, update))
+
+    def _landed(self, feed: Iterator[Update]) -> Iterator[dict[str, float]]:
+        """Values of update after update; each is read while the next one computes.
+
+        Nothing is in flight when the values of an update come that a validation or a
+        checkpoint follows.
+        """
+        flying: Submitted | None = None
+        for step in range(self.progress.step, self.total):
+            self._announce_epoch(step)
+            submitted = self.submit(step, next(feed))
+            if flying is not None:
+                yield self.values_of(flying)
+            flying = submitted
+            if self.engine.debug or self._state_is_wanted(step + 1):
+                yield self.values_of(flying)
+                flying = None
+
+    def _state_is_wanted(self, step: int) -> bool:
+        """Whether the state after ``step`` updates is measured or saved."""
+        settings = self.config.trainer
+        every = (settings.validate_every or self.steps_per_epoch, settings.save_every)
+        return any(n and self._due(step, n) for n in every)
 
     # -- the loop ------------------------------------------------------------
 
@@ -208,21 +259,17 @@ class Trainer:
             if wants_start and progress.step == 0:
                 self._validate(log)
             try:
-                ready = [next(feed)]
-                while progress.step < self.total:
-                    self._announce_epoch()
-                    values = self.run_update(
-                        progress.step, ready.pop(), lambda: ready.append(next(feed))
-                    )
+                for values in self._landed(feed):
                     progress.step += 1
                     progress.samples += settings.micro_batch * settings.accumulate
                     progress.seconds = time.perf_counter() - started
                     means.add(values)
-                    if self._due(settings.log_every):
+                    if self._due(progress.step, settings.log_every):
                         self._report(log, means.take())
-                    if self._due(settings.validate_every or self.steps_per_epoch):
+                    every = settings.validate_every or self.steps_per_epoch
+                    if self._due(progress.step, every):
                         self._validate(log)
-                    elif settings.save_every and self._due(settings.save_every):
+                    elif self._state_is_wanted(progress.step):
                         self._save_after(log)
                     if settings.patience and progress.stale >= settings.patience:
                         status = "stopped early"
@@ -238,13 +285,12 @@ class Trainer:
                 raise
         return self._summary(status)
 
-    def _announce_epoch(self) -> None:
-        epoch, update = divmod(self.progress.step, self.steps_per_epoch)
+    def _announce_epoch(self, step: int) -> None:
+        epoch, update = divmod(step, self.steps_per_epoch)
         if update == 0:
-            logger.info("epoch %d begins at update %d", epoch + 1, self.progress.step)
+            logger.info("epoch %d begins at update %d", epoch + 1, step)
 
-    def _due(self, every: int) -> bool:
-        step = self.progress.step
+    def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.total
 
     def _report(self, log: MetricsLog, means: dict[str, float]) -> None:

@@ -205,6 +205,7 @@ def adamw_rows(
     lr: mx.array,
     config: OptimizerConfig,
     *,
+    finite: mx.array,
     only_occurring: bool,
 ) -> tuple[mx.array, Moments]:
     """AdamW on the touched rows of a table; the other rows do not move.
@@ -219,6 +220,8 @@ def adamw_rows(
         rows: Rows of the update.
         lr: Learning rate, scalar.
         config: Betas and eps.
+        finite: Whether anything moves, scalar bool. Chosen per change and not per
+            table, so that the table can be written in place.
         only_occurring: Leave drawn negatives and fillers alone.
     """
     index = rows.tokens
@@ -227,7 +230,7 @@ def adamw_rows(
     new, changed = adamw(old, gradient, part, lr, 0.0, config)
 
     def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
-        change = after - before
+        change = mx.where(finite, after - before, 0.0)
         if only_occurring:
             change = change * rows.occurs.reshape(-1, *[1] * (table.ndim - 1))
         return whole.at[index].add(change)
@@ -235,5 +238,5 @@ def adamw_rows(
     return write(table, old, new), {
         "m": write(moments["m"], part["m"], changed["m"]),
         "v": write(moments["v"], part["v"], changed["v"]),
-        "t": changed["t"],
+        "t": mx.where(finite, changed["t"], moments["t"]),
     }

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
+from energyflow_mlx.model import (
+    EnergyFlow,
+    Slots,
+    flat_parameters,
+    parameter_slots,
+    put_parameters,
+)
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.training.objectives.base import (
     Differentiated,
@@ -66,11 +72,13 @@ class Stepper:
     engine: ReadbackEngine = field(default_factory=ReadbackEngine)
     state: TrainState = field(init=False)
     traces: dict[str, int] = field(default_factory=dict)
+    _slots: Slots = field(init=False)
     _compiled: dict[str, Callable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Take over the model's parameters and prepare the moments."""
         parameters = flat_parameters(self.model)
+        self._slots = parameter_slots(self.model)
         self.trainable = trainable_paths(parameters, self.config.trainer)
         self.gathered = gathered_tables(parameters, self.config) & self.trainable
         self._differentiated: Mapping[str, Differentiated] = {
@@ -113,7 +121,11 @@ class Stepper:
     def _apply(
         self, state: TrainState, total: Gradients, rows: TokenRows, lr: mx.array
     ) -> tuple[TrainState, Arrays]:
-        """New state from summed gradients, and the values to report."""
+        """New state from summed gradients, and the values to report.
+
+        The state stays as it was where loss or gradient is not finite: the host learns
+        of it when later updates are on their way.
+        """
         parameters, moments, loss_scale = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)
@@ -121,7 +133,7 @@ class Stepper:
             path: g.astype(mx.float32) * divide for path, g in total.gradients.items()
         }
         norm = global_norm(gradients)
-        finite = mx.isfinite(norm)
+        finite = mx.isfinite(norm) & mx.isfinite(total.loss)
         clip = clip_scale(norm, config.clip_norm)
         new_parameters, new_moments = dict(parameters), dict(moments)
         for path, gradient in gradients.items():
@@ -134,12 +146,12 @@ class Stepper:
                     rows,
                     lr,
                     config,
+                    finite=finite,
                     only_occurring=is_only_looked_up(path, self.config),
                 )
             else:
                 decay = config.weight_decay if decays(path, old) else 0.0
                 new, changed = adamw(old, gradient * clip, moment, lr, decay, config)
-            if self.config.precision.dtype == "float16":
                 new = mx.where(finite, new, old)
                 changed = {k: mx.where(finite, changed[k], moment[k]) for k in moment}
             new_parameters[path], new_moments[path] = new, changed
@@ -187,7 +199,7 @@ class Stepper:
             function = self._compile(f"{objective} gradients", function)
         # Of the state the gradients read no moments: they stay out of the graph.
         found = function(self.state._replace(moments={}), batch, key)
-        install_parameters(self.model, self.state.parameters)
+        put_parameters(self._slots, self.state.parameters)
         return found
 
     def apply(self, total: Gradients, rows: TokenRows, lr: float) -> Arrays:
@@ -218,4 +230,4 @@ class Stepper:
 
     def _take(self, state: TrainState) -> None:
         self.state = TrainState(*state)
-        install_parameters(self.model, self.state.parameters)
+        put_parameters(self._slots, self.state.parameters)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from energyflow_mlx.readback.engine import (
+from energyflow_mlx.readback import (
     BatchDiscarded,
     BatchNotSynced,
     ReadbackEngine,

@@ -17,7 +17,7 @@ from energyflow_mlx.ops import gelu
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter
 from energyflow_mlx.ops.masked_mean import masked_mean
-from energyflow_mlx.readback.engine import ReadbackEngine
+from energyflow_mlx.readback import ReadbackEngine
 from tests.text.small import make_block, make_decoder, make_encoder
 
 B, L, D, H, K, V, E = 3, 8, 10, 12, 3, 17, 6

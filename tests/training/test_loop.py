@@ -149,17 +149,6 @@ def test_every_sentence_meets_both_objectives(data, tmp_path):
     assert len(seen[A] & seen[B]) > 0.95 * len(everything)
 
 
-def test_the_next_update_is_prepared_while_the_device_computes(data, tmp_path):
-    """Started, then the host's turn, then the wait: in this order."""
-    trainer = make_trainer(make_config(max_steps=4, compile=False), data, tmp_path)
-    happened, engine = [], trainer.engine
-    evaluate, start = engine._evaluate, engine.start
-    engine._evaluate = lambda *a: happened.append("wait") or evaluate(*a)
-    engine.start = lambda *a: happened.append("start") or start(*a)
-    trainer.run_update(0, take(trainer, 1)[0], lambda: happened.append("host"))
-    assert happened == ["start", "host", "wait"]
-
-
 def test_parameters_and_moments_are_evaluated_with_their_update(data, tmp_path):
     """Without the fence the graph would grow from update to update."""
     trainer = make_trainer(make_config(max_steps=4, compile=False), data, tmp_path)

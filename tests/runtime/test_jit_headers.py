@@ -10,7 +10,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from tests import jit_headers
+from energyflow_mlx.runtime import jit_headers
+from tests import conftest
 
 SOURCE = f"""#include "{jit_headers.HEADER}"
 extern "C" void f(float* x, float* y, int n) {{
@@ -83,12 +84,12 @@ def test_mlx_compiles_beside_it_with_the_same_flags(header, tmp_path, monkeypatc
 
 
 def test_two_workers_of_a_run_compile_in_different_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(jit_headers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(conftest.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     folders = []
     for worker in ("gw0", "gw1"):
         monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
-        jit_headers.separate_worker()
+        conftest.separate_worker()
         folders.append(jit_headers.jit_folder())
     assert len({tmp_path, *folders}) == 3
 
@@ -96,5 +97,48 @@ def test_two_workers_of_a_run_compile_in_different_folders(tmp_path, monkeypatch
 def test_single_process_compiles_where_every_process_does(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    jit_headers.separate_worker()
+    conftest.separate_worker()
     assert jit_headers.jit_folder().is_relative_to(tmp_path)
+
+
+def run_expression(folder, program):
+    """Expression in a process of its own; its messages."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout + done.stderr
+
+
+PREPARED = f"""
+import logging
+logging.basicConfig(level=logging.INFO)
+import energyflow_mlx, mlx.core as mx
+from energyflow_mlx.runtime import jit_headers
+jit_headers.prepare()
+{EXPRESSION}
+print(mx.compile(lambda x: x.exp() * x)(mx.zeros(3)).tolist())
+"""
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(header, tmp_path):
+    """A file stands where the folder of the precompiled header would be."""
+    place = tmp_path / "mlx" / mx.__version__ / "cpu" / f"{jit_headers.HEADER}.gch"
+    place.parent.mkdir(parents=True)
+    place.write_text("not a header")
+    said = run_expression(tmp_path, PREPARED)
+    assert "parsed each time" in said and "[0.0, 0.0, 0.0]" in said
+
+
+def test_the_second_process_finds_what_the_first_one_made(header, tmp_path):
+    assert "once" in run_expression(tmp_path, PREPARED)
+    assert "once" not in run_expression(tmp_path, PREPARED)
+
+
+def test_nothing_is_parsed_where_the_gpu_computes(monkeypatch):
+    monkeypatch.setattr(jit_headers.mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(jit_headers, "precompile", lambda: pytest.fail("parsed"))
+    jit_headers.prepare()

@@ -1,11 +1,14 @@
-"""The C++ headers that ``mx.compile`` includes on a CPU, parsed once for a whole run.
+"""The C++ headers that ``mx.compile`` includes on a CPU, parsed once for all programs.
 
 MLX gives g++ one small source for each fused expression, and three quarters of the
 time go into parsing the same headers again. g++ takes a precompiled form where it finds
 one beside the source, under the included name; the machine code it makes is the same.
+The folder is MLX's own and stays until the machine clears its temporary files, so this
+costs its few seconds once, and a program that needs no new expression pays nothing.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -14,6 +17,10 @@ import tempfile
 from pathlib import Path
 
 import mlx.core as mx
+
+from energyflow_mlx.runtime.device import CPU_JIT_COMPILER
+
+logger = logging.getLogger(__name__)
 
 HEADER = "mlx/backend/cpu/compiled_preamble.h"
 # The flags MLX compiles with: g++ takes a precompiled header made with equal ones only.
@@ -25,27 +32,29 @@ def jit_folder() -> Path:
     return Path(os.environ.get("TMPDIR", "/tmp")) / "mlx" / mx.__version__ / "cpu"
 
 
-def separate_worker() -> None:
-    """Give a worker of pytest-xdist a folder of its own for fused expressions.
+def prepare() -> None:
+    """Precompile where MLX computes on the CPU; call it before the first expression.
 
-    MLX writes a library in place: a process that finds it half-written loads that.
-    What Python calls the temporary folder stays, so that workers share the rest.
+    A folder that cannot be written, or a compiler that fails, only costs time: each
+    expression then parses the headers itself, as MLX does alone.
     """
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is not None:
-        shared = tempfile.gettempdir()  # Python remembers this answer
-        folder = Path(shared, f"energyflow_mlx_tests_{os.getuid()}", worker)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.environ["TMPDIR"] = str(folder)
+    if mx.default_device() != mx.cpu:
+        return
+    try:
+        precompile()
+    except (OSError, subprocess.CalledProcessError) as error:
+        logger.info("headers of fused expressions are parsed each time: %s", error)
 
 
 def precompile() -> Path | None:
     """Parse the headers, unless that is done already.
 
+    Processes that start together may each do it; a half-written header is never seen.
+
     Returns:
         The precompiled header; None where ``mx.compile`` asks no g++.
     """
-    compiler = shutil.which("g++")
+    compiler = shutil.which(CPU_JIT_COMPILER)
     include = Path(mx.__file__).parent / "include"
     if sys.platform != "linux" or not compiler or not (include / HEADER).is_file():
         return None
@@ -57,6 +66,7 @@ def precompile() -> Path | None:
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    logger.info("parsing the headers of fused expressions, once")
     with tempfile.TemporaryDirectory(dir=jit_folder()) as scratch:
         source, built = Path(scratch, "all.h"), Path(scratch, "all.gch")
         source.write_text(f'#include "{HEADER}"\n', encoding="utf-8")
