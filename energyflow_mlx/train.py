@@ -52,11 +52,10 @@ def _job(composed: DictConfig) -> float:
             config = to_config(composed)
             logger.setLevel(config.trainer.log_level.upper())
             summary = run(config, list(job.overrides.task))
-        except InputError:
-            # Hydra has made the folder; a refused run leaves nothing behind.
+        finally:
+            # Hydra has made the folder; where nothing was written nothing stays behind.
             with suppress(OSError):
                 Path(job.runtime.output_dir).rmdir()
-            raise
         best: dict[str, Any] = summary["best"]
         return float(next(iter(best.values())))
 

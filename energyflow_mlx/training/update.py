@@ -14,6 +14,7 @@ import mlx.core as mx
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
 from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.objectives.base import (
     Differentiated,
     Objective,
@@ -32,7 +33,7 @@ from energyflow_mlx.training.precision import (
     init_loss_scale,
     next_loss_scale,
 )
-from energyflow_mlx.training.state import Gradients, TrainState
+from energyflow_mlx.training.state import Gradients, TrainState, sum_over
 from energyflow_mlx.training.token_rows import (
     TokenRows,
     adamw_rows,
@@ -53,6 +54,7 @@ class Stepper:
         config: The run's configuration.
         objectives: What can be trained.
         engine: Computes; an update only tells it what may start early.
+        group: The processes whose gradients are summed.
 
     Attributes:
         state: Current parameters, moments, loss scale.
@@ -64,6 +66,7 @@ class Stepper:
     config: Config
     objectives: Sequence[Objective]
     engine: ReadbackEngine = field(default_factory=ReadbackEngine)
+    group: Group = ALONE
     state: TrainState = field(init=False)
     traces: dict[str, int] = field(default_factory=dict)
     _compiled: dict[str, Callable] = field(default_factory=dict)
@@ -113,7 +116,11 @@ class Stepper:
     def _apply(
         self, state: TrainState, total: Gradients, rows: TokenRows, lr: mx.array
     ) -> tuple[TrainState, Arrays]:
-        """New state from summed gradients, and the values to report."""
+        """New state from summed gradients, and the values to report.
+
+        The sum over all processes is taken here, once an update.
+        """
+        total = sum_over(self.group, total)
         parameters, moments, loss_scale = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)

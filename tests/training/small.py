@@ -13,6 +13,7 @@ from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
+from energyflow_mlx.runtime.distributed import ALONE
 from energyflow_mlx.training.feed import Feed
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.objectives import StepBatch
@@ -67,7 +68,7 @@ def make_batch(seed=0, size=B):
 def make_feed(config, vocab_size=V):
     """A feed without sentences: it cuts given batches."""
     feed = Feed.__new__(Feed)
-    feed._config, feed._vocab_size = config, vocab_size
+    feed._config, feed._vocab_size, feed._group = config, vocab_size, ALONE
     feed._shares = np.full(vocab_size, 1 / vocab_size)
     return feed
 
