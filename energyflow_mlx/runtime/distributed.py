@@ -80,11 +80,15 @@ class Group:
         return summed
 
     def arrays_of_first(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
-        """The first process's arrays, by name, in every process; lazy."""
+        """The first process's arrays, by name, in every process; computed at once."""
         if self.size == 1:
             return arrays
-        own = [a if self.is_writer else mx.zeros_like(a) for a in arrays.values()]
-        return dict(zip(arrays, self.sum(own), strict=True))
+        names = sorted(arrays)  # a loaded state has its file's order
+        own = [arrays[n] if self.is_writer else mx.zeros_like(arrays[n]) for n in names]
+        with self.watched():
+            summed = self.sum(own)
+            mx.eval(summed)
+        return dict(zip(names, summed, strict=True))
 
     def of_first(self, make: Callable[[], Json]) -> Json:
         """What ``make`` returns in the first process, which alone calls it.
@@ -119,12 +123,15 @@ class Group:
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or not any(b in str(error) for b in _OF_BACKENDS):
+            reason = str(error)
+            places = [reason.find(word) for word in _OF_BACKENDS if word in reason]
+            if self.size == 1 or not places:
                 raise
             raise ProcessLost(
                 f"[distributed] process {self.rank} of {self.size} must reach the "
-                f"others, got: {error} Another process has ended; its own message "
-                f"says why. The same command continues from the last checkpoint."
+                f"others, got: {reason[min(places) :]}; another process has ended, "
+                "and its own message says why. The same command continues from the "
+                "last checkpoint."
             ) from error
 
 

@@ -113,8 +113,8 @@ def quiet_display():
     return RunDisplay(console=Console(file=io.StringIO()))
 
 
-def make_trainer(config, data, folder):
-    """A trainer of a fresh model in an empty folder."""
+def make_trainer(config, data, folder, group=ALONE):
+    """A trainer of a fresh model in a folder that is empty or holds its run."""
     made = build_objectives(config)
     model = build_model(
         config, parts_of(made), data.tokenizer.vocab_size, data.dimension
@@ -122,4 +122,5 @@ def make_trainer(config, data, folder):
     start_tables(model, config, data.word_embeddings)
     codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
     model.train()
-    return Trainer(config, made, codec, data, RunFolder(folder), quiet_display())
+    run = RunFolder(folder, group.is_writer)
+    return Trainer(config, made, codec, data, run, quiet_display(), group)
