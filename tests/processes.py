@@ -19,13 +19,20 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
-def start(size, folder, words):
-    """Start ``python WORDS`` ``size`` times; returns the processes."""
+def start(size, folder, words, others=None):
+    """Start ``python WORDS`` ``size`` times; returns the processes.
+
+    Args:
+        size: Number of processes.
+        folder: For the file that names their ports.
+        words: Arguments of each.
+        others: Other arguments of some, by rank.
+    """
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
     return [
         subprocess.Popen(
-            [sys.executable, *map(str, words)],
+            [sys.executable, *map(str, (others or {}).get(rank, words))],
             cwd=CHECKOUT,
             env={**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)},
             stdout=subprocess.PIPE,

@@ -85,8 +85,8 @@ class Group:
             return arrays
         names = sorted(arrays)  # a loaded state has its file's order
         own = [arrays[n] if self.is_writer else mx.zeros_like(arrays[n]) for n in names]
+        summed = self.sum(own)
         with self.watched():
-            summed = self.sum(own)
             mx.eval(summed)
         return dict(zip(names, summed, strict=True))
 
@@ -110,8 +110,10 @@ class Group:
 
     def _total(self, values: np.ndarray) -> np.ndarray:
         """Sum of small integers over all processes, computed at once."""
+        (total,) = self.sum([mx.array(values.astype(np.int32))])
         with self.watched():
-            return np.array(self.sum([mx.array(values.astype(np.int32))])[0])
+            mx.eval(total)  # NumPy's own read would hide or hang on a lost process
+        return np.array(total)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
