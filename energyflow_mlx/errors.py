@@ -17,6 +17,10 @@ class EFBError(InputError):
     """A damaged or foreign EFB file; the message names the path and byte offset."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended; entry points print one line, exit 1."""
+
+
 class TokenizerErrors:
     """Context that turns the tokenizers library's error into InputError.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -36,27 +37,36 @@ def to_config(composed: DictConfig) -> Config:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     job = HydraConfig.get()
-    if str(job.mode).endswith("MULTIRUN"):
+    if _is_sweep(job):
         config.run.dir = str(Path(job.sweep.dir) / str(job.sweep.subdir))
     return config
+
+
+def _is_sweep(job: HydraConf) -> bool:
+    return str(job.mode).endswith("MULTIRUN")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name="config")
 def _job(composed: DictConfig) -> float:
     """One Hydra job; returns the metric that chose the best checkpoint."""
     from energyflow_mlx.build.run import run
+    from energyflow_mlx.runtime import distributed
 
     job = HydraConfig.get()
     with cli.clean_exit():
         try:
+            if _is_sweep(job) and distributed.join().size > 1:
+                raise InputError(
+                    "[distributed] a sweep must have one process, got several; launch "
+                    "its jobs one by one."
+                )
             config = to_config(composed)
             logger.setLevel(config.trainer.log_level.upper())
             summary = run(config, list(job.overrides.task))
-        except InputError:
-            # Hydra has made the folder; a refused run leaves nothing behind.
+        finally:
+            # Hydra has made the folder; where nothing was written nothing stays behind.
             with suppress(OSError):
                 Path(job.runtime.output_dir).rmdir()
-            raise
         best: dict[str, Any] = summary["best"]
         return float(next(iter(best.values())))
 

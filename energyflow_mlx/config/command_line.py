@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import InputError, ProcessLost
 
 _Schema = TypeVar("_Schema")
 
@@ -103,10 +103,13 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
         """Nothing to prepare."""
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Exit 2 on ``InputError``, 130 on an interrupt."""
+        """Exit 2 on ``InputError``, 1 on ``ProcessLost``, 130 on an interrupt."""
         if isinstance(error, InputError):
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
+        if isinstance(error, ProcessLost):
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(1)
         if isinstance(error, KeyboardInterrupt):
             sys.stderr.write("interrupted\n")
             sys.exit(130)

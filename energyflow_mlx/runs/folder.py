@@ -16,6 +16,7 @@ from energyflow_mlx.atomic import write_text
 from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -34,6 +35,9 @@ _FREE = {
     "teacher.cache_dir",
     "teacher.batch_size",
 }
+# Together with the number of processes they make the size of an update, and that must
+# stay: ``Progress.require_batch`` checks it, once there is a checkpoint to go on from.
+_BATCH = {"trainer.micro_batch", "trainer.accumulate"}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -45,6 +49,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """Settings that decide the numbers of a run, flat."""
+    flat = flatten(config.to_json())
+    return {key: value for key, value in flat.items() if key not in _FREE}
 
 
 def differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
@@ -60,9 +70,11 @@ class RunFolder:
 
     Attributes:
         path: The folder, ``run.dir``.
+        is_writer: Whether this process writes it; one process of a run does.
     """
 
     path: Path
+    is_writer: bool = True
 
     @property
     def config(self) -> Path:
@@ -130,7 +142,8 @@ class RunFolder:
                 )
             return
         other = differences(self.read_config(), config)
-        changed = {k: v for k, v in other.items() if k not in _FREE}
+        free = _FREE | _BATCH if self.steps() else _FREE
+        changed = {k: v for k, v in other.items() if k not in free}
         if changed:
             key, (old, new) = next(iter(changed.items()))
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -141,12 +154,16 @@ class RunFolder:
 
     def begin(self, config: Config) -> None:
         """Write the configuration; the last thing before training starts."""
+        if not self.is_writer:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config.to_json(), indent=1, ensure_ascii=False)
         write_text(self.config, text + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result, atomically."""
+        if not self.is_writer:
+            return
         text = json.dumps(summary, indent=1, ensure_ascii=False, default=str)
         write_text(self.summary, text + "\n")
 
@@ -156,6 +173,10 @@ class RunFolder:
             return {}
         found: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
         return found
+
+    def open_metrics(self) -> MetricsLog:
+        """The metrics log, open for writing."""
+        return MetricsLog(self.metrics) if self.is_writer else NoLog()
 
     # -- checkpoints ---------------------------------------------------------
 
@@ -181,6 +202,8 @@ class RunFolder:
             keep: Newest checkpoints that stay.
             best: Update whose checkpoint stays too.
         """
+        if not self.is_writer:
+            return
         folder = self.checkpoints
         checkpoint.save(folder, step, arrays, meta, keep=keep, protect={best})
 

@@ -75,6 +75,25 @@ class MetricsLog:
         self.close()
 
 
+class NoLog(MetricsLog):
+    """The log of a process that writes no files: takes records and drops them."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Drop the record."""
+
+    def truncate_after(self, step: int) -> None:
+        """Nothing to truncate."""
+
+    def flush_to_disk(self) -> None:
+        """Nothing to flush."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the records of a metrics file, non-finite values restored.
 

@@ -11,6 +11,7 @@ from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import Batch, BucketBatcher
 from energyflow_mlx.data.prefetch import prefetch
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
+from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.objectives.base import StepBatch
 from energyflow_mlx.training.token_rows import (
@@ -54,23 +55,26 @@ class Feed:
     """Turns a run's sentences into updates.
 
     Attributes:
+        batch_size: Sentences of one update, of all processes together.
         updates_per_epoch: Updates of one pass over the sentences.
     """
 
-    def __init__(self, data: RunData, config: Config) -> None:
-        """Plan the batches: all of ``accumulate`` micro-batches.
+    def __init__(self, data: RunData, config: Config, group: Group = ALONE) -> None:
+        """Plan the batches: ``accumulate`` micro-batches of every process.
 
         Args:
             data: Sentences and vectors.
             config: The run's configuration.
+            group: The processes; each plans the same batches and takes its own part.
         """
-        trainer, self._config = config.trainer, config
+        trainer, self._config, self._group = config.trainer, config, group
+        self.batch_size = trainer.micro_batch * trainer.accumulate * group.size
         self._vocab_size = data.tokenizer.vocab_size
         self._batcher = BucketBatcher(
             data.train_ids,
             data.train_targets,
             vocab_size=self._vocab_size,
-            batch_size=trainer.micro_batch * trainer.accumulate,
+            batch_size=self.batch_size,
             buckets=config.data.buckets,
             seed=config.seed,
         )
@@ -101,14 +105,16 @@ class Feed:
         return draw_candidates(rows, self._shares, total, count, (seed, number))
 
     def on_device(self, batch: Batch, rows: TokenRows) -> list[StepBatch]:
-        """Cut a batch into equal micro-batches that share the rows of their update.
+        """Cut out this process's micro-batches, which share the rows of their update.
 
-        Sharing lets the parts' table gradients ``[U, D]`` be added up.
+        Sharing lets the parts' table gradients ``[U, D]`` be added up, over
+        micro-batches and over processes.
         """
         shared = TokenRows(*(None if a is None else mx.array(a) for a in rows))
         count = self._config.trainer.accumulate
-        size = len(batch.ids) // count
-        cuts = [slice(start, start + size) for start in range(0, len(batch.ids), size)]
+        size = len(batch.ids) // (count * self._group.size)
+        first = self._group.rank * count
+        cuts = [slice(n * size, (n + 1) * size) for n in range(first, first + count)]
         return [
             StepBatch(
                 ids=mx.array(batch.ids[cut]),

@@ -29,6 +29,7 @@ from energyflow_mlx.readback import Flight, Readback, ReadbackEngine
 from energyflow_mlx.runs.checkpoint import require_match
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
+from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
@@ -78,6 +79,7 @@ class Trainer:
         data: Sentences and vectors.
         folder: Where the run lives.
         display: Where people see it.
+        group: The processes that train together, this one among them.
         engine: The only place that evaluates.
     """
 
@@ -87,6 +89,7 @@ class Trainer:
     data: RunData
     folder: RunFolder
     display: RunDisplay
+    group: Group = ALONE
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
     progress: Progress = field(default_factory=Progress)
@@ -96,8 +99,8 @@ class Trainer:
         settings, objectives = self.config.trainer, list(self.objectives.values())
         self.engine = ReadbackEngine(debug=settings.debug_timing)
         model = self.codec.model
-        self.stepper = Stepper(model, self.config, objectives, self.engine)
-        self.feed = Feed(self.data, self.config)
+        self.stepper = Stepper(model, self.config, objectives, self.engine, self.group)
+        self.feed = Feed(self.data, self.config, self.group)
         self.steps_per_epoch = self.feed.updates_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
         shares = {o.name: o.settings.share for o in objectives}
@@ -108,6 +111,14 @@ class Trainer:
     # -- resuming and saving -------------------------------------------------
 
     def _resume(self) -> None:
+        """Go on from the newest checkpoint, every process with the first one's."""
+        if self.group.is_writer:
+            self._restore_latest()
+        self.progress = Progress.from_json(self.group.of_first(self.progress.to_json))
+        arrays = self.group.arrays_of_first(self.stepper.state.arrays())
+        self.stepper.restore(TrainState.from_arrays(arrays))
+
+    def _restore_latest(self) -> None:
         found = self.folder.latest()
         if found is None:
             damaged = self.folder.steps()
@@ -122,6 +133,7 @@ class Trainer:
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
+        self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
     def save(self) -> None:
@@ -172,9 +184,11 @@ class Trainer:
         keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
         total: Gradients | None = None
         flight: Flight | None = None
+        first = self.group.rank * len(update)  # of this process's micro-batches
         for number, batch in enumerate(update):
             is_last, before = number + 1 == len(update), flight
-            batch, key = batch._replace(controls=controls), keys[number % _MOST_KEYS]
+            key = keys[(first + number) % _MOST_KEYS]
+            batch = batch._replace(controls=controls)
             with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
                 if len(update) == 1:
                     report = self.stepper.update(objective.name, batch, key, lr)
@@ -253,7 +267,7 @@ class Trainer:
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
         updates = self.feed.updates(progress.step)
-        with MetricsLog(self.folder.metrics) as log, closing(updates) as feed:
+        with self.folder.open_metrics() as log, closing(updates) as feed:
             log.truncate_after(progress.step)
             wants_start = any(o.measured_at_start for o in self.objectives.values())
             if wants_start and progress.step == 0:
@@ -261,7 +275,7 @@ class Trainer:
             try:
                 for values in self._landed(feed):
                     progress.step += 1
-                    progress.samples += settings.micro_batch * settings.accumulate
+                    progress.samples += self.feed.batch_size
                     progress.seconds = time.perf_counter() - started
                     means.add(values)
                     if self._due(progress.step, settings.log_every):
@@ -307,7 +321,7 @@ class Trainer:
 
     def _validate(self, log: MetricsLog) -> None:
         """Measure the held-out sentences, note the best, save."""
-        settings, metrics = self.config.trainer, self.measure()
+        settings, metrics = self.config.trainer, self.group.of_first(self.measure)
         measures = {
             k: v for o in self.objectives.values() for k, v in o.measures.items()
         }

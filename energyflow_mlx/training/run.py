@@ -26,18 +26,23 @@ def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     summary = trainer.run() | {"overrides": overrides}
     summary["parameters"] = count_parameters(codec.model)
     summary["backend"] = device.describe().backend
+    summary["final"] = trainer.group.of_first(lambda: _final(trainer))
+    trainer.folder.write_summary(summary)
+    show_result(display, summary)
+    return summary
+
+
+def _final(trainer: Trainer) -> dict[str, float]:
+    """Metrics of the best weights on every held-out sentence."""
     trainer.restore_best()
-    codec.model.eval()
-    summary["final"] = final_metrics(
-        codec,
+    trainer.codec.model.eval()
+    return final_metrics(
+        trainer.codec,
         list(trainer.objectives.values()),
         trainer.data.held_out,
         samples=trainer.config.trainer.decode_samples,
         embed=trainer.data.embed,
     )
-    trainer.folder.write_summary(summary)
-    show_result(display, summary)
-    return summary
 
 
 def show_result(display: RunDisplay, summary: dict[str, Any]) -> None:
@@ -55,7 +60,7 @@ def _header(trainer: Trainer) -> dict[str, str]:
     counts = count_parameters(trainer.codec.model)
     parts = ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in counts.items())
     return {
-        "device": str(device.describe()),
+        "device": f"{device.describe()}{trainer.group}",
         "BLAS": str(blas.info()),
         "precision": config.precision.dtype,
         "parameters": parts,

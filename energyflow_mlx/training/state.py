@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import MODEL, OPTIMIZER, SCALE
+from energyflow_mlx.runtime.distributed import Group
 from energyflow_mlx.training.optimizer import Arrays, Moments
 from energyflow_mlx.training.precision import LossScale
 
@@ -71,6 +74,18 @@ def add_gradients(total: Gradients | None, new: Gradients) -> Gradients:
     )
 
 
+def sum_over(group: Group, own: Gradients) -> Gradients:
+    """Sum over the processes' gradients, losses, counts and metrics of one update."""
+    scalars = [own.loss, own.count, *own.metrics.values()]
+    summed = iter(group.sum([*own.gradients.values(), *scalars]))
+    return Gradients(
+        {path: next(summed) for path in own.gradients},
+        next(summed),
+        next(summed),
+        {name: next(summed) for name in own.metrics},
+    )
+
+
 @dataclass
 class Progress:
     """State of a run beside its arrays; saved with every checkpoint.
@@ -100,6 +115,23 @@ class Progress:
         else:
             self.stale += 1
         return better
+
+    def require_batch(self, batch_size: int, folder: Path) -> None:
+        """Refuse to go on with updates of another size.
+
+        Args:
+            batch_size: Sentences of one update.
+            folder: The run folder, for the message.
+
+        Raises:
+            InputError: The updates so far had another number of sentences.
+        """
+        if self.samples != self.step * batch_size:
+            raise InputError(
+                f"[run] an update of {folder} must have {self.samples // self.step} "
+                f"sentences, got {batch_size} = trainer.micro_batch * "
+                "trainer.accumulate * processes."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for the checkpoint's meta data."""

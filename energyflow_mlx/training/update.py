@@ -20,6 +20,7 @@ from energyflow_mlx.model import (
     put_parameters,
 )
 from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.objectives.base import (
     Differentiated,
     Objective,
@@ -38,7 +39,7 @@ from energyflow_mlx.training.precision import (
     init_loss_scale,
     next_loss_scale,
 )
-from energyflow_mlx.training.state import Gradients, TrainState
+from energyflow_mlx.training.state import Gradients, TrainState, sum_over
 from energyflow_mlx.training.token_rows import (
     TokenRows,
     adamw_rows,
@@ -59,6 +60,7 @@ class Stepper:
         config: The run's configuration.
         objectives: What can be trained.
         engine: Computes; an update only tells it what may start early.
+        group: The processes whose gradients are summed.
 
     Attributes:
         state: Current parameters, moments, loss scale.
@@ -70,6 +72,7 @@ class Stepper:
     config: Config
     objectives: Sequence[Objective]
     engine: ReadbackEngine = field(default_factory=ReadbackEngine)
+    group: Group = ALONE
     state: TrainState = field(init=False)
     traces: dict[str, int] = field(default_factory=dict)
     _slots: Slots = field(init=False)
@@ -123,9 +126,11 @@ class Stepper:
     ) -> tuple[TrainState, Arrays]:
         """New state from summed gradients, and the values to report.
 
-        The state stays as it was where loss or gradient is not finite: the host learns
-        of it when later updates are on their way.
+        The sum over all processes is taken here, once an update. The state stays as it
+        was where loss or gradient is not finite: the host learns of it when later
+        updates are on their way.
         """
+        total = sum_over(self.group, total)
         parameters, moments, loss_scale = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)

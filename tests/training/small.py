@@ -13,6 +13,7 @@ from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
+from energyflow_mlx.runtime.distributed import ALONE
 from energyflow_mlx.training.feed import Feed
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.objectives import StepBatch
@@ -67,7 +68,7 @@ def make_batch(seed=0, size=B):
 def make_feed(config, vocab_size=V):
     """A feed without sentences: it cuts given batches."""
     feed = Feed.__new__(Feed)
-    feed._config, feed._vocab_size = config, vocab_size
+    feed._config, feed._vocab_size, feed._group = config, vocab_size, ALONE
     feed._shares = np.full(vocab_size, 1 / vocab_size)
     return feed
 
@@ -112,8 +113,8 @@ def quiet_display():
     return RunDisplay(console=Console(file=io.StringIO()))
 
 
-def make_trainer(config, data, folder):
-    """A trainer of a fresh model in an empty folder."""
+def make_trainer(config, data, folder, group=ALONE):
+    """A trainer of a fresh model in a folder that is empty or holds its run."""
     made = build_objectives(config)
     model = build_model(
         config, parts_of(made), data.tokenizer.vocab_size, data.dimension
@@ -121,4 +122,5 @@ def make_trainer(config, data, folder):
     start_tables(model, config, data.word_embeddings)
     codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
     model.train()
-    return Trainer(config, made, codec, data, RunFolder(folder), quiet_display())
+    run = RunFolder(folder, group.is_writer)
+    return Trainer(config, made, codec, data, run, quiet_display(), group)

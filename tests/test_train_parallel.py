@@ -1,0 +1,125 @@
+"""The trainer's command in two processes: one run folder, one voice, one end."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from energyflow_mlx.runs.metrics import read_metrics
+from tests.build.tiny import SENTENCES, teacher_vectors
+from tests.commands import CHECKOUT
+from tests.processes import finish, free_ports, start
+
+LAUNCHER = Path(sys.executable).with_name("mlx.launch")
+TRAIN = ["-m", "energyflow_mlx.train", "+experiment=ab"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A run so small that most of its time is the start of the process."""
+    folder = tmp_path_factory.mktemp("data")
+    text, vectors = folder / "text.txt", folder / "vectors.npy"
+    text.write_text("\n".join(SENTENCES) + "\n")
+    np.save(vectors, teacher_vectors(SENTENCES))
+    size = [f"{p}.{k}=8" for p in ("encoder", "decoder") for k in ("dim", "hidden")]
+    return [
+        *size,
+        *(f"data.{split}=[{text}]" for split in ("train", "val")),
+        *(f"teacher.{split}_vectors={vectors}" for split in ("train", "val")),
+        "teacher=precomputed",
+        "tokenizer=bpe",
+        "tokenizer.bpe_size=300",
+        "data.buckets=[32]",
+        "data.max_length=32",
+        "trainer.micro_batch=4",
+        "trainer.decode_samples=2",
+        "trainer.log_every=2",
+        "trainer.compile=false",
+    ]
+
+
+@pytest.fixture(scope="module")
+def launched(words, tmp_path_factory):
+    """A finished run of two processes, started as a user starts it."""
+    folder = tmp_path_factory.mktemp("run")
+    port = min(free_ports(2))
+    launch = [LAUNCHER, "-n", "2", "--backend", "ring", "--starting-port", str(port)]
+    command = [*launch, "--", sys.executable, *TRAIN, *words, f"run.dir={folder}/run"]
+    done = subprocess.run(
+        [*command, "trainer.max_steps=4"],
+        cwd=CHECKOUT,
+        input="\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return folder, done.stdout, done.stderr
+
+
+def test_one_process_writes_and_shows_the_run(launched):
+    folder, output, errors = launched
+    assert errors == ""
+    names = {p.name for p in (folder / "run").iterdir()}
+    assert names == {
+        *("config.json", "metrics.jsonl", "checkpoints", "summary.json", "tokenizer"),
+    }
+    records = read_metrics(folder / "run" / "metrics.jsonl")
+    assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4]
+    assert output.count("step 4/4") == output.count("Held-out sentences") == 1
+    assert output.count(", 2 processes\n") == 1
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["samples"] == 4 * 2 * 4 and summary["status"] == "finished"
+    assert {"cosine", "ce", "bleu"} <= summary["final"].keys()
+
+
+def test_a_finished_run_is_left_alone_by_all(launched, words, tmp_path):
+    folder, _, _ = launched
+    command = [*TRAIN, *words, f"run.dir={folder}/run", "trainer.max_steps=4"]
+    processes = start(2, tmp_path, command)
+    (said, _), (silent, _) = finish(processes)
+    assert [p.returncode for p in processes] == [0, 0]
+    assert "nothing to do" in said and silent == ""
+
+
+def test_a_killed_process_ends_the_other_with_one_line(words, tmp_path):
+    run = tmp_path / "run"
+    command = [*TRAIN, *words, f"run.dir={run}", "trainer.epochs=100000"]
+    processes = start(2, tmp_path, command)
+    deadline = time.monotonic() + 30
+    while not (run / "metrics.jsonl").exists() or not read_metrics(
+        run / "metrics.jsonl"
+    ):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    (_, errors), _ = finish(processes, timeout=30)
+    assert time.monotonic() - killed < 10
+    assert processes[0].returncode == 1
+    own = [line for line in errors.splitlines() if not line.startswith("[ring]")]
+    assert len(own) == 1 and own[0].startswith("error: [distributed] process 0 of 2")
+
+
+def test_processes_that_read_other_sentences_are_refused(words, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(reversed(SENTENCES)) + "\n")
+    command = [*TRAIN, *words, f"run.dir={tmp_path}/run", "trainer.max_steps=4"]
+    changed = [f"data.train=[{other}]" if "data.train=" in w else w for w in command]
+    processes = start(2, tmp_path, command, {1: changed})
+    _, (_, errors) = finish(processes)
+    assert processes[1].returncode == 2
+    assert "error: [distributed] process 1 must have the settings" in errors
+
+
+def test_a_sweep_in_several_processes_is_refused(words, tmp_path):
+    command = [*TRAIN[:2], "-m", TRAIN[2], *words, "seed=1,2", f"run.dir={tmp_path}/sweep"]
+    processes = start(2, tmp_path, command)
+    outputs = finish(processes)
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 2 and "a sweep must have one process" in errors
