@@ -17,11 +17,17 @@ from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import sequence_cross_entropy
-from energyflow_mlx.text.generation import Decoding, correct, generate
+from energyflow_mlx.text.generation import Decoding, Generator, correct
 from energyflow_mlx.text.tokenizer import Tokenizer
 
-DECODE_BATCH = 128
+_CPU_ROWS, _GPU_ROWS = 128, 2048  # decoded together; every beam is a row
 TRAVELLERS = 16  # vectors that travel through a lattice together
+
+
+def default_rows(decoding: Decoding) -> int:
+    """Vectors decoded together where nothing else is asked: what fills the device."""
+    rows = _CPU_ROWS if mx.default_device() == mx.Device(mx.cpu) else _GPU_ROWS
+    return max(1, rows // decoding.beams)
 
 
 @dataclass
@@ -41,6 +47,7 @@ class SentenceCodec:
     dimension: int
     _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
     _losses: Callable[..., tuple[mx.array, mx.array]] = field(init=False)
+    _generator: Generator = field(init=False)
 
     def __post_init__(self) -> None:
         """Compile the forward passes, once for every batch shape."""
@@ -48,6 +55,10 @@ class SentenceCodec:
         self._forward = self.model.compiled_encode()
         losses = functools.partial(_sentence_losses, self.model)
         self._losses = mx.compile(losses, inputs=[self.model.state])
+        if "decoder" in self.model:
+            self._generator = Generator(
+                self.model.decoder, self.tokenizer.special, self.model.shared
+            )
 
     def cross_entropy(
         self, ids: mx.array, mask: mx.array, z: mx.array
@@ -187,14 +198,14 @@ class SentenceCodec:
         self,
         vectors: np.ndarray,
         *,
-        batch_size: int = DECODE_BATCH,
+        batch_size: int = 0,
         **settings: Any,
     ) -> list[str]:
         """Texts that the decoder reads from vectors.
 
         Args:
             vectors: ``[N, E]``, scaled as the teacher's (unit length by default).
-            batch_size: Vectors decoded together.
+            batch_size: Vectors decoded together; 0 = as many as suit the device.
             **settings: Fields of ``Decoding``: ``max_length``, ``temperature``,
                 ``top_k``, ``top_p``, ``beams``, ``length_penalty``, ``corrections``,
                 ``seed``; greedy by default.
@@ -210,7 +221,7 @@ class SentenceCodec:
         vectors: np.ndarray,
         decoding: Decoding,
         *,
-        batch_size: int = DECODE_BATCH,
+        batch_size: int = 0,
         first_row: int = 0,
     ) -> list[str]:
         """Texts of some rows of a longer list; see ``decode``.
@@ -221,18 +232,19 @@ class SentenceCodec:
         Args:
             vectors: ``[N, E]``.
             decoding: The settings.
-            batch_size: Vectors decoded together.
+            batch_size: As for ``decode``.
             first_row: Number of the first row in the list.
         """
         self.model.require("decode", "decoder")
         if decoding.corrections:
             self.model.require("decode with corrections", "encoder")
-        if batch_size < 1:
-            raise InputError(f"[decode] batch_size must be >= 1, got {batch_size}.")
+        if batch_size < 0:
+            raise InputError(f"[decode] batch_size must be >= 0, got {batch_size}.")
         vectors = self._checked(vectors)
         texts: list[str] = []
-        for start in range(0, len(vectors), batch_size):
-            z = vectors[start : start + batch_size]
+        size = batch_size or default_rows(decoding)
+        for start in range(0, len(vectors), size):
+            z = vectors[start : start + size]
             texts += self.tokenizer.decode(self._told(z, decoding, first_row + start))
         return texts
 
@@ -252,14 +264,7 @@ class SentenceCodec:
         """Token ids ``[B, T]`` of vectors ``[B, E]``, corrected if asked."""
 
         def tell(condition: np.ndarray) -> np.ndarray:
-            return generate(
-                self.model.decoder,
-                condition,
-                self.tokenizer.special,
-                decoding,
-                first_row=first_row,
-                shared=self.model.shared,
-            )
+            return self._generator(condition, decoding, first_row=first_row)
 
         def hear(ids: np.ndarray) -> np.ndarray:
             # Through the text: its tokens may differ from those the decoder chose.

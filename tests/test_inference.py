@@ -120,7 +120,7 @@ def test_a_text_does_not_depend_on_how_the_list_is_cut(settings):
     ("settings", "message"),
     [
         ({"top_p": 2.0}, r"top_p must be in \(0, 1\], got 2.0"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be >= 0, got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
