@@ -11,12 +11,12 @@ from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.inference import DECODE_BATCH
+from energyflow_mlx.inference import default_rows
 from energyflow_mlx.text.generation import Decoding
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1024
+_BATCHES = 8  # decoded between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class _Files:
     input: str = field(default="???", metadata={"help": ".npy of [N, E] numbers"})
     output: str = field(default="???", metadata={"help": ".txt, one line a row"})
     batch_size: int = field(
-        default=DECODE_BATCH, metadata={"help": "rows decoded together"}
+        default=0, metadata={"help": "rows decoded together; 0 = by device"}
     )
 
 
@@ -40,6 +40,8 @@ def decode_file(args: DecodeArgs) -> None:
 
     source = Path(args.input)
     vectors = open_matrix(source)
+    if args.batch_size < 0:
+        raise InputError(f"[decode] batch_size must be >= 0, got {args.batch_size}.")
     codec = load(args.run)
     if vectors.shape[1] != codec.dimension:
         raise InputError(
@@ -50,8 +52,9 @@ def decode_file(args: DecodeArgs) -> None:
         write_aside(Path(args.output)) as aside,
         aside.open("w", encoding="utf-8") as f,
     ):
-        for start in range(0, len(vectors), _CHUNK):
-            chunk = finite_rows(vectors[start : start + _CHUNK], source, start)
+        step = _BATCHES * (args.batch_size or default_rows(args))
+        for start in range(0, len(vectors), step):
+            chunk = finite_rows(vectors[start : start + step], source, start)
             for text in codec.decode_rows(
                 chunk, args, batch_size=args.batch_size, first_row=start
             ):

@@ -8,8 +8,9 @@ appears whole or not at all.
 import gzip
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from energyflow_mlx.atomic import write_aside
+from energyflow_mlx.chunks import WINDOW
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
 from energyflow_mlx.errors import InputError
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 8192
+Encoder = Callable[[Iterable[Any]], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+_REPORT_ROWS = 8192
 
 
 @dataclass
@@ -39,7 +43,9 @@ class EncodeArgs:
         metadata={"help": ".txt or .txt.gz, a sentence a line; lattice alone: or .npy"},
     )
     output: str = field(default="???", metadata={"help": ".npy of [N, E] float32"})
-    batch_size: int = field(default=64, metadata={"help": "sentences a forward pass"})
+    batch_size: int = field(
+        default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
+    )
     normalize: bool = field(default=True, metadata={"help": "scale rows to length 1"})
 
 
@@ -86,11 +92,11 @@ def encode_file(args: EncodeArgs) -> None:
 
     if not args.output.endswith(".npy"):
         raise InputError(f"[encode] output must end in .npy, got {args.output}.")
-    if args.batch_size < 1:
-        raise InputError(f"[encode] batch_size must be >= 1, got {args.batch_size}.")
+    if args.batch_size < 0:
+        raise InputError(f"[encode] batch_size must be >= 0, got {args.batch_size}.")
     source = Path(args.input)
     read = read_rows if source.suffix == ".npy" else read_chunks
-    count = sum(len(chunk) for chunk in read(source, _CHUNK))
+    count = sum(len(chunk) for chunk in read(source, WINDOW))
     if count == 0:
         raise InputError(f"[encode] input {source} must hold sentences, got none.")
     codec = load(args.run)
@@ -100,29 +106,27 @@ def encode_file(args: EncodeArgs) -> None:
         vectors = np.lib.format.open_memmap(
             aside, mode="w+", dtype=np.float32, shape=shape
         )
-        start = 0
-        for chunk in read(source, _CHUNK):
-            part = encode(chunk)
-            vectors[start : start + len(part)] = part
-            start += len(part)
-            logger.info("encoded %d of %d rows", start, count)
+        done = 0
+        for rows, part in encode(read(source, WINDOW)):
+            vectors[rows] = part
+            before, done = done, done + len(part)
+            if done == count or done // _REPORT_ROWS > before // _REPORT_ROWS:
+                logger.info("encoded %d of %d rows", done, count)
         vectors.flush()
         del vectors
     logger.info("wrote %s, [%d, %d] float32", args.output, count, codec.dimension)
 
 
-def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Callable[[Any], np.ndarray]:
-    """What turns one chunk of the input into vectors ``[N, E]``."""
-    size = args.batch_size
+def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Encoder:
+    """What turns the windows of the input into row numbers and vectors ``[B, E]``."""
+    size, is_npy = args.batch_size, args.input.endswith(".npy")
     if "encoder" in codec.model:
-        if args.input.endswith(".npy"):
+        if is_npy:
             raise InputError(
                 f"[encode] input {args.input} must be text: only a model without an "
                 "encoder takes .npy vectors."
             )
-        return lambda texts: codec.encode(
-            texts, batch_size=size, normalize=args.normalize
-        )
+        return partial(codec.encode_windows, batch_size=size, normalize=args.normalize)
 
     def transform(vectors: np.ndarray) -> np.ndarray:
         if vectors.shape[1] != codec.dimension:
@@ -133,12 +137,25 @@ def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Callable[[Any], np.nda
         found = codec.transform(vectors, batch_size=size)
         return unit_rows(found) if args.normalize else found
 
-    if args.input.endswith(".npy"):
-        return transform
+    if is_npy:
+        return partial(_in_turn, transform)
     from energyflow_mlx.teacher import teacher_from
 
     teacher = teacher_from(codec.config.teacher)
-    return lambda texts: transform(teacher.encode(texts, batch_size=size))
+    return partial(
+        _in_turn, lambda texts: transform(teacher.encode(texts, batch_size=size))
+    )
+
+
+def _in_turn(
+    encode: Callable[[Any], np.ndarray], windows: Iterable[Any]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Row numbers and vectors of one window after the other."""
+    start = 0
+    for window in windows:
+        part = encode(window)
+        yield np.arange(start, start + len(part)), part
+        start += len(part)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class EvaluateArgs:
         default=0, metadata={"help": "decode this many sentences; 0 = all"}
     )
     batch_size: int = field(
-        default=64, metadata={"help": "sentences in a forward pass"}
+        default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
     )
 
 
@@ -155,8 +155,8 @@ def evaluate(args: EvaluateArgs) -> None:
     """Measure, show, store, and print one JSON line."""
     from energyflow_mlx.display import RunDisplay
 
-    if args.batch_size < 1 or args.decode_samples < 0:
-        raise InputError("[evaluate] batch_size must be >= 1, decode_samples >= 0.")
+    if args.batch_size < 0 or args.decode_samples < 0:
+        raise InputError("[evaluate] batch_size and decode_samples must be >= 0.")
     started = time.perf_counter()
     if args.run is not None:
         result = evaluate_run(args, Path(args.run))

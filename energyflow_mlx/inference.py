@@ -4,23 +4,30 @@ Needs MLX, NumPy and the tokenizer; no training dependency.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.chunks import Rows, run_chunks, windows_of
 from energyflow_mlx.config import Config
-from energyflow_mlx.data.batching import cover, pad_rows
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import sequence_cross_entropy
-from energyflow_mlx.text.generation import Decoding, correct, generate
+from energyflow_mlx.text.generation import Decoding, Generator, correct
 from energyflow_mlx.text.tokenizer import Tokenizer
 
-DECODE_BATCH = 128
+_CPU_ROWS, _GPU_ROWS = 128, 2048  # decoded together; every beam is a row
+TRAVELLERS = 16  # vectors that travel through a lattice together
+
+
+def default_rows(decoding: Decoding) -> int:
+    """Vectors decoded together where nothing else is asked: what fills the device."""
+    rows = _CPU_ROWS if mx.default_device() == mx.Device(mx.cpu) else _GPU_ROWS
+    return max(1, rows // decoding.beams)
 
 
 @dataclass
@@ -40,6 +47,7 @@ class SentenceCodec:
     dimension: int
     _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
     _losses: Callable[..., tuple[mx.array, mx.array]] = field(init=False)
+    _generator: Generator = field(init=False)
 
     def __post_init__(self) -> None:
         """Compile the forward passes, once for every batch shape."""
@@ -47,6 +55,10 @@ class SentenceCodec:
         self._forward = self.model.compiled_encode()
         losses = functools.partial(_sentence_losses, self.model)
         self._losses = mx.compile(losses, inputs=[self.model.state])
+        if "decoder" in self.model:
+            self._generator = Generator(
+                self.model.decoder, self.tokenizer.special, self.model.shared
+            )
 
     def cross_entropy(
         self, ids: mx.array, mask: mx.array, z: mx.array
@@ -64,65 +76,121 @@ class SentenceCodec:
         self,
         texts: Sequence[str],
         *,
-        batch_size: int = 64,
+        batch_size: int = 0,
         normalize: bool = True,
     ) -> np.ndarray:
-        """Vectors of sentences, ``[N, E]`` float32.
+        """Vectors of sentences, ``[N, E]`` float32, in the order of ``texts``.
 
         A sentence encoded alone equals the same sentence in any batch to 1e-5.
 
         Args:
             texts: Sentences; an empty one is encoded as start and end token.
-            batch_size: Sentences per forward pass.
+            batch_size: Most sentences in a forward pass; 0 = as many as suit the
+                device.
             normalize: Scale every vector to unit length.
 
         Raises:
-            InputError: The model has no encoder.
+            InputError: The model has no encoder, or ``batch_size`` is negative.
             TypeError: ``texts`` is a single string.
         """
         if isinstance(texts, str):
             raise TypeError("[encode] texts must be a list of strings, got one string.")
-        rows = self.tokenizer.encode(texts, self.config.data.max_length)
-        return self.encode_ids(rows, batch_size=batch_size, normalize=normalize)
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
+        for members, y in self.encode_windows(
+            windows_of(texts), batch_size=batch_size, normalize=normalize
+        ):
+            vectors[members] = y
+        return vectors
+
+    def encode_windows(
+        self,
+        windows: Iterable[Sequence[str]],
+        *,
+        batch_size: int = 0,
+        normalize: bool = True,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Vectors of sentences that come in runs, as they become ready.
+
+        A run is read and tokenised on a thread while the device encodes those before.
+
+        Args:
+            windows: Runs of sentences, such as ``chunks.WINDOW`` lines of a file.
+            batch_size: As for ``encode``.
+            normalize: As for ``encode``.
+
+        Yields:
+            Numbers of the sentences ``[B]``, counted over all runs, and their vectors
+            ``[B, E]`` float32.
+
+        Raises:
+            InputError: As for ``encode``.
+        """
+        length = self.config.data.max_length
+        rows = (self.tokenizer.encode(texts, length) for texts in windows)
+        return self._encode_rows(rows, batch_size, normalize=normalize)
 
     def encode_ids(
-        self, rows: Sequence[np.ndarray], *, batch_size: int, normalize: bool
+        self, rows: Sequence[np.ndarray], *, batch_size: int = 0, normalize: bool
     ) -> np.ndarray:
         """Vectors of token id rows, ``[N, E]`` float32; see ``encode``.
 
         Raises:
             InputError: The model has no encoder, or an id is not in its token table.
         """
-        self.model.require("encode", "encoder")
-        self._check_ids(rows)
         vectors = np.zeros((len(rows), self.dimension), np.float32)
-        for bucket, members in cover(rows, self.config.data.buckets, batch_size):
-            ids, mask = pad_rows([rows[i] for i in members], bucket)
-            batch = self._forward(mx.array(ids), mx.array(mask))
-            vectors[members] = np.asarray(batch.astype(mx.float32))
-        return unit_rows(vectors) if normalize else vectors
+        for members, y in self._encode_rows([rows], batch_size, normalize=normalize):
+            vectors[members] = y
+        return vectors
 
-    def _check_ids(self, rows: Sequence[np.ndarray]) -> None:
+    def _encode_rows(
+        self, windows: Iterable[Rows], batch_size: int, *, normalize: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Vectors of token id rows that come in windows, as they become ready."""
+        self.model.require("encode", "encoder")
+        if batch_size < 0:
+            raise InputError(f"[encode] batch_size must be >= 0, got {batch_size}.")
+
+        def forward(ids: mx.array, mask: mx.array | None) -> mx.array:
+            known = mx.ones(ids.shape) if mask is None else mask
+            return self._forward(ids, known).astype(mx.float32)
+
+        # A row is cut where the training would have cut it.
+        longest = self.config.data.buckets[-1]
+        checked = map(self._checked_ids, windows)
+        found = run_chunks(forward, checked, batch_size, longest)
+        if not normalize:
+            return found
+        return ((members, unit_rows(y)) for members, y in found)
+
+    def _checked_ids(self, rows: Rows) -> Rows:
         """Refuse ids that the device would look up outside the token table."""
         size = self.model.encoder.embedding.weight.shape[0]
+        flat = np.concatenate(rows) if len(rows) else np.zeros(1, np.int32)
+        if 0 <= flat.min() and flat.max() < size:
+            return rows
         for number, row in enumerate(rows):
             if len(row) and not (0 <= row.min() and row.max() < size):
                 raise InputError(
                     f"[encode] row {number}: token ids must be in [0, {size}), "
                     f"got {row.min()} to {row.max()}."
                 )
+        return rows
 
-    def transform(self, vectors: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+    def transform(self, vectors: np.ndarray, *, batch_size: int = 0) -> np.ndarray:
         """Send vectors through the model's lattice, ``[N, E]`` to ``[N, E]`` float32.
+
+        Args:
+            vectors: ``[N, E]``.
+            batch_size: Most rows that travel together; 0 = 16.
 
         Raises:
             InputError: The model has no lattice.
             ValueError: ``vectors`` is not ``[N, E]``.
         """
-        vectors = np.asarray(vectors, np.float32)
+        vectors, size = np.asarray(vectors, np.float32), batch_size or TRAVELLERS
         parts = [
-            np.array(self.model.transform(mx.array(vectors[i : i + batch_size])))
-            for i in range(0, len(vectors), batch_size)
+            np.array(self.model.transform(mx.array(vectors[i : i + size])))
+            for i in range(0, len(vectors), size)
         ]
         return np.concatenate(parts) if parts else np.zeros_like(vectors)
 
@@ -130,14 +198,14 @@ class SentenceCodec:
         self,
         vectors: np.ndarray,
         *,
-        batch_size: int = DECODE_BATCH,
+        batch_size: int = 0,
         **settings: Any,
     ) -> list[str]:
         """Texts that the decoder reads from vectors.
 
         Args:
             vectors: ``[N, E]``, scaled as the teacher's (unit length by default).
-            batch_size: Vectors decoded together.
+            batch_size: Vectors decoded together; 0 = as many as suit the device.
             **settings: Fields of ``Decoding``: ``max_length``, ``temperature``,
                 ``top_k``, ``top_p``, ``beams``, ``length_penalty``, ``corrections``,
                 ``seed``; greedy by default.
@@ -153,7 +221,7 @@ class SentenceCodec:
         vectors: np.ndarray,
         decoding: Decoding,
         *,
-        batch_size: int = DECODE_BATCH,
+        batch_size: int = 0,
         first_row: int = 0,
     ) -> list[str]:
         """Texts of some rows of a longer list; see ``decode``.
@@ -164,18 +232,19 @@ class SentenceCodec:
         Args:
             vectors: ``[N, E]``.
             decoding: The settings.
-            batch_size: Vectors decoded together.
+            batch_size: As for ``decode``.
             first_row: Number of the first row in the list.
         """
         self.model.require("decode", "decoder")
         if decoding.corrections:
             self.model.require("decode with corrections", "encoder")
-        if batch_size < 1:
-            raise InputError(f"[decode] batch_size must be >= 1, got {batch_size}.")
+        if batch_size < 0:
+            raise InputError(f"[decode] batch_size must be >= 0, got {batch_size}.")
         vectors = self._checked(vectors)
         texts: list[str] = []
-        for start in range(0, len(vectors), batch_size):
-            z = vectors[start : start + batch_size]
+        size = batch_size or default_rows(decoding)
+        for start in range(0, len(vectors), size):
+            z = vectors[start : start + size]
             texts += self.tokenizer.decode(self._told(z, decoding, first_row + start))
         return texts
 
@@ -195,14 +264,7 @@ class SentenceCodec:
         """Token ids ``[B, T]`` of vectors ``[B, E]``, corrected if asked."""
 
         def tell(condition: np.ndarray) -> np.ndarray:
-            return generate(
-                self.model.decoder,
-                condition,
-                self.tokenizer.special,
-                decoding,
-                first_row=first_row,
-                shared=self.model.shared,
-            )
+            return self._generator(condition, decoding, first_row=first_row)
 
         def hear(ids: np.ndarray) -> np.ndarray:
             # Through the text: its tokens may differ from those the decoder chose.

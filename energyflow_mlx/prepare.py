@@ -46,7 +46,7 @@ class PrepareArgs:
         default="text", metadata={"help": "JSON key or CSV column of the sentence"}
     )
     batch_size: int = field(
-        default=64, metadata={"help": "sentences in a forward pass"}
+        default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
     )
     max_length: int = field(
         default=128, metadata={"help": "longest sentence in tokens"}
@@ -90,9 +90,9 @@ def _check(args: PrepareArgs) -> None:
         raise InputError(f"[prepare] output must end in .efb, got {args.output}.")
     if Path(args.output).is_dir() or Path(args.output) == Path(args.input):
         raise InputError(f"[prepare] output must be a new file, got {args.output}.")
-    if args.batch_size < 1 or args.limit < 0:
+    if args.batch_size < 0 or args.limit < 0:
         raise InputError(
-            "[prepare] batch_size must be at least 1 and limit at least 0, "
+            "[prepare] batch_size and limit must be at least 0, "
             f"got {args.batch_size} and {args.limit}."
         )
     if args.teacher == "precomputed" and (args.dedup or args.dedup_normalize):

@@ -66,10 +66,10 @@ def test_corrections_are_to_be_had_from_the_command(command):
 @pytest.mark.parametrize("settings", [{"temperature": 1.5, "seed": 3}, {}])
 def test_chunks_of_the_file_do_not_show_in_the_texts(command, monkeypatch, settings):
     """Sentence i depends on the seed and on i, wherever the file is cut."""
-    monkeypatch.setattr(decode, "_CHUNK", 4)
+    monkeypatch.setattr(decode, "_BATCHES", 2)
     codec = make_codec()
     words = [f"{name}={value}" for name, value in settings.items()]
-    found = command(codec, "max_length=8", *words)
+    found = command(codec, "max_length=8", "batch_size=2", *words)
     assert found == lines(codec.decode(ROWS, max_length=8, **settings))
 
 
@@ -82,7 +82,7 @@ def test_arguments_are_the_settings_of_decoding_and_the_files():
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("top_p=3", r"\[decode\] top_p must be in"), ("batch_size=0", "batch_size must")],
+    [("top_p=3", r"\[decode\] top_p must be in"), ("batch_size=-1", "batch_size must")],
 )
 def test_settings_out_of_range_leave_no_file(command, tmp_path, word, message):
     with pytest.raises(InputError, match=message):

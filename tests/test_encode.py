@@ -27,7 +27,7 @@ def command(tmp_path, monkeypatch):
 
 
 def test_texts_of_a_file_become_the_vectors_of_the_codec(command, monkeypatch):
-    monkeypatch.setattr(encode, "_CHUNK", 7)
+    monkeypatch.setattr(encode, "WINDOW", 7)
     codec = make_codec()
     for normalize in (True, False):
         expected = codec.encode(SENTENCES, normalize=normalize)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from energyflow_mlx import chunks
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.text.generation import Decoding
 from tests.build.tiny import (
@@ -68,6 +69,34 @@ def test_ids_outside_the_token_table_are_refused_with_their_row(bad):
         codec.encode_ids(rows, batch_size=4, normalize=True)
 
 
+@pytest.mark.parametrize("task", ["ab", "flow_text"])
+def test_a_vector_does_not_depend_on_the_sentences_beside_it(task, monkeypatch):
+    codec = make_codec(make_config(experiment=task))
+    texts = [" ".join(SENTENCES[: i % 5 + 1])[: 9 * i + 1] for i in range(20)]
+    texts[7] = ""
+    whole = codec.encode(texts)
+    assert len(np.unique(whole.round(4), axis=0)) >= 10
+    monkeypatch.setattr(chunks, "WINDOW", 6)
+    for size in (0, 1, 3):
+        np.testing.assert_allclose(
+            codec.encode(texts, batch_size=size), whole, atol=1e-6
+        )
+    turned = codec.encode(texts[::-1])[::-1]
+    np.testing.assert_allclose(turned, whole, atol=1e-6)
+
+
+def test_no_sentence_gives_no_vector():
+    codec = make_codec()
+    assert codec.encode([]).shape == (0, E)
+    assert codec.encode_ids([], normalize=True).shape == (0, E)
+    assert list(codec.encode_windows(iter([[], []]))) == []
+
+
+def test_a_negative_batch_size_is_refused():
+    with pytest.raises(InputError, match="batch_size must be >= 0, got -1"):
+        make_codec().encode(["a"], batch_size=-1)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"temperature": 1.0}, {"beams": 3}],
@@ -91,7 +120,7 @@ def test_a_text_does_not_depend_on_how_the_list_is_cut(settings):
     ("settings", "message"),
     [
         ({"top_p": 2.0}, r"top_p must be in \(0, 1\], got 2.0"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be >= 0, got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -25,6 +25,7 @@ LADDER = (
     {"inference"},
     {"model"},
     {"text", "lattice", "teacher"},
+    {"chunks"},
     {"nn"},
     {"ops"},
 )

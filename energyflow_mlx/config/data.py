@@ -100,7 +100,8 @@ class TeacherConfig:
         val_vectors: The same for ``data.val``.
         max_length: Truncation length in tokens, the one used everywhere.
         normalize: Scale every target to unit length.
-        batch_size: Sentences per teacher batch.
+        batch_size: Most sentences in a teacher's forward pass; 0 = as many as suit
+            the device.
         cache_dir: Folder of cached vectors; none = the user's cache folder.
     """
 
@@ -110,7 +111,7 @@ class TeacherConfig:
     val_vectors: str | None = None
     max_length: int = 128
     normalize: bool = True
-    batch_size: int = 64
+    batch_size: int = 0
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -118,7 +119,7 @@ class TeacherConfig:
         require_choice(self.kind, "teacher.kind", ("bert", "precomputed"))
         require(bool(self.name), "teacher.name", "a name or a folder", self.name)
         require(self.max_length >= 4, "teacher.max_length", ">= 4", self.max_length)
-        require(self.batch_size >= 1, "teacher.batch_size", ">= 1", self.batch_size)
+        require(self.batch_size >= 0, "teacher.batch_size", ">= 0", self.batch_size)
         if self.kind == "bert":
             given = self.train_vectors or self.val_vectors
             require(

@@ -145,24 +145,26 @@ class TCNBlock(nn.Module):
             keep=self.training,
         )
 
-    def init_state(self, batch_size: int) -> mx.array:
-        """Return the state before the first token, ``[B, (K-1)*dilation, D]``.
+    def init_state(self, batch_size: int) -> list[mx.array]:
+        """Return the state before the first token, ``(K-1)*dilation`` times ``[B, H]``.
 
-        It holds the normalised inputs that later tokens will still look at; zeros stand
-        for the time before the sentence, as the convolution's padding does.
+        Each array is what earlier tokens have given to the convolution's output at one
+        coming token, the next one first; zeros stand for the time before the sentence,
+        as the convolution's padding does. A step moves no array: it adds to K-1.
         """
         past = (self.kernel_size - 1) * self.dilation
-        return mx.zeros((batch_size, past, self.dim), dtype=self.conv1.weight.dtype)
+        hidden = self.conv1.weight.shape[0]
+        return [mx.zeros((batch_size, hidden), dtype=self.norm.weight.dtype)] * past
 
     def step(
-        self, x: mx.array, state: mx.array, film: Film | None = None
-    ) -> tuple[mx.array, mx.array]:
+        self, x: mx.array, state: Sequence[mx.array], film: Film | None = None
+    ) -> tuple[mx.array, list[mx.array]]:
         """Apply the block to one more token of each sentence.
 
         Args:
             x: Features of the token, ``[B, D]``.
             state: What :meth:`init_state` or the last step returned.
-            film: As in the call.
+            film: Scale and shift, each ``[B, D]``.
 
         Returns:
             ``[B, D]`` and the next state.
@@ -173,13 +175,21 @@ class TCNBlock(nn.Module):
         if not self.causal:
             raise ValueError("[TCNBlock] step needs a causal block.")
         weights = self.weights()
-        u = normalized_input(x[:, None, :], weights, film)  # [B, 1, D]
-        window = mx.concatenate([state, u], axis=1)
-        taps = window[:, :: self.dilation].reshape(x.shape[0], -1)  # [B, K*D]
-        flat = weights.conv1_weight.reshape(weights.conv1_weight.shape[0], -1)
-        h = self._gelu(taps @ flat.T + weights.conv1_bias)  # [B, H]
-        y = x + h @ weights.conv2_weight.T + weights.conv2_bias
-        return y, window[:, 1:]
+        hidden, taps, dim = weights.conv1_weight.shape
+        u = normalized_input(x, weights, film)  # [B, D]
+        # One product for all taps; [H, K, D] is a matrix of K outputs a channel.
+        given = (u @ weights.conv1_weight.reshape(-1, dim).T).reshape(-1, hidden, taps)
+        now = given[..., -1] + weights.conv1_bias  # [B, H]
+        later = list(state)
+        if taps > 1:
+            now = now + later.pop(0)
+            later.append(given[..., 0])
+        for ahead in range(1, taps - 1):
+            place = ahead * self.dilation - 1
+            later[place] = later[place] + given[..., taps - 1 - ahead]
+        h = self._gelu(now)
+        y = mx.addmm(x + weights.conv2_bias, h, weights.conv2_weight.T)
+        return y, later
 
     def _check(self, x: mx.array, mask: mx.array) -> None:
         if x.ndim != 3 or x.shape[-1] != self.dim:

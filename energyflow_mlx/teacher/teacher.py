@@ -16,11 +16,11 @@ import mlx.core as mx
 import numpy as np
 import tokenizers
 
+from energyflow_mlx.chunks import run_chunks, windows_of
 from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.vectors import open_matrix, unit_rows
 from energyflow_mlx.errors import InputError, TokenizerErrors
 from energyflow_mlx.teacher.cache import cached_vectors
-from energyflow_mlx.teacher.chunks import run_chunks
 from energyflow_mlx.teacher.folder import Pooling, TeacherFolder
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ Progress = Callable[[int, int], None]
 # Row norms outside this range mean a broken teacher or file, not a sentence.
 _NORM_RANGE = (0.01, 100.0)
 _BLOCK_ROWS = 8192
-_TOKENIZE_ROWS = 8192
 
 
 class Teacher:
@@ -88,14 +87,15 @@ class Teacher:
         self,
         texts: Sequence[str],
         *,
-        batch_size: int,
+        batch_size: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Encode sentences; equal ones are computed once.
 
         Args:
             texts: Sentences.
-            batch_size: Most sentences in one forward pass.
+            batch_size: Most sentences in one forward pass; 0 = as many as suit the
+                device.
             progress: Called with (sentences done, sentences to do), counting each
                 distinct sentence once.
 
@@ -109,10 +109,12 @@ class Teacher:
         if isinstance(texts, str):
             raise TypeError("[teacher] texts must be a list of strings, got a string.")
         distinct, position = deduplicate(texts)
-        rows = self.tokenize(distinct)
+        windows = map(self.tokenize, windows_of(distinct))
         vectors = np.empty((len(distinct), self.dimension), np.float32)
         done = 0
-        for members, y in run_chunks(self._forward, rows, batch_size, self.max_length):
+        for members, y in run_chunks(
+            self._forward, windows, batch_size, self.max_length
+        ):
             vectors[members] = y
             done += len(members)
             if progress is not None:
@@ -131,9 +133,9 @@ class Teacher:
         """
         rows: list[np.ndarray] = []
         vocab_size = self._encoder.word_embeddings.weight.shape[0]
-        for start in range(0, len(texts), _TOKENIZE_ROWS):
-            block = list(texts[start : start + _TOKENIZE_ROWS])
-            encodings = self._tokenizer.encode_batch(block)
+        for block in windows_of(texts):
+            # The fast form leaves out the places in the text, which nobody reads.
+            encodings = self._tokenizer.encode_batch_fast(list(block))
             rows += [np.array(encoding.ids, np.int32) for encoding in encodings]
         highest = max((int(row.max()) for row in rows), default=0)
         if highest >= vocab_size:

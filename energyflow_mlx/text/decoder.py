@@ -13,28 +13,41 @@ from energyflow_mlx.nn.token_table import TokenTable
 from energyflow_mlx.text.blocks import BlockList, run_blocks
 from energyflow_mlx.text.encoder import check_tokens
 
+Moving = tuple[mx.array, mx.array, list[list[mx.array]]]
+
 
 class DecoderState(NamedTuple):
-    """What one more step of generation needs; every array has B as its first axis."""
+    """What one more step of generation needs; B is the first axis but of ``count``."""
 
     condition: mx.array  # [B, D], added to each token
     output_condition: mx.array | None  # [B, D], added before the final norm
     coverage: mx.array  # [B, D] float32, sum of the token embeddings so far
-    count: mx.array  # [B, 1] float32, tokens so far
-    films: list[Film | None]  # per block: scale and shift [B, 1, D]
-    blocks: list[mx.array]  # per block: [B, (K-1)*dilation, D]
+    count: mx.array  # [] float32, tokens so far
+    films: list[Film | None]  # per block: scale and shift [B, D]
+    blocks: list[list[mx.array]]  # per block: (K-1)*dilation arrays [B, H]
+
+    @property
+    def moving(self) -> Moving:
+        """What a step changes."""
+        return self.coverage, self.count, self.blocks
+
+    def moved(self, moving: Moving) -> "DecoderState":
+        """Return the state after a step."""
+        coverage, count, blocks = moving
+        return self._replace(coverage=coverage, count=count, blocks=blocks)
+
+    def reorder(self, rows: mx.array) -> "DecoderState":
+        """Return the pasts of other rows ``[B]`` that have the same vectors."""
+        blocks = [[past[rows] for past in block] for block in self.blocks]
+        return self.moved((self.coverage[rows], self.count, blocks))
 
     def select(self, rows: mx.array) -> "DecoderState":
         """Return the state of other rows, ``[B']`` integers, repeats allowed."""
-        return DecoderState(
+        output = self.output_condition
+        return self.reorder(rows)._replace(
             condition=self.condition[rows],
-            output_condition=(
-                None if self.output_condition is None else self.output_condition[rows]
-            ),
-            coverage=self.coverage[rows],
-            count=self.count[rows],
+            output_condition=None if output is None else output[rows],
             films=[film and (film[0][rows], film[1][rows]) for film in self.films],
-            blocks=[past[rows] for past in self.blocks],
         )
 
 
@@ -156,11 +169,19 @@ class TCNDecoder(nn.Module):
             x = x + self.output_condition(z)[:, None, :]
         return self.norm(x)
 
-    def logits(self, h: mx.array) -> mx.array:
-        """Map features ``[..., D]`` to logits ``[..., V]``."""
-        if self._tied:
-            return self.embedding.as_linear(h) + self.output_bias
-        return self.output(h)
+    def logits(self, h: mx.array, offset: mx.array | None = None) -> mx.array:
+        """Map features ``[..., D]`` to logits ``[..., V]``.
+
+        Args:
+            h: The features.
+            offset: Added to the bias, ``[V]``: minus infinity bans a token, and costs
+                no pass over the logits.
+        """
+        bias = self.output_bias if self._tied else self.output.bias
+        weight = self.embedding.weight if self._tied else self.output.weight
+        if offset is not None:
+            bias = bias + offset.astype(bias.dtype)
+        return mx.addmm(bias, h, weight.T)
 
     def __call__(
         self,
@@ -182,17 +203,25 @@ class TCNDecoder(nn.Module):
         self._list.check_shared("TCNDecoder", shared)
         blocks = [*self.blocks, *shared]
         has_output = self._has_output_condition
+        condition = self.condition(z)
+        if self._has_coverage:
+            condition = condition + self.coverage.bias
+        films = [film and (film[0][:, 0], film[1][:, 0]) for film in self._films(z)]
         return DecoderState(
-            condition=self.condition(z),
+            condition=condition,
             output_condition=self.output_condition(z) if has_output else None,
             coverage=mx.zeros((z.shape[0], self._list.dim)),
-            count=mx.zeros((z.shape[0], 1)),
-            films=self._films(z),
+            count=mx.zeros(()),
+            films=films,
             blocks=[block.init_state(z.shape[0]) for block in blocks],
         )
 
     def step(
-        self, ids: mx.array, state: DecoderState, shared: Sequence[TCNBlock] = ()
+        self,
+        ids: mx.array,
+        state: DecoderState,
+        shared: Sequence[TCNBlock] = (),
+        offset: mx.array | None = None,
     ) -> tuple[mx.array, DecoderState]:
         """Feed one token per sentence; the work does not depend on those before it.
 
@@ -200,6 +229,7 @@ class TCNDecoder(nn.Module):
             ids: Last token of each sentence, ``[B]`` integers.
             state: What :meth:`init_state` or the last step returned.
             shared: The shared blocks.
+            offset: As for :meth:`logits`.
 
         Returns:
             Logits of the next token, ``[B, V]``, and the next state.
@@ -208,7 +238,8 @@ class TCNDecoder(nn.Module):
         x = token + state.condition
         coverage, count = state.coverage + token, state.count + 1.0
         if self._has_coverage:
-            x = x + self._covered(coverage, count)
+            said = (coverage * mx.rsqrt(count)).astype(x.dtype)
+            x = mx.addmm(x, said, self.coverage.weight.T)
         states = []
         blocks = [*self.blocks, *shared]
         for block, past, film in zip(blocks, state.blocks, state.films, strict=True):
@@ -217,7 +248,7 @@ class TCNDecoder(nn.Module):
         if state.output_condition is not None:
             x = x + state.output_condition
         state = state._replace(blocks=states, coverage=coverage, count=count)
-        return self.logits(self.norm(x)), state
+        return self.logits(self.norm(x), offset), state
 
     def _covered(self, total: mx.array, count: mx.array) -> mx.array:
         """Map the sum of ``count`` token embeddings, float32, to ``[..., D]``."""

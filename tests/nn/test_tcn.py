@@ -117,16 +117,18 @@ def test_padding_and_company_do_not_change_a_sentence(causal):
         assert (together[row, length:] == 0).all()
 
 
-def test_stepping_equals_the_whole_sequence():
-    block = block_of(kernel_size=3, dilation=4)
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_stepping_equals_the_whole_sequence(kernel_size, dilation):
+    block = block_of(kernel_size=kernel_size, dilation=dilation)
     x, mask = mx.random.normal((2, 11, 6)), mx.ones((2, 11))
     film = (mx.random.normal((2, 1, 6)), mx.random.normal((2, 1, 6)))
     whole = np.array(block(x, mask, film))
     state = block.init_state(2)
-    assert state.shape == (2, 8, 6)
+    shapes = [(2, block.conv1.weight.shape[0])] * (kernel_size - 1) * dilation
     for t in range(11):
-        y, state = block.step(x[:, t], state, film)
-        assert state.shape == (2, 8, 6)
+        assert [given.shape for given in state] == shapes
+        y, state = block.step(x[:, t], state, (film[0][:, 0], film[1][:, 0]))
         np.testing.assert_allclose(np.array(y), whole[:, t], atol=1e-5)
 
 
@@ -287,9 +289,7 @@ def test_dropout_acts_in_training_only_and_only_with_a_key():
             r"mask must be \[B, L\] = \[2, 5\], got \[2, 4\]",
         ),
         (
-            lambda: make_block(4, 4, 3, 1, causal=False).step(
-                mx.zeros((2, 4)), mx.zeros((2, 2, 4))
-            ),
+            lambda: make_block(4, 4, 3, 1, causal=False).step(mx.zeros((2, 4)), []),
             "step needs a causal block",
         ),
     ],

@@ -5,6 +5,7 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.nn.losses import sequence_cross_entropy
 from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.text.decoder import DecoderState
 from tests.text.small import BLOCK, make_block, make_decoder
 
 KINDS = [
@@ -96,11 +97,10 @@ def test_work_of_a_step_does_not_grow_with_the_tokens_before_it():
     decoder, shared = decoder_and_shared(conditioning="film")
     ids, _, z = inputs(length=40)
     state = decoder.init_state(z, shared)
-    shapes = [past.shape for past in state.blocks]
-    assert shapes == [(3, 2, 8), (3, 4, 8)]
+    shapes = [[(3, 10)] * 2, [(3, 10)] * 4]
     for t in range(40):
+        assert [[past.shape for past in block] for block in state.blocks] == shapes
         _, state = decoder.step(ids[:, t], state, shared)
-        assert [past.shape for past in state.blocks] == shapes
 
 
 def test_a_step_is_traced_once_whatever_the_position():
@@ -108,19 +108,32 @@ def test_a_step_is_traced_once_whatever_the_position():
     ids, _, z = inputs(length=12)
     traces = []
 
-    def advance(token, condition, *blocks):
+    def advance(token, state):
         traces.append(token.shape)
-        state = decoder.init_state(z, shared)
-        state = state._replace(condition=condition, blocks=list(blocks))
-        logits, state = decoder.step(token, state, shared)
-        return logits, state.blocks
+        logits, state = decoder.step(token, DecoderState(*state), shared)
+        return logits, state.moving
 
     step = mx.compile(advance)
-    state = decoder.init_state(z, shared)
-    blocks = state.blocks
+    state, plain = decoder.init_state(z, shared), decoder.init_state(z, shared)
     for t in range(12):
-        _, blocks = step(ids[:, t], state.condition, *blocks)
+        found, moving = step(ids[:, t], state)
+        state = state.moved(moving)
+        expected, plain = decoder.step(ids[:, t], plain, shared)
+        np.testing.assert_allclose(np.array(found), np.array(expected), atol=1e-5)
     assert len(traces) == 1
+
+
+def test_an_offset_bans_a_token_and_leaves_the_others():
+    for tied in (False, True):
+        decoder, shared = decoder_and_shared(tied=tied)
+        ids, _, z = inputs()
+        state = decoder.init_state(z, shared)
+        plain, _ = decoder.step(ids[:, 0], state, shared)
+        banned = mx.where(mx.arange(plain.shape[1]) == 5, -mx.inf, 0.0)
+        found, _ = decoder.step(ids[:, 0], state, shared, banned)
+        expected = np.array(plain)
+        expected[:, 5] = -np.inf
+        np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -274,7 +287,7 @@ def test_half_precision_weights_give_half_precision_logits(dtype, options):
     assert error < (0.05 if dtype == mx.float16 else 0.4)
     state = decoder.init_state(z, shared)
     logits, state = decoder.step(ids[:, 0], state, shared)
-    assert logits.dtype == dtype and state.blocks[0].dtype == dtype
+    assert logits.dtype == dtype and state.blocks[0][0].dtype == dtype
 
 
 def test_a_decoder_of_blocks_that_see_later_tokens_is_refused():

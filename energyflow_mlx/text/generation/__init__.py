@@ -2,6 +2,6 @@
 
 from energyflow_mlx.text.generation.correction import correct
 from energyflow_mlx.text.generation.decoding import Decoding
-from energyflow_mlx.text.generation.generate import generate
+from energyflow_mlx.text.generation.generate import Generator
 
-__all__ = ["Decoding", "correct", "generate"]
+__all__ = ["Decoding", "Generator", "correct"]

@@ -1,5 +1,6 @@
-"""Beam search over the decoder's cached state."""
+"""Beam search over the decoder's state."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,14 +8,14 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.nn.tcn import TCNBlock
-from energyflow_mlx.text.decoder import DecoderState, TCNDecoder
+from energyflow_mlx.text.decoder import DecoderState, Moving, TCNDecoder
 from energyflow_mlx.text.generation.decoding import Decoding
-from energyflow_mlx.text.generation.sampling import log_probabilities, permitted
+from energyflow_mlx.text.generation.sampling import (
+    forbidden,
+    log_probabilities,
+    look_back,
+)
 from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
-
-# Steps between two looks at whether every sentence has ended: a look waits for the
-# device, a step past the end only writes padding.
-STOP_CHECK_EVERY = 4
 
 
 class _Beams(NamedTuple):
@@ -22,16 +23,18 @@ class _Beams(NamedTuple):
     scores: mx.array  # [B, K] sum of log probabilities
     lengths: mx.array  # [B, K] tokens so far, the end token included
     done: mx.array  # [B, K]
-    state: DecoderState  # rows B * K
 
 
 def _extend(
-    beams: _Beams, logits: mx.array, special: SpecialIds
-) -> tuple[_Beams, mx.array]:
-    """Keep the best K continuations of each sentence; also return their parents."""
+    beams: _Beams, state: DecoderState, logits: mx.array, special: SpecialIds
+) -> tuple[_Beams, DecoderState, mx.array]:
+    """Keep the best K continuations of each sentence; also return their parents.
+
+    Beams of a sentence have one vector, so their states differ by the past alone.
+    """
     b, k = beams.scores.shape
     vocab_size = logits.shape[-1]
-    gain = log_probabilities(permitted(logits, special)).reshape(b, k, vocab_size)
+    gain = log_probabilities(logits.astype(mx.float32)).reshape(b, k, vocab_size)
     # An ended beam has one continuation, padding, which costs nothing.
     only_pad = mx.where(mx.arange(vocab_size) == special.pad, 0.0, -mx.inf)
     gain = mx.where(beams.done[..., None], only_pad, gain)
@@ -44,13 +47,13 @@ def _extend(
     tokens = (best % vocab_size).astype(mx.int32)
     was_done = mx.take_along_axis(beams.done, parents, axis=-1)
     rows = (mx.arange(b)[:, None] * k + parents).reshape(-1)
-    return _Beams(
+    kept = _Beams(
         tokens=tokens,
         scores=mx.take_along_axis(scores, order, axis=-1),
         lengths=mx.take_along_axis(beams.lengths, parents, axis=-1) + ~was_done,
         done=mx.logical_or(was_done, tokens == special.end),
-        state=beams.state.select(rows),
-    ), parents
+    )
+    return kept, state.reorder(rows), parents
 
 
 def _read_back(
@@ -68,45 +71,70 @@ def _read_back(
     return np.stack(columns[::-1], axis=1)
 
 
-def beam_search(
-    decoder: TCNDecoder,
-    z: mx.array,
-    special: SpecialIds,
-    decoding: Decoding,
-    shared: Sequence[TCNBlock] = (),
-) -> np.ndarray:
+class BeamSearch:
     """Most likely sentences under ``log p / length^length_penalty``.
 
     Args:
         decoder: The decoder.
-        z: Sentence vectors, ``[B, E]``.
         special: Start, end and padding token.
-        decoding: Length, number of beams K kept per sentence, length penalty.
         shared: The blocks the decoder shares.
-
-    Returns:
-        ``[B, T]`` int32 with ``T <= max_length``.
     """
-    b, beams = z.shape[0], decoding.beams
-    state = decoder.init_state(mx.repeat(z, beams, axis=0), shared)
-    first_only = mx.where(mx.arange(beams) == 0, 0.0, -mx.inf)
-    current = _Beams(
-        tokens=mx.full((b, beams), special.start, dtype=mx.int32),
-        scores=mx.broadcast_to(first_only, (b, beams)),
-        lengths=mx.zeros((b, beams), dtype=mx.int32),
-        done=mx.zeros((b, beams), dtype=mx.bool_),
-        state=state,
-    )
-    tokens, parents = [], []
-    for step in range(decoding.max_length):
-        logits, state = decoder.step(current.tokens.reshape(-1), current.state, shared)
-        current = current._replace(state=state)
-        current, origin = _extend(current, logits, special)
-        tokens.append(current.tokens)
-        parents.append(origin)
-        mx.async_eval(current)
-        if (step + 1) % STOP_CHECK_EVERY == 0 and bool(mx.all(current.done)):
-            break
-    length = mx.maximum(current.lengths, 1)
-    mean = current.scores / length**decoding.length_penalty
-    return _read_back(tokens, parents, mx.argmax(mean, axis=-1))
+
+    def __init__(
+        self,
+        decoder: TCNDecoder,
+        special: SpecialIds,
+        shared: Sequence[TCNBlock] = (),
+    ) -> None:
+        self._decoder = decoder
+        self._special = special
+        self._shared = shared
+        weights = [decoder.state, [block.state for block in shared]]
+        self._step = mx.compile(self._advance, inputs=weights)
+
+    def __call__(self, z: mx.array, decoding: Decoding) -> np.ndarray:
+        """Search the sentences of ``z [B, E]``.
+
+        Args:
+            z: Sentence vectors.
+            decoding: Length, number of beams K kept per sentence, length penalty.
+
+        Returns:
+            ``[B, T]`` int32 with ``T <= max_length``.
+        """
+        b, width = z.shape[0], decoding.beams
+        state = self._decoder.init_state(mx.repeat(z, width, axis=0), self._shared)
+        first_only = mx.where(mx.arange(width) == 0, 0.0, -mx.inf)
+        beams = _Beams(
+            tokens=mx.full((b, width), self._special.start, dtype=mx.int32),
+            scores=mx.broadcast_to(first_only, (b, width)),
+            lengths=mx.zeros((b, width), dtype=mx.int32),
+            done=mx.zeros((b, width), dtype=mx.bool_),
+        )
+        tokens, parents = [], []
+        seen, wait = deque[mx.array](), look_back()
+        for _ in range(decoding.max_length):
+            found, moving, origin = self._step(beams, state)
+            beams, state = _Beams(*found), state.moved(moving)
+            mx.async_eval(beams, moving, origin)
+            tokens.append(beams.tokens)
+            parents.append(origin)
+            seen.append(mx.all(beams.done))
+            if len(seen) > wait and bool(seen.popleft()):
+                break
+        length = mx.maximum(beams.lengths, 1)
+        mean = beams.scores / length**decoding.length_penalty
+        return _read_back(tokens, parents, mx.argmax(mean, axis=-1))
+
+    def _advance(
+        self, beams: _Beams, state: DecoderState
+    ) -> tuple[_Beams, Moving, mx.array]:
+        """One token of every beam, and whom each one comes from."""
+        # Compiled functions see plain tuples.
+        beams, state = _Beams(*beams), DecoderState(*state)
+        banned = forbidden(self._decoder.embedding.weight.shape[0], self._special)
+        logits, state = self._decoder.step(
+            beams.tokens.reshape(-1), state, self._shared, banned
+        )
+        beams, state, parents = _extend(beams, state, logits, self._special)
+        return beams, state.moving, parents

@@ -1,110 +1,191 @@
 """Sentences from vectors: greedy, sampled, beam search.
 
-Every step feeds one token per sentence through the decoder's cached state, so its
-cost does not grow with the sentence. Sentences advance together and a batch stops when
-all have ended.
+Every step feeds one token per sentence through the decoder's state, so its cost does
+not grow with the sentence. A step is compiled once for each way of choosing and number
+of rows. Sentences advance together; rows that have ended are dropped each time half of
+them have, and the batch stops when all have.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.nn.tcn import TCNBlock
-from energyflow_mlx.text.decoder import TCNDecoder
-from energyflow_mlx.text.generation.beam import STOP_CHECK_EVERY, beam_search
+from energyflow_mlx.text.decoder import DecoderState, Moving, TCNDecoder
+from energyflow_mlx.text.generation.beam import BeamSearch
 from energyflow_mlx.text.generation.decoding import Decoding
 from energyflow_mlx.text.generation.sampling import (
     draw,
-    permitted,
+    forbidden,
+    look_back,
     token_weights,
     uniform_numbers,
 )
 from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 
+# Fewest rows that a batch is cut down to: below, a step costs the same.
+_LEAST_ROWS = 8
 
-def generate(
-    decoder: TCNDecoder,
-    z: mx.array | np.ndarray,
-    special: SpecialIds,
-    decoding: Decoding,
-    *,
-    first_row: int = 0,
-    shared: Sequence[TCNBlock] = (),
-) -> np.ndarray:
-    """Generate one sentence per vector.
+Choice = Callable[[mx.array, mx.array | None], mx.array]
+Step = Callable[..., tuple[mx.array, mx.array, Moving]]
 
-    The start and padding tokens are never chosen. A sampled sentence depends on
-    ``decoding.seed`` and on its number ``first_row + i`` only: whoever splits a long
-    list into batches gets the same sentences by passing the number of each batch's
-    first row.
+
+class Generator:
+    """Generates sentences with one decoder; keeps its compiled steps.
 
     Args:
-        decoder: The decoder; dropout never acts here.
-        z: Sentence vectors, ``[B, E]``.
+        decoder: The decoder; its weights may change between calls. Dropout never acts
+            here.
         special: Start, end and padding token.
-        decoding: The settings; corrections are not done here.
-        first_row: Number of the first sentence.
         shared: The blocks the decoder shares.
-
-    Returns:
-        Token ids, ``[B, max_length]`` int32: each row ends with the end token and then
-        padding, or has no end token when ``max_length`` came first.
     """
-    z = mx.array(z)
-    padded = np.full((z.shape[0], decoding.max_length), special.pad, dtype=np.int32)
-    if z.shape[0] == 0:
+
+    def __init__(
+        self,
+        decoder: TCNDecoder,
+        special: SpecialIds,
+        shared: Sequence[TCNBlock] = (),
+    ) -> None:
+        self._decoder = decoder
+        self._special = special
+        self._shared = shared
+        self._steps: dict[tuple[float, int, float], Step] = {}
+        self._beams = BeamSearch(decoder, special, shared)
+
+    def __call__(
+        self, z: mx.array | np.ndarray, decoding: Decoding, *, first_row: int = 0
+    ) -> np.ndarray:
+        """Generate one sentence per vector.
+
+        The start and padding tokens are never chosen. A sampled sentence depends on
+        ``decoding.seed`` and on its number ``first_row + i`` only: whoever splits a
+        long list into batches gets the same sentences by passing the number of each
+        batch's first row.
+
+        Args:
+            z: Sentence vectors, ``[B, E]``.
+            decoding: The settings; corrections are not done here.
+            first_row: Number of the first sentence.
+
+        Returns:
+            Token ids, ``[B, max_length]`` int32: each row ends with the end token and
+            then padding, or has no end token when ``max_length`` came first.
+        """
+        z = mx.array(z)
+        shape = (z.shape[0], decoding.max_length)
+        padded = np.full(shape, self._special.pad, dtype=np.int32)
+        if z.shape[0] == 0:
+            return padded
+        if decoding.beams > 1:
+            ids = self._beams(z, decoding)
+            padded[:, : ids.shape[1]] = ids
+            return padded
+        uniform = None
+        if decoding.temperature > 0.0:
+            rows = first_row + np.arange(z.shape[0])
+            uniform = uniform_numbers(decoding.seed, rows, decoding.max_length)
+        self._fill(padded, z, self._step(decoding), uniform)
         return padded
-    if decoding.beams > 1:
-        ids = beam_search(decoder, z, special, decoding, shared)
-    else:
-        rows = first_row + np.arange(z.shape[0])
-        choose = _chooser(decoding, rows)
-        ids = _token_by_token(decoder, z, special, decoding.max_length, choose, shared)
-    padded[:, : ids.shape[1]] = ids
-    return padded
+
+    def _step(self, decoding: Decoding) -> Step:
+        """The compiled step that chooses as the settings say."""
+        key = (decoding.temperature, decoding.top_k, decoding.top_p)
+        if key not in self._steps:
+            weights = [self._decoder.state, [block.state for block in self._shared]]
+            step = _step(self._decoder, self._special, self._shared, _choice(*key))
+            self._steps[key] = mx.compile(step, inputs=weights)
+        return self._steps[key]
+
+    def _fill(
+        self, padded: np.ndarray, z: mx.array, step: Step, uniform: np.ndarray | None
+    ) -> None:
+        """Write the sentences of ``z`` into ``padded``, token by token.
+
+        Whether rows have ended is read ``look_back`` steps late, so that the device has
+        work while the host looks. A row that has ended only writes padding.
+        """
+        state = self._decoder.init_state(z, self._shared)
+        token = mx.full((z.shape[0],), self._special.start, dtype=mx.int32)
+        done = mx.zeros(z.shape[0], dtype=mx.bool_)
+        rows = np.arange(z.shape[0])
+        numbers = None if uniform is None else mx.array(uniform)
+        chosen: list[mx.array] = []
+        first, seen, wait = 0, deque[mx.array](), look_back()
+        for place in range(padded.shape[1]):
+            number = None if numbers is None else numbers[place]
+            token, done, moving = step(token, done, state, number)
+            state = state.moved(moving)
+            mx.async_eval(token, done, moving)
+            chosen.append(token)
+            seen.append(done)
+            if len(seen) <= wait:
+                continue
+            kept = _rows_to_keep(np.array(seen.popleft()))
+            if len(kept) == 0:
+                break
+            if len(kept) < len(rows):
+                padded[rows, first : place + 1] = np.array(mx.stack(chosen, axis=1))
+                first, chosen, rows = place + 1, [], rows[kept]
+                picked = mx.array(kept)
+                token, done, state = token[picked], done[picked], state.select(picked)
+                numbers = None if numbers is None else numbers[:, picked]
+                seen.clear()
+        if chosen:
+            ids = np.array(mx.stack(chosen, axis=1))
+            padded[rows, first : first + ids.shape[1]] = ids
 
 
-def _chooser(
-    decoding: Decoding, rows: np.ndarray
-) -> Callable[[mx.array, int], mx.array]:
+def _step(
+    decoder: TCNDecoder,
+    special: SpecialIds,
+    shared: Sequence[TCNBlock],
+    choose: Choice,
+) -> Step:
+    """One token of every row: ``(token, done, state, number) -> what it changes``."""
+
+    def step(
+        token: mx.array, done: mx.array, state: DecoderState, number: mx.array | None
+    ) -> tuple[mx.array, mx.array, Moving]:
+        banned = forbidden(decoder.embedding.weight.shape[0], special)
+        state = DecoderState(*state)  # compiled functions see plain tuples
+        logits, state = decoder.step(token, state, shared, banned)
+        token = mx.where(done, special.pad, choose(logits, number))
+        return token, mx.logical_or(done, token == special.end), state.moving
+
+    return step
+
+
+def _choice(temperature: float, top_k: int, top_p: float) -> Choice:
     """What picks the tokens ``[B]`` of a step from its logits ``[B, V]``."""
-    if decoding.temperature == 0.0:
-        return lambda logits, step: mx.argmax(logits, axis=-1).astype(mx.int32)
-    uniform = uniform_numbers(decoding.seed, rows, decoding.max_length)
+    if temperature == 0.0:
+        return lambda logits, number: mx.argmax(logits, axis=-1).astype(mx.int32)
 
-    def sample(logits: mx.array, step: int) -> mx.array:
+    def sample(logits: mx.array, number: mx.array | None) -> mx.array:
+        assert number is not None
         weights = token_weights(
-            logits,
-            temperature=decoding.temperature,
-            top_k=decoding.top_k,
-            top_p=decoding.top_p,
+            logits, temperature=temperature, top_k=top_k, top_p=top_p
         )
-        return draw(weights, mx.array(uniform[step]))
+        return draw(weights, number)
 
     return sample
 
 
-def _token_by_token(
-    decoder: TCNDecoder,
-    z: mx.array,
-    special: SpecialIds,
-    max_length: int,
-    choose: Callable[[mx.array, int], mx.array],
-    shared: Sequence[TCNBlock],
-) -> np.ndarray:
-    """Extend every sentence by the chosen token until all have ended, ``[B, T]``."""
-    state = decoder.init_state(z, shared)
-    token = mx.full((z.shape[0],), special.start, dtype=mx.int32)
-    done = mx.zeros(z.shape[0], dtype=mx.bool_)
-    chosen = []
-    for step in range(max_length):
-        logits, state = decoder.step(token, state, shared)
-        token = choose(permitted(logits, special), step)
-        token = mx.where(done, special.pad, token)
-        done = mx.logical_or(done, token == special.end)
-        chosen.append(token)
-        mx.async_eval(token, done, state)
-        if (step + 1) % STOP_CHECK_EVERY == 0 and bool(mx.all(done)):
-            break
-    return np.array(mx.stack(chosen, axis=1))
+def _rows_to_keep(done: np.ndarray) -> np.ndarray:
+    """Rows that a batch goes on with; none when all have ended.
+
+    A batch is cut to a power of two, once that halves it: so few shapes occur. Rows
+    that have ended fill it up.
+
+    Args:
+        done: Whether each row has ended, ``[B]``.
+    """
+    live = np.flatnonzero(~done)
+    if len(live) == 0:
+        return live
+    size = max(_LEAST_ROWS, 1 << (len(live) - 1).bit_length())
+    if size > len(done) // 2:
+        return np.arange(len(done))
+    ended = np.flatnonzero(done)[: size - len(live)]
+    return np.concatenate([live, ended])

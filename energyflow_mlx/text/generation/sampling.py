@@ -15,11 +15,23 @@ from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 _UNIFORM_BITS = 20
 
 
-def permitted(logits: mx.array, special: SpecialIds) -> mx.array:
-    """Set the logits ``[B, V]`` of the start and padding tokens to minus infinity."""
-    token = mx.arange(logits.shape[-1])
+def forbidden(vocab_size: int, special: SpecialIds) -> mx.array:
+    """What bans the start and padding tokens from logits it is added to, ``[V]``.
+
+    Minus infinity for these two, else 0.
+    """
+    token = mx.arange(vocab_size)
     banned = mx.logical_or(token == special.start, token == special.pad)
-    return mx.where(banned, -mx.inf, logits.astype(mx.float32))
+    return mx.where(banned, -mx.inf, 0.0)
+
+
+def look_back() -> int:
+    """Steps after which the host looks whether a row has ended.
+
+    On a GPU two: it must have steps to do while the host waits for an older one. On
+    the CPU none: host and device are the same cores, and a step past the end is lost.
+    """
+    return 0 if mx.default_device() == mx.Device(mx.cpu) else 2
 
 
 def _mix(state: np.ndarray) -> np.ndarray:

@@ -110,7 +110,8 @@ def encode_blocks(
         Source ids of up to 8,192 texts, one int32 row each.
     """
     for block in _blocks(texts):
-        encodings = source.encode_batch(block, add_special_tokens=False)
+        # The fast form leaves out the places in the text, which nobody reads.
+        encodings = source.encode_batch_fast(block, add_special_tokens=False)
         yield [np.array(encoding.ids, np.int32) for encoding in encodings]
 
 

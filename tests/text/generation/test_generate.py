@@ -9,8 +9,8 @@ import pytest
 
 from energyflow_mlx.nn.losses import sequence_cross_entropy
 from energyflow_mlx.text.decoder import TCNDecoder
-from energyflow_mlx.text.generation import Decoding
-from energyflow_mlx.text.generation import generate as generate_with
+from energyflow_mlx.text.generation import Decoding, Generator, beam
+from energyflow_mlx.text.generation import generate as generate_module
 from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 from tests.text.small import make_block, make_decoder
 
@@ -20,9 +20,8 @@ SENTENCES = [[5, 6, 7, 8], [9, 5], [10, 11, 12, 13, 14, 15], [6], [20, 21, 22]]
 
 
 def generate(decoder, z, *, first_row=0, shared=(), **settings):
-    decoding = Decoding(**settings)
-    options = {"first_row": first_row, "shared": shared}
-    return generate_with(decoder, z, SPECIAL, decoding, **options)
+    generator = Generator(decoder, SPECIAL, shared)
+    return generator(z, Decoding(**settings), first_row=first_row)
 
 
 def random_decoder(**options):
@@ -73,21 +72,86 @@ def test_a_trained_decoder_speaks_from_vectors_and_stops(memorized, settings):
     np.testing.assert_array_equal(ids, padded(SENTENCES, 10))
 
 
-def test_a_batch_stops_when_all_rows_have_ended(memorized, monkeypatch):
-    decoder, z = memorized
-    steps = []
-    step = TCNDecoder.step
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Rows of every step that was handed to the device."""
+    rows, evaluate = [], mx.async_eval
 
-    def counted(self, ids, state, shared=()):
-        steps.append(ids.shape)
-        return step(self, ids, state, shared)
+    def counted(*arrays):
+        rows.append(arrays[0].shape[0])
+        return evaluate(*arrays)
+
+    monkeypatch.setattr(mx, "async_eval", counted)
+    return rows
+
+
+@pytest.mark.parametrize("wait", [0, 2])
+def test_a_batch_stops_when_all_rows_have_ended(
+    memorized, monkeypatch, evaluated, wait
+):
+    decoder, z = memorized
+    monkeypatch.setattr(generate_module, "look_back", lambda: wait)
+    ids = generate(decoder, z, max_length=500)
+    np.testing.assert_array_equal(ids, padded(SENTENCES, 500))
+    # One token per sentence and step, however many came before it.
+    assert evaluated == [5] * (7 + wait)
+
+
+@pytest.mark.parametrize("wait", [0, 2])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.2, "seed": 3}])
+def test_rows_that_ended_are_dropped_and_the_texts_stay(
+    memorized, monkeypatch, evaluated, wait, settings
+):
+    decoder, z = memorized
+    monkeypatch.setattr(generate_module, "look_back", lambda: wait)
+    monkeypatch.setattr(generate_module, "_LEAST_ROWS", 1)
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 8))
+    ids = generate(decoder, z[mx.array(order)], max_length=9, **settings)
+    np.testing.assert_array_equal(ids, padded(SENTENCES, 9)[order])
+    assert evaluated[0] == 40 and set(evaluated) <= {40, 16, 8}
+    assert sum(evaluated) < 40 * len(evaluated)
+
+
+@pytest.mark.parametrize(
+    ("done", "kept"),
+    [
+        ([1, 1, 1, 1], []),
+        ([0, 1, 0, 0], [0, 1, 2, 3]),
+        ([1, 1, 0, 1], [2]),
+        ([1, 0, 1, 0, 1, 1, 1, 0], [1, 3, 7, 0]),
+    ],
+)
+def test_a_batch_is_halved_when_the_living_rows_fit(monkeypatch, done, kept):
+    monkeypatch.setattr(generate_module, "_LEAST_ROWS", 1)
+    assert generate_module._rows_to_keep(np.array(done, bool)).tolist() == kept
+
+
+def test_a_step_is_traced_once_for_a_number_of_rows(memorized, monkeypatch):
+    decoder, z = memorized
+    traced, step = [], TCNDecoder.step
+
+    def counted(self, ids, *rest):
+        traced.append(ids.shape)
+        return step(self, ids, *rest)
 
     monkeypatch.setattr(TCNDecoder, "step", counted)
-    ids = generate(decoder, z, max_length=500)
-    assert ids.shape == (5, 500)
-    assert 7 <= len(steps) <= 10
-    # One token per sentence and step, however many came before it.
-    assert set(steps) == {(5,)}
+    generator = Generator(decoder, SPECIAL)
+    for _ in range(3):
+        generator(z, Decoding(max_length=6))
+        generator(z, Decoding(max_length=9))
+    assert traced == [(5,)]
+
+
+def test_a_generator_sees_new_weights(memorized):
+    decoder, z = memorized
+    mine = make_decoder(VOCAB, 12, dim=32, hidden=32, conditioning="film")
+    generator = Generator(mine, SPECIAL)
+    for settings in ({}, {"beams": 2}):
+        generator(z, Decoding(max_length=10, **settings))
+    mine.update(decoder.parameters())
+    for settings in ({}, {"beams": 2}):
+        ids = generator(z, Decoding(max_length=10, **settings))
+        np.testing.assert_array_equal(ids, padded(SENTENCES, 10))
 
 
 def test_greedy_takes_the_likeliest_token_of_the_teacher_forced_logits():
@@ -198,7 +262,12 @@ class Past(NamedTuple):
 
     number: mx.array  # [B], stands for all tokens so far
 
-    def select(self, rows):
+    moving = property(lambda self: self.number)
+
+    def moved(self, number):
+        return Past(number)
+
+    def reorder(self, rows):
         return Past(self.number[rows])
 
 
@@ -206,21 +275,22 @@ class RememberingDecoder:
     """In place of a decoder: logits are random, but a function of all tokens so far."""
 
     def __init__(self):
-        self.table = 2 * mx.random.normal((97, 6))
-        self.output = SimpleNamespace(weight=mx.zeros((6, 1)))
+        self.output = self.embedding = SimpleNamespace(weight=mx.zeros((6, 1)))
+        self.state = {"table": 2 * mx.random.normal((97, 6))}
 
     def init_state(self, z, shared=()):
         return Past(mx.zeros((z.shape[0],), mx.int32))
 
-    def step(self, token, state, shared=()):
-        past = Past((7 * state.number + token) % 97)
-        return self.table[past.number], past
+    def step(self, token, state, shared=(), offset=0.0):
+        past = Past((7 * state[0] + token) % 97)
+        return self.state["table"][past.number] + offset, past
 
 
-def test_every_beam_goes_on_with_its_own_past():
+def test_every_beam_goes_on_with_its_own_past(monkeypatch):
     for seed in range(5):
         mx.random.seed(seed)
         decoder, z = RememberingDecoder(), mx.zeros((1, 12))
+        monkeypatch.setattr(beam, "DecoderState", Past)
         (found,) = generate(decoder, z, max_length=4, beams=110, length_penalty=0.5)
         expected = exhaustive(decoder, z, 4, 0.5)
         assert [t for t in found.tolist() if t != PAD] == expected

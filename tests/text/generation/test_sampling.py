@@ -4,8 +4,8 @@ import pytest
 
 from energyflow_mlx.text.generation.sampling import (
     draw,
+    forbidden,
     log_probabilities,
-    permitted,
     token_weights,
     uniform_numbers,
 )
@@ -57,7 +57,7 @@ def test_top_p_after_top_k_is_a_share_of_what_top_k_left():
 
 
 def test_forbidden_tokens_have_no_weight():
-    logits = permitted(LOGITS, SpecialIds(start=0, end=1, pad=2, unknown=3))
+    logits = LOGITS + forbidden(5, SpecialIds(start=0, end=1, pad=2, unknown=3))
     weights = np.array(token_weights(logits, temperature=1.0))[0]
     assert weights.nonzero()[0].tolist() == [1, 3, 4]
 
@@ -96,6 +96,6 @@ def test_log_probabilities_are_the_log_softmax():
     np.testing.assert_allclose(
         np.array(log_probabilities(logits)), np.array(expected), atol=1e-5
     )
-    banned = permitted(logits, SpecialIds(start=0, end=1, pad=2, unknown=3))
+    banned = logits + forbidden(70, SpecialIds(start=0, end=1, pad=2, unknown=3))
     logp = np.array(log_probabilities(banned))
     assert np.isneginf(logp[:, [0, 2]]).all() and np.isfinite(logp[:, 1]).all()
