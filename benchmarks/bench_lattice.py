@@ -10,8 +10,7 @@ and steps. On a GPU the experiment preset does its matrix products at
 30 % of the rate of one large product in the same dtype. The forward pass is that of
 evaluation, step by step; forward+backward is one graph, as in training.
 One step of 100,000 flows takes as many Python calls as one of 1,000: none is per flow.
-Baselines are the same mathematics in plain MLX, uncompiled, and in PyTorch where it
-is installed.
+The baseline is the same mathematics in plain MLX, uncompiled; ``peers/`` has PyTorch.
 """
 
 import argparse
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "ops"))
 import timing  # isort: skip  before mlx
 
 import mlx.core as mx
-from lattice_plain import OVERRIDES, plain_mlx, torch_way
+from lattice_plain import OVERRIDES, plain_mlx
 from lattice_presets import read_preset
 from mlx.utils import tree_flatten, tree_map
 
@@ -132,9 +131,7 @@ def own_passes(lattice: EnergyLattice) -> dict[str, Callable[[mx.array], Any]]:
     return passes(lattice, forward, mx.compile) | {MODES[0]: forward}
 
 
-def check(
-    lattice: EnergyLattice, ways: dict[str, Any], v: mx.array, torch_pass: Any
-) -> None:
+def check(ways: dict[str, Any], v: mx.array) -> None:
     """Refuse to time a way that gives other vectors or gradients."""
     ours, plain = ways["lattice"], ways["plain MLX"]
     value, grads = ours["forward"](v), ours["forward+backward"](v)[1]
@@ -145,15 +142,6 @@ def check(
     timing.require_close(
         "plain gradient", *zip(*pairs, strict=False), GRADIENT_TOLERANCE
     )
-    if torch_pass is None:
-        return
-    call, weights = torch_pass
-    y = call(True).detach().cpu().numpy()
-    timing.require_close("PyTorch", [mx.array(y)], [value], VALUE_TOLERANCE)
-    found = [mx.array(weights[n].grad.cpu().numpy()) for n in expected]
-    timing.require_close(
-        "PyTorch gradient", found, list(expected.values()), GRADIENT_TOLERANCE
-    )
 
 
 def compare(arguments: argparse.Namespace, rate: float) -> list[timing.Result]:
@@ -163,31 +151,19 @@ def compare(arguments: argparse.Namespace, rate: float) -> list[timing.Result]:
     lattice = make(config, arguments.dim, dtype)
     v = mx.random.normal((arguments.batch, arguments.dim))
     ways = {"lattice": own_passes(lattice)}
-    torch_pass = None
     if not arguments.no_baselines:
         plain = passes(lattice, lambda v: plain_mlx(lattice, v), lambda f: f)
         ways["plain MLX"] = plain
-        torch = timing.torch_or_none()
-        if torch is not None:
-            torch_pass = torch_way(torch, lattice, v)
-        check(lattice, ways, v, torch_pass)
+        check(ways, v)
     results = []
     for mode in MODES:
         calls = {name: partial(way[mode], v) for name, way in ways.items()}
-        if torch_pass is not None:
-            calls["PyTorch"] = partial(run_torch, torch_pass[0], mode)
         shape = f"{arguments.preset} B{arguments.batch} F{config.slots}"
         shape += f" T{config.total_steps}"
         result = timing.Result("lattice", mode, shape, arguments.dtype)
         timing.measure(result, calls, rounds=arguments.rounds)
         results.append(rated(result, config, arguments.dim, arguments.batch, rate))
     return results
-
-
-def run_torch(call: Callable[[bool], Any], mode: str) -> list[mx.array]:
-    """Run PyTorch's pass, which has no MLX array to wait for."""
-    call(mode != "forward")
-    return []
 
 
 def rated(

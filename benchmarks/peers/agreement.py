@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-# Of the loss and of every gradient, as |a - b| / |b| in the Euclidean norm.
-TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
+# Of the loss, and of every gradient as |a - b| / |b| in the Euclidean norm. The sides
+# round bfloat16 in different places: 1.6e-2 was seen in updates, 6e-2 in the lattice.
+LOSS_TOLERANCE = {"float32": 1e-4, "tf32": 2e-3, "bfloat16": 2e-2}
+TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 0.12}
 # Of what the first update changes, all parameters together. AdamW's first step has the
 # size of the learning rate whatever the gradient's: where that is rounding noise, even
 # the sign is.
-UPDATE_TOLERANCE = {"float32": 5e-3, "tf32": 0.2, "bfloat16": 0.4}
+UPDATE_TOLERANCE = {"float32": 5e-3, "tf32": 0.1, "bfloat16": 0.2}
 # A gradient this far below the largest one is compared with that bound instead.
 _FLOOR = 1e-5
 
@@ -42,7 +44,7 @@ def require_same(
     ours, twin = (dict(np.load(file)) for file in files)
     _same_names(case, ours, twin)
     loss = abs(losses[0] - losses[1]) / abs(losses[1])
-    _require(case, "loss", loss, tolerance)
+    _require(case, "loss", loss, LOSS_TOLERANCE[precision])
     pairs = {
         k.removeprefix("gradient "): (ours[k], twin[k])
         for k in twin
@@ -52,7 +54,8 @@ def require_same(
     errors = {
         path: _norm(a - b) / max(_norm(b), least) for path, (a, b) in pairs.items()
     }
-    worst = max(errors, key=lambda path: errors[path])
+    # NaN is above every bound, though it compares as neither above nor below.
+    worst = max(errors, key=lambda p: (not errors[p] <= tolerance, errors[p]))
     _require(case, f"gradient of {worst}", errors[worst], tolerance)
     found = {"loss": loss, "gradient": errors[worst]}
     steps = [(ours[k], twin[k]) for k in twin if k.startswith("update")]

@@ -44,7 +44,7 @@ def ab_config(settings: Settings) -> Config:
     config.data.buckets = [12, 14, 16, 18, 20, 24, 32, 64, 128]
     config.trainer.epochs = 6
     config.precision.dtype = settings.precision
-    config.data.train = [settings.data] if settings.data else None
+    config.data.train = [settings.data] if settings.data else []
     return config
 
 

@@ -16,7 +16,7 @@ from benchmarks.peers.mlx_encode import EncodeCase
 from benchmarks.peers.mlx_lattice import LatticeCase
 from benchmarks.peers.mlx_loop import LoopCase
 from benchmarks.peers.mlx_updates import UpdateCase
-from benchmarks.peers.settings import Settings
+from benchmarks.peers.settings import WHOLE_RUNS, Settings
 from benchmarks.peers.worker import (
     Channel,
     calls_in,
@@ -54,7 +54,7 @@ class MlxSide:
         if case.startswith("lattice"):
             trains = case == "lattice_train"
             self.case = LatticeCase(settings, place, trains=trains)
-        elif case in ("loop", "quality"):
+        elif case in WHOLE_RUNS:
             measures = case == "quality"
             self.case = LoopCase(settings, load(settings), place, measures=measures)
         elif case == "encode":
@@ -74,6 +74,7 @@ class MlxSide:
     def settle(self) -> dict:
         """How many calls make a sample; the first ones warm up."""
         self.count = calls_in(self.settings.seconds, self.case.call, mx.synchronize)
+        mx.reset_peak_memory()
         return {"count": self.count}
 
     def sample(self) -> dict:

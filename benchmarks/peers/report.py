@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.settings import Settings
+from benchmarks.peers.settings import Settings, public_words
 
 _OURS, _TWIN = "#0072b2", "#d55e00"  # distinct for every kind of color vision
+_COMMAND = "python -m benchmarks.peers.run"
 _HEADS = ("case", "ours ms", "PyTorch ms", "ratio", "MiB ours", "PyTorch", "its form")
 
 
@@ -35,12 +36,12 @@ class Report:
         """Begin a report; ``words`` are the command line's."""
         self._settings = settings
         self.record: dict[str, Any] = {
-            "command": " ".join(["python -m benchmarks.peers.run", *words]),
+            "command": " ".join([_COMMAND, *public_words(words)]),
             "commit": _commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{_processor()}, {settings.threads} threads",
             "python": platform.python_version(),
-            "settings": settings.to_json(),
+            "settings": settings.told(),
             "cases": {},
         }
 

@@ -44,15 +44,18 @@ def fastest(
     found: dict[str, float] = {}
     with Worker(_TWIN, settings, settings.twin) as twin:
         names = twin.ask("variants", case=case)["variants"]
-        for name in names if len(names) > 1 else ():
+        if len(names) == 1:
+            return names[0], {}
+        for name in names:
             twin.ask(
                 "prepare", case=case, folder=str(folder), variant=name, facts=facts
             )
             twin.ask("warm")
-            with quiet(settings):
-                twin.ask("settle")
+        with quiet(settings):
+            for name in names:
+                twin.ask("settle", variant=name)
                 found[name] = min(sample(twin) for _ in range(2))
-    return min(found, key=lambda name: found[name], default=names[0]), found
+    return min(found, key=lambda name: found[name]), found
 
 
 def compare_calls(settings: Settings, case: str, report: Report) -> None:
@@ -69,12 +72,11 @@ def compare_calls(settings: Settings, case: str, report: Report) -> None:
             for side, file in zip(sides, files, strict=True)
         ]
         agreed = require_same(case, losses, files, settings.tolerance)
-        with quiet(settings):
-            for side in sides:
-                side.ask("settle")
         samples: tuple[list[float], list[float]] = ([], [])
-        for number in range(settings.rounds):
-            with quiet(settings):
+        with quiet(settings):
+            ours.ask("settle")
+            twin.ask("settle", variant=chosen)
+            for number in range(settings.rounds):
                 for index in (0, 1) if number % 2 else (1, 0):
                     samples[index].append(sample(sides[index]))
         facts |= {"variant": chosen, "variants_ms": tried, "agreement": agreed}

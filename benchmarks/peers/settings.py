@@ -9,18 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
-CASES = (
-    "a",
-    "b",
-    "candidates",
-    "lattice",
-    "lattice_train",
-    "encode",
-    "loop",
-    "quality",
-)
 WHOLE_RUNS = ("loop", "quality")
+CASES = ("a", "b", "candidates", "lattice", "lattice_train", "encode", *WHOLE_RUNS)
 
 
 @dataclass
@@ -29,7 +21,11 @@ class Settings:
 
     Attributes:
         device: ``cpu`` or ``gpu``.
-        what: Cases, separated by commas; see ``CASES``.
+        what: Cases, separated by commas: updates of objective ``a`` (distillation) and
+            ``b`` (reconstruction, the whole vocabulary), ``candidates`` (``b`` with
+            sampled softmax), ``lattice`` (forward) and ``lattice_train`` (forward and
+            backward), ``encode`` (texts to vectors), ``loop`` (the trainer's loop,
+            batches included), ``quality`` (the main job up to ``goal``).
         batch: Sentences of an update.
         bucket: Tokens each sentence is padded to.
         vocabulary: Rows of the token tables; 0 = as many as the data need.
@@ -87,7 +83,7 @@ class Settings:
         _require(known, "precision", " or ".join(precisions), self.precision)
         unknown = sorted(set(self.cases) - set(CASES))
         _require(not unknown, "what", f"some of {','.join(CASES)}", self.what)
-        for name in ("batch", "bucket", "candidates", "rounds"):
+        for name in ("batch", "bucket", "candidates", "rounds", "slice"):
             value = getattr(self, name)
             _require(value >= 1, name, ">= 1", value)
         if self.threads == 0:
@@ -107,6 +103,24 @@ class Settings:
     def to_json(self) -> dict:
         """Plain dictionary."""
         return asdict(self)
+
+    def told(self) -> dict:
+        """What a record tells of the settings: all but where things lie here."""
+        kept = {k: v for k, v in asdict(self).items() if k not in _PLACES}
+        return kept | {"data": Path(self.data).name}
+
+
+_PLACES = ("folder", "output", "twin", "lock")
+
+
+def public_words(words: Sequence[str]) -> list[str]:
+    """Words of a command line without what only names places here."""
+    pairs = [word.partition("=") for word in words]
+    return [
+        f"{key}={Path(value).name if key == 'data' else value}"
+        for key, _, value in pairs
+        if key not in _PLACES
+    ]
 
 
 def _cores() -> int:

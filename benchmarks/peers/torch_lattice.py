@@ -64,6 +64,11 @@ class LatticeCase:
 
         self.w = {k: w.requires_grad_() for k, w in tensors("weights.npz").items()}
         self.inputs, self.facts = tensors("inputs.npz"), facts
+        # Tensors, not numbers: else every step would be compiled by itself.
+        steps = facts["steps"]
+        self._paces = [
+            torch.tensor(1.0 / (steps - index), device=device) for index in range(steps)
+        ]
         way, _, low = variant.partition("+")
         self._device, self._trains, self._low = device, trains, low == "autocast"
         self._cell = torch.gru_cell if way == "cell" else gru_cell
@@ -111,11 +116,8 @@ class LatticeCase:
     # -- the pass --------------------------------------------------------------------
 
     def _forward(self) -> Tensor:
-        steps = self.facts["steps"]
         flows = self._launch()
-        for index in range(steps):
-            # Tensors, not numbers: else every step would be compiled by itself.
-            pace = self.inputs["vector"].new_tensor(1.0 / (steps - index))
+        for index, pace in enumerate(self._paces):
             flows = self._step(flows, pace, first=index == 0)
         surface = self._readout(flows.position, flows.energy, flows.age)
         cells = surface * self.w["collector.cell_weight"].reshape(1, -1)
@@ -130,8 +132,8 @@ class LatticeCase:
         energy = energy * w["mapper.scale"] + w["mapper.offset"]
         energy = energy + w["mapper.table"].reshape(1, -1)
         position = self.inputs["start"].expand(len(vector), -1, -1)
-        width, rows = w["flow.carrier.cells.0.bhn"].shape[0], energy.numel()
-        zeros = energy.new_zeros(rows, width)
+        width = w["flow.carrier.cells.0.bhn"].shape[0]
+        zeros = energy.new_zeros(energy.numel(), width)
         return Flows(
             position=position,
             energy=energy,
@@ -143,7 +145,7 @@ class LatticeCase:
         )
 
     def _advance(self, flows: Flows, pace: Tensor, *, first: bool) -> Flows:
-        out, change, hidden = self._carry(flows)
+        out, change, hidden = self._carry(flows, first=first)
         moved, reached, face = self._move(flows, pace, out.float(), first=first)
         alive = flows.alive
         change = torch.tanh(change.float()) / self.facts["steps"]
@@ -153,7 +155,9 @@ class LatticeCase:
         age, alive = flows.age + alive, alive & ~reached
         return Flows(position, energy, hidden, memory, face, alive, age)
 
-    def _carry(self, flows: Flows) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def _carry(
+        self, flows: Flows, *, first: bool
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         shape = flows.energy.shape
         column = flows.energy.reshape(-1, 1)
         place = flows.position.reshape(-1, 3)
@@ -168,7 +172,8 @@ class LatticeCase:
             b, bhn = self.w[f"{cell}.b"], self.w[f"{cell}.bhn"]
             recurrent = F.pad(bhn, (2 * len(bhn), 0))
             weights = self.w[f"{cell}.Wx"], self.w[f"{cell}.Wh"]
-            x = self._cell(x.to(h.dtype), h, *weights, b, recurrent)
+            before = None if first and self._cell is gru_cell else h
+            x = self._cell(x, before, *weights, b, recurrent)
             hidden.append(x)
         memory = self._linear("flow.carrier.memory", flows.memory.reshape(-1, 15))
         fused = torch.cat([x, memory], -1)
@@ -235,13 +240,11 @@ class LatticeCase:
 
 
 def gru_cell(
-    x: Tensor, h: Tensor, wx: Tensor, wh: Tensor, b: Tensor, bh: Tensor
+    x: Tensor, h: Tensor | None, wx: Tensor, wh: Tensor, b: Tensor, bh: Tensor
 ) -> Tensor:
-    """One step of a GRU layer, as ``torch.gru_cell``, for the compiler."""
-    (xr, xz, xn), (hr, hz, hn) = (
-        F.linear(x, wx, b).chunk(3, -1),
-        F.linear(h, wh, bh).chunk(3, -1),
-    )
+    """One step of a GRU layer, as ``torch.gru_cell``; no ``h`` is zeros, for free."""
+    (xr, xz, xn) = F.linear(x, wx, b).chunk(3, -1)
+    (hr, hz, hn) = (bh if h is None else F.linear(h, wh, bh)).chunk(3, -1)
     r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
     n = torch.tanh(xn + r * hn)
-    return n + z * (h - n)
+    return n - z * n if h is None else n + z * (h - n)

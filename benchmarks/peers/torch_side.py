@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import torch_encode, torch_lattice
-from benchmarks.peers.settings import Settings
+from benchmarks.peers.settings import WHOLE_RUNS, Settings
 from benchmarks.peers.torch_loop import LoopCase
 from benchmarks.peers.torch_training import Variant, default_of, worth_trying
 from benchmarks.peers.torch_updates import UpdateCase
@@ -33,6 +33,7 @@ class TorchSide:
     def begin(self, settings: dict) -> dict:
         """Choose the device; says what this side is."""
         self.settings = Settings(**settings)
+        self._built: dict[str, Any] = {}
         self.device = "cpu" if self.settings.device == "cpu" else "cuda"
         torch.set_num_threads(self.settings.threads)
         # MLX multiplies float32 as TF32 on NVIDIA GPUs too.
@@ -61,27 +62,25 @@ class TorchSide:
     def prepare(
         self, case: str, folder: str, variant: str, facts: dict[str, Any]
     ) -> dict:
-        """Build a case in one form from what our side wrote."""
+        """Build a case in one form from what our side wrote; forms built stay."""
         start_memory()
-        place, device = Path(folder), self.device
-        if case.startswith("lattice"):
-            trains = case == "lattice_train"
-            self.case = torch_lattice.LatticeCase(
-                place, facts, variant, device, trains=trains
-            )
-            return {}
-        if case == "encode":
-            self.case = torch_encode.EncodeCase(place, variant, device)
-            return {}
-        form = Variant.parse(variant)
-        if case in ("loop", "quality"):
-            measures = case == "quality"
-            self.case = LoopCase(
-                place, facts, self.settings, form, device, measures=measures
-            )
-        else:
-            self.case = UpdateCase(place, facts["objective"], form, device)
+        self.case = self._build(case, Path(folder), variant, facts)
+        self._built[variant] = self.case
         return {}
+
+    def _build(self, case: str, folder: Path, variant: str, facts: dict) -> Any:
+        device, trains = self.device, case == "lattice_train"
+        if case.startswith("lattice"):
+            return torch_lattice.LatticeCase(
+                folder, facts, variant, device, trains=trains
+            )
+        if case == "encode":
+            return torch_encode.EncodeCase(folder, variant, device)
+        form = Variant.parse(variant)
+        if case not in WHOLE_RUNS:
+            return UpdateCase(folder, facts["objective"], form, device)
+        measures = case == "quality"
+        return LoopCase(folder, facts, self.settings, form, device, measures=measures)
 
     def agree(self, output: str) -> dict:
         """Loss and arrays to compare, those written to a file."""
@@ -94,9 +93,12 @@ class TorchSide:
         timed(self.case.call, self.wait, 2)
         return {}
 
-    def settle(self) -> dict:
-        """How many calls make a sample."""
+    def settle(self, variant: str) -> dict:
+        """Take up a form that was built; how many calls make a sample."""
+        self.case = self._built[variant]
         self.count = calls_in(self.settings.seconds, self.case.call, self.wait)
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         return {"count": self.count}
 
     @property

@@ -21,6 +21,8 @@ NOT_RUN = {
     "make train": "the main job: minutes; test_makefile.py reads what it runs",
     "make help": "test_makefile.py runs it",
     "source .venv/bin/activate": "the tests run in the environment already",
+    "make bench-peers": "installs PyTorch; tests/benchmarks runs its parts",
+    "python -m benchmarks.peers": "needs PyTorch; tests/benchmarks runs its parts",
     "python benchmarks/": "minutes each, or an NVIDIA GPU",
     "MLX_USE_CUDA_GRAPHS=0 python benchmarks/": "an NVIDIA GPU",
     "train ": "a figure's command: real data, minutes; test_commands.py composes it",
