@@ -9,6 +9,7 @@ from energyflow_mlx.ops.gelu import gelu
 from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
 from energyflow_mlx.ops.lattice_readout import lattice_readout
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter
+from energyflow_mlx.ops.layer_norm import layer_norm
 from energyflow_mlx.ops.masked_mean import masked_mean
 from energyflow_mlx.ops.tcn_block import tcn_block
 
@@ -25,6 +26,7 @@ __all__ = [
     "gru_blend",
     "lattice_readout",
     "lattice_scatter",
+    "layer_norm",
     "masked_mean",
     "resolve",
     "tcn_block",

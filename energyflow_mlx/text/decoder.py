@@ -10,6 +10,7 @@ from energyflow_mlx.nn.conditioning import AdditiveConditioning, FiLMConditionin
 from energyflow_mlx.nn.dropout import active_key
 from energyflow_mlx.nn.tcn import Film, TCNBlock
 from energyflow_mlx.nn.token_table import TokenTable
+from energyflow_mlx.ops import layer_norm
 from energyflow_mlx.text.blocks import BlockList, run_blocks
 from energyflow_mlx.text.encoder import check_tokens
 
@@ -152,9 +153,9 @@ class TCNDecoder(nn.Module):
             x = x + self._covered(mx.cumsum(real, axis=1), count)
         x = x * mask[..., None].astype(x.dtype)
         x = run_blocks([*self.blocks, *shared], x, mask, self._films(z), key=key)
-        if self._has_output_condition:
-            x = x + self.output_condition(z)[:, None, :]
-        return self.norm(x)
+        added = self.output_condition(z) if self._has_output_condition else None
+        norm = self.norm
+        return layer_norm(x, norm.weight, norm.bias, norm.eps, added)
 
     def logits(self, h: mx.array) -> mx.array:
         """Map features ``[..., D]`` to logits ``[..., V]``."""
