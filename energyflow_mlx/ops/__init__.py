@@ -3,6 +3,7 @@
 from energyflow_mlx.ops._backend import Backend, available, resolve
 from energyflow_mlx.ops._lattice_cells import CellMode
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
+from energyflow_mlx.ops.covered_tokens import covered_tokens
 from energyflow_mlx.ops.even_columns import even_columns
 from energyflow_mlx.ops.fast_math import fast_exp
 from energyflow_mlx.ops.gelu import gelu
@@ -19,6 +20,7 @@ __all__ = [
     "available",
     "causal_conv1d",
     "causal_im2col",
+    "covered_tokens",
     "even_columns",
     "fast_exp",
     "gate_products",

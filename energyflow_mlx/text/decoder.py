@@ -8,9 +8,11 @@ import mlx.nn as nn
 
 from energyflow_mlx.nn.conditioning import AdditiveConditioning, FiLMConditioning
 from energyflow_mlx.nn.dropout import active_key
-from energyflow_mlx.nn.tcn import Film, TCNBlock
+from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.nn.token_table import TokenTable
-from energyflow_mlx.ops import layer_norm
+from energyflow_mlx.ops import covered_tokens, layer_norm
+from energyflow_mlx.ops.covered_tokens import project_coverage
+from energyflow_mlx.ops.tcn_block import Film
 from energyflow_mlx.text.blocks import BlockList, run_blocks
 from energyflow_mlx.text.encoder import check_tokens
 
@@ -146,12 +148,14 @@ class TCNDecoder(nn.Module):
         rate = self._list.dropout
         key = active_key("TCNDecoder", training=self.training, rate=rate, key=key)
         tokens = self.embedding(ids)  # [B, L, D]
-        x = tokens + self.condition(z)[:, None, :]
         if self._has_coverage:
-            real = tokens.astype(mx.float32) * mask[..., None]
-            count = mx.arange(1, ids.shape[1] + 1)[None, :, None]
-            x = x + self._covered(mx.cumsum(real, axis=1), count)
-        x = x * mask[..., None].astype(x.dtype)
+            projection = self.coverage
+            x = covered_tokens(
+                tokens, mask, self.condition(z), projection.weight, projection.bias
+            )
+        else:
+            x = tokens + self.condition(z)[:, None, :]
+            x = x * mask[..., None].astype(x.dtype)
         x = run_blocks([*self.blocks, *shared], x, mask, self._films(z), key=key)
         added = self.output_condition(z) if self._has_output_condition else None
         norm = self.norm
@@ -209,7 +213,10 @@ class TCNDecoder(nn.Module):
         x = token + state.condition
         coverage, count = state.coverage + token, state.count + 1.0
         if self._has_coverage:
-            x = x + self._covered(coverage, count)
+            projection = self.coverage
+            x = x + project_coverage(
+                coverage, count, projection.weight, projection.bias
+            )
         states = []
         blocks = [*self.blocks, *shared]
         for block, past, film in zip(blocks, state.blocks, state.films, strict=True):
@@ -219,11 +226,6 @@ class TCNDecoder(nn.Module):
             x = x + state.output_condition
         state = state._replace(blocks=states, coverage=coverage, count=count)
         return self.logits(self.norm(x)), state
-
-    def _covered(self, total: mx.array, count: mx.array) -> mx.array:
-        """Map the sum of ``count`` token embeddings, float32, to ``[..., D]``."""
-        scaled = total * mx.rsqrt(count.astype(mx.float32))
-        return self.coverage(scaled.astype(self.coverage.weight.dtype))
 
     def _films(self, z: mx.array) -> list[Film | None]:
         if not self._has_films:

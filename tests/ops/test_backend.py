@@ -12,8 +12,8 @@ from energyflow_mlx.ops._backend import KernelSpec, kernel_folder, resolve, sour
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 OPS = tuple(_backend._AUTO)
-TUNED_FOR_CPU = {"gelu", "gru_blend", "layer_norm", "tcn_block"}
-COMPOSED_ON_GPU = {"layer_norm", "tcn_block"}  # of what MLX and the package have
+TUNED_FOR_CPU = {"gelu", "gru_blend", "tcn_block"} | {"covered_tokens", "layer_norm"}
+COMPOSED_ON_GPU = {"covered_tokens", "layer_norm", "tcn_block"}
 KERNELS = sorted(kernel_folder().glob("*/*.metal"))
 PARTS = [path for path in KERNELS if path.stem != "header"]
 
