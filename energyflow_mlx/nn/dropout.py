@@ -21,13 +21,17 @@ def dropout(x: mx.array, rate: float, key: mx.array) -> mx.array:
     Returns:
         Same shape and dtype as ``x``.
     """
-    return x * dropout_factors(x.shape, rate, key).astype(x.dtype)
+    keep = _kept(x.shape, rate, key)
+    return mx.where(keep, x * (1.0 / (1.0 - rate)), mx.zeros_like(x))
 
 
 def dropout_factors(shape: tuple[int, ...], rate: float, key: mx.array) -> mx.array:
-    """What :func:`dropout` multiplies by: 0 or ``1/(1-rate)``, float32."""
-    keep = mx.random.bernoulli(1.0 - rate, shape, key=key)
-    return mx.where(keep, 1.0 / (1.0 - rate), 0.0)
+    """Return what :func:`dropout` multiplies by, 0 or ``1/(1-rate)``, float32."""
+    return mx.where(_kept(shape, rate, key), 1.0 / (1.0 - rate), 0.0)
+
+
+def _kept(shape: tuple[int, ...], rate: float, key: mx.array) -> mx.array:
+    return mx.random.bernoulli(1.0 - rate, shape, key=key)
 
 
 def drop_tokens(mask: mx.array, rate: float, key: mx.array) -> mx.array:

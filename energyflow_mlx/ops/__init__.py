@@ -3,6 +3,7 @@
 from energyflow_mlx.ops._backend import Backend, available, resolve
 from energyflow_mlx.ops._lattice_cells import CellMode
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
+from energyflow_mlx.ops.covered_tokens import covered_tokens
 from energyflow_mlx.ops.embedding import embedding
 from energyflow_mlx.ops.even_columns import even_columns
 from energyflow_mlx.ops.fast_math import fast_exp
@@ -10,6 +11,7 @@ from energyflow_mlx.ops.gelu import gelu
 from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
 from energyflow_mlx.ops.lattice_readout import lattice_readout
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter
+from energyflow_mlx.ops.layer_norm import layer_norm
 from energyflow_mlx.ops.masked_mean import masked_mean
 from energyflow_mlx.ops.tcn_block import tcn_block
 
@@ -19,6 +21,7 @@ __all__ = [
     "available",
     "causal_conv1d",
     "causal_im2col",
+    "covered_tokens",
     "embedding",
     "even_columns",
     "fast_exp",
@@ -27,6 +30,7 @@ __all__ = [
     "gru_blend",
     "lattice_readout",
     "lattice_scatter",
+    "layer_norm",
     "masked_mean",
     "resolve",
     "tcn_block",

@@ -47,6 +47,8 @@ _AUTO: dict[str, dict[str, str]] = {
     "lattice_scatter": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "covered_tokens": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
+    "layer_norm": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},

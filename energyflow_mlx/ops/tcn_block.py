@@ -80,7 +80,7 @@ def tcn_block(
         causal: Whether a token sees only itself and earlier ones.
         form: Form of the GELU.
         drop: Factors of the residual branch, ``[B, L, D]``: dropout. They get no
-            gradient.
+            gradient, and 0 drops what is not finite too.
         keep: Whether the native form keeps ``[B * L, H]`` for the backward pass, which
             otherwise computes it once more; say False where no gradient is wanted.
         backend: Which implementation to run; see ``ops._backend``.
@@ -144,7 +144,8 @@ def tcn_block_reference(
     h = gelu(h, form)  # [B, L, H]
     branch = h @ weights.conv2_weight.T + weights.conv2_bias
     if drop is not None:
-        branch = branch * drop.astype(branch.dtype)
+        scaled = branch * drop.astype(branch.dtype)
+        branch = mx.where(drop != 0, scaled, mx.zeros_like(branch))
     return (x + branch) * mask[..., None].astype(x.dtype)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from energyflow_mlx.nn.dropout import key_stream
-from energyflow_mlx.nn.tcn import Film, TCNBlock
+from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.ops.tcn_block import Film
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import mlx.nn as nn
 
 from energyflow_mlx.nn.conditioning import AdditiveConditioning, FiLMConditioning
 from energyflow_mlx.nn.dropout import active_key
-from energyflow_mlx.nn.tcn import Film, TCNBlock
+from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.nn.token_table import TokenTable
+from energyflow_mlx.ops import covered_tokens, layer_norm
+from energyflow_mlx.ops.tcn_block import Film
 from energyflow_mlx.text.blocks import BlockList, run_blocks
 from energyflow_mlx.text.encoder import check_tokens
 
@@ -158,16 +160,18 @@ class TCNDecoder(nn.Module):
         rate = self._list.dropout
         key = active_key("TCNDecoder", training=self.training, rate=rate, key=key)
         tokens = self.embedding(ids)  # [B, L, D]
-        x = tokens + self.condition(z)[:, None, :]
         if self._has_coverage:
-            real = tokens.astype(mx.float32) * mask[..., None]
-            count = mx.arange(1, ids.shape[1] + 1)[None, :, None]
-            x = x + self._covered(mx.cumsum(real, axis=1), count)
-        x = x * mask[..., None].astype(x.dtype)
+            projection = self.coverage
+            x = covered_tokens(
+                tokens, mask, self.condition(z), projection.weight, projection.bias
+            )
+        else:
+            x = tokens + self.condition(z)[:, None, :]
+            x = x * mask[..., None].astype(x.dtype)
         x = run_blocks([*self.blocks, *shared], x, mask, self._films(z), key=key)
-        if self._has_output_condition:
-            x = x + self.output_condition(z)[:, None, :]
-        return self.norm(x)
+        added = self.output_condition(z) if self._has_output_condition else None
+        norm = self.norm
+        return layer_norm(x, norm.weight, norm.bias, norm.eps, added)
 
     def logits(self, h: mx.array, offset: mx.array | None = None) -> mx.array:
         """Map features ``[..., D]`` to logits ``[..., V]``.
@@ -249,11 +253,6 @@ class TCNDecoder(nn.Module):
             x = x + state.output_condition
         state = state._replace(blocks=states, coverage=coverage, count=count)
         return self.logits(self.norm(x), offset), state
-
-    def _covered(self, total: mx.array, count: mx.array) -> mx.array:
-        """Map the sum of ``count`` token embeddings, float32, to ``[..., D]``."""
-        scaled = total * mx.rsqrt(count.astype(mx.float32))
-        return self.coverage(scaled.astype(self.coverage.weight.dtype))
 
     def _films(self, z: mx.array) -> list[Film | None]:
         if not self._has_films:

@@ -157,7 +157,7 @@ static void finish_row(const Block *c, int64_t at, const float *restrict branch)
   if (c->drop) {
     const float *drop = c->drop + at * c->D;
     for (int64_t d = 0; d < c->D; ++d)
-      y[d] = m * (x[d] + drop[d] * (branch[d] + c->b2[d]));
+      y[d] = m * (x[d] + (drop[d] == 0.0f ? 0.0f : drop[d] * (branch[d] + c->b2[d])));
   } else {
     for (int64_t d = 0; d < c->D; ++d) y[d] = m * (x[d] + (branch[d] + c->b2[d]));
   }
