@@ -41,6 +41,7 @@ from energyflow_mlx.training.state import (
     TrainState,
     add_gradients,
 )
+from energyflow_mlx.training.timing import UpdateTimings
 from energyflow_mlx.training.update import Stepper
 
 logger = logging.getLogger(__name__)
@@ -56,14 +57,14 @@ class Submitted(NamedTuple):
         step: Its number.
         objective: What it trains.
         lr: Its learning rate.
-        flight: Its last micro-batch, which lands when the whole update is computed.
+        flights: Its micro-batches; the last lands when the whole update is computed.
         report: Its values.
     """
 
     step: int
     objective: str
     lr: float
-    flight: Flight
+    flights: list[Flight]
     report: Readback
 
 
@@ -90,6 +91,7 @@ class Trainer:
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
     progress: Progress = field(default_factory=Progress)
+    timings: UpdateTimings = field(default_factory=UpdateTimings)
 
     def __post_init__(self) -> None:
         """Plan the run and take over the newest checkpoint, if there is one."""
@@ -171,9 +173,9 @@ class Trainer:
         controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
         keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
         total: Gradients | None = None
-        flight: Flight | None = None
+        flights: list[Flight] = []
         for number, batch in enumerate(update):
-            is_last, before = number + 1 == len(update), flight
+            is_last = number + 1 == len(update)
             batch, key = batch._replace(controls=controls), keys[number % _MOST_KEYS]
             with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
                 if len(update) == 1:
@@ -188,10 +190,10 @@ class Trainer:
                 if is_last:
                     self.engine.fence(self.stepper.state.arrays())
                     read = self.engine.defer(f"{objective.name} report", report)
-            if before is not None:
-                before.land()
-        assert flight is not None
-        return Submitted(step, objective.name, lr, flight, read)
+            if flights:
+                flights[-1].land()
+            flights.append(flight)
+        return Submitted(step, objective.name, lr, flights, read)
 
     def values_of(self, submitted: Submitted) -> dict[str, float]:
         """Wait for an update; its values on the host, named for the log.
@@ -201,6 +203,7 @@ class Trainer:
                 update and lowers its loss scale instead).
         """
         step, name = submitted.step, submitted.objective
+        submitted.flights[-1].land()
         values: dict[str, float] = submitted.report.value()
         for key in ("loss", "grad_norm"):
             value = values[key]
@@ -225,16 +228,25 @@ class Trainer:
         Nothing is in flight when the values of an update come that a validation or a
         checkpoint follows.
         """
-        flying: Submitted | None = None
+        flying: tuple[Submitted, float] | None = None
         for step in range(self.progress.step, self.total):
             self._announce_epoch(step)
-            submitted = self.submit(step, next(feed))
+            started = time.perf_counter()
+            update = next(feed)
+            batch_ms = (time.perf_counter() - started) * 1e3
+            submitted = self.submit(step, update)
             if flying is not None:
-                yield self.values_of(flying)
-            flying = submitted
+                yield self._landing(*flying)
+            flying = submitted, batch_ms
             if self.engine.debug or self._state_is_wanted(step + 1):
-                yield self.values_of(flying)
+                yield self._landing(*flying)
                 flying = None
+
+    def _landing(self, submitted: Submitted, batch_ms: float) -> dict[str, float]:
+        values = self.values_of(submitted)
+        timings = [f.timing for f in submitted.flights if f.timing is not None]
+        self.timings.add(batch_ms, timings)
+        return values
 
     def _state_is_wanted(self, step: int) -> bool:
         """Whether the state after ``step`` updates is measured or saved."""
@@ -300,6 +312,11 @@ class Trainer:
         log.write(
             {"kind": "train", "step": progress.step, "epoch": epoch, **means}
             | {"samples_per_second": rate, "seconds": progress.seconds}
+        )
+        traces = sum(self.stepper.traces.values())
+        log.write(
+            {"kind": "timing", "step": progress.step, **self.timings.take()}
+            | {"traces": traces}
         )
         self.display.progress(
             progress.step, self.total, means | {"samples_per_second": rate}
