@@ -14,6 +14,7 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime import device, jit_headers
 from energyflow_mlx.training.loop import Trainer
+from energyflow_mlx.training.objectives import Objective
 from energyflow_mlx.training.run import show_result, train
 
 
@@ -32,8 +33,10 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     """
     folder = RunFolder(Path(config.run.dir))
     objectives = build_objectives(config)
-    folder.check(config)
     device.select(config.trainer.backend)
+    if config.precision.dtype == "auto":
+        config.precision.dtype = _format_of(folder)
+    folder.check(config)
     jit_headers.prepare()
     if config.trainer.memory_limit_gb:
         mx.set_memory_limit(int(config.trainer.memory_limit_gb * 2**30))
@@ -43,14 +46,44 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
             display.message(f"{folder.path} is {summary['status']}; nothing to do")
             show_result(display, summary)
             return summary
-        resumed = folder.tokenizer if folder.exists() else None
-        data = load_run_data(config, objectives, resumed, display)
-        parts, vocab_size = parts_of(objectives), data.tokenizer.vocab_size
-        model = build_model(config, parts, vocab_size, data.dimension)
-        start_tables(model, config, data.word_embeddings)
-        codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
+        trainer = build_trainer(config, objectives, folder, display)
         if not folder.exists():
-            data.tokenizer.save(folder.tokenizer)
+            trainer.data.tokenizer.save(folder.tokenizer)
             folder.begin(config)
-        trainer = Trainer(config, objectives, codec, data, folder, display)
         return train(trainer, overrides or [])
+
+
+def _format_of(folder: RunFolder) -> str:
+    """Number format of a run that leaves the choice: what the device does well.
+
+    A run that is resumed, here or on another device, keeps the one it began with.
+    """
+    if folder.exists():
+        return folder.read_config().precision.dtype
+    return device.fast_format()
+
+
+def build_trainer(
+    config: Config,
+    objectives: dict[str, Objective],
+    folder: RunFolder,
+    display: RunDisplay,
+) -> Trainer:
+    """Data, model and trainer of a run, at its newest checkpoint; writes nothing.
+
+    Args:
+        config: The run's configuration.
+        objectives: What it trains.
+        folder: Its folder; with a run in it, that run's tokenizer and state are taken.
+        display: Shows the progress of what takes long.
+
+    Raises:
+        InputError: The user's input does not fit.
+    """
+    resumed = folder.tokenizer if folder.exists() else None
+    data = load_run_data(config, objectives, resumed, display)
+    parts, vocab_size = parts_of(objectives), data.tokenizer.vocab_size
+    model = build_model(config, parts, vocab_size, data.dimension)
+    start_tables(model, config, data.word_embeddings)
+    codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
+    return Trainer(config, objectives, codec, data, folder, display)

@@ -12,7 +12,7 @@ curve.
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -222,14 +222,20 @@ class Trainer:
         """Submit update ``step`` and wait for its values; see ``values_of``."""
         return self.values_of(self.submit(step, update))
 
-    def _landed(self, feed: Iterator[Update]) -> Iterator[dict[str, float]]:
+    def landed(
+        self, feed: Iterator[Update], steps: Iterable[int]
+    ) -> Iterator[dict[str, float]]:
         """Values of update after update; each is read while the next one computes.
 
         Nothing is in flight when the values of an update come that a validation or a
         checkpoint follows.
+
+        Args:
+            feed: The updates' batches.
+            steps: Their numbers.
         """
         flying: tuple[Submitted, float] | None = None
-        for step in range(self.progress.step, self.total):
+        for step in steps:
             self._announce_epoch(step)
             started = time.perf_counter()
             update = next(feed)
@@ -241,6 +247,8 @@ class Trainer:
             if self.engine.debug or self._state_is_wanted(step + 1):
                 yield self._landing(*flying)
                 flying = None
+        if flying is not None:
+            yield self._landing(*flying)
 
     def _landing(self, submitted: Submitted, batch_ms: float) -> dict[str, float]:
         values = self.values_of(submitted)
@@ -271,7 +279,8 @@ class Trainer:
             if wants_start and progress.step == 0:
                 self._validate(log)
             try:
-                for values in self._landed(feed):
+                steps = range(progress.step, self.total)
+                for values in self.landed(feed, steps):
                     progress.step += 1
                     progress.samples += settings.micro_batch * settings.accumulate
                     progress.seconds = time.perf_counter() - started

@@ -216,10 +216,15 @@ class Stepper:
 
     def _time_forward(self, name: str, batch: StepBatch, key: mx.array) -> None:
         """Compute the forward pass alone, then it with the loss, to time both."""
-        (objective,) = (o for o in self.objectives if o.name == name)
+        objective = self._objective(name)
+        for part, compute in (("forward", objective.forward), ("loss", objective.loss)):
 
-        def timed(part: str, compute: Callable) -> None:
-            def function(state: TrainState, batch: StepBatch, key: mx.array) -> object:
+            def function(
+                state: TrainState,
+                batch: StepBatch,
+                key: mx.array,
+                compute: Callable = compute,
+            ) -> object:
                 everything = gather(state.parameters, self.gathered, batch.rows)
                 with self._installed(everything, batch.rows):
                     return compute(self.model, batch, key)
@@ -231,8 +236,16 @@ class Stepper:
             if found is not None:
                 self._time(f"{name} {part}", found)
 
-        timed("forward", objective.forward)
-        timed("loss", objective.loss)
+    def forward(self, name: str, batch: StepBatch, key: mx.array) -> object:
+        """Forward pass of an objective with the present state, lazy, not compiled."""
+        everything = gather(self.state.parameters, self.gathered, batch.rows)
+        with self._installed(everything, batch.rows):
+            found = self._objective(name).forward(self.model, batch, key)
+        put_parameters(self._slots, self.state.parameters)
+        return found
+
+    def _objective(self, name: str) -> Objective:
+        return next(o for o in self.objectives if o.name == name)
 
     def _time(self, label: str, arrays: object) -> None:
         """In a timed run: compute these now, under this label."""
