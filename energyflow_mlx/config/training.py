@@ -135,7 +135,7 @@ class TrainerConfig:
         decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
         backend: ``auto``, ``cpu``, ``metal`` or ``cuda``.
         compile: Compile each step (off for debugging only).
-        debug_timing: Evaluate and time every deferred label.
+        debug_timing: Compute and time the parts of every update on their own.
         memory_limit_gb: Allocator limit in GiB; 0 = MLX's own.
         log_level: Least level of the messages shown: ``debug``, ``info``, ``warning``.
     """

@@ -44,6 +44,7 @@ def profile_updates(
     steps = range(first, first + count)
     trainer.codec.model.train()
     _each_alone(trainer, steps)  # traces every shape
+    traces = dict(trainer.stepper.traces)
     mx.reset_peak_memory()
     if around is None:
         overlapped, host = _as_in_training(trainer, steps)
@@ -63,7 +64,7 @@ def profile_updates(
         "parts_ms": _parts(trainer, steps),
         "layers_ms": _layers(trainer, steps),
         "operations": _operations(trainer, steps),
-        "compiled": _compiled(trainer, steps),
+        "compiled": {"traces": traces, "batches": _shapes(trainer, steps)},
         "memory_bytes": memory,
     }
 
@@ -244,19 +245,13 @@ def _captured_graph(trainer: Trainer, step: int, update: Update) -> str:
     return drawn.getvalue()
 
 
-def _compiled(trainer: Trainer, steps: range) -> dict[str, Any]:
-    """How often each compiled function was traced, and the shapes of the batches."""
+def _shapes(trainer: Trainer, steps: range) -> dict[str, int]:
+    """How many of the micro-batches have each shape, as ``BxL``."""
     shapes: Counter[str] = Counter()
     with closing(trainer.feed.updates(steps.start)) as feed:
         for _ in steps:
             shapes["x".join(map(str, next(feed)[0].ids.shape))] += 1
-    timed_alone = ("forward", "loss", "gradients")
-    traces = {
-        name: count
-        for name, count in trainer.stepper.traces.items()
-        if not name.endswith(timed_alone) or trainer.config.trainer.accumulate > 1
-    }
-    return {"traces": traces, "batches": dict(shapes)}
+    return dict(shapes)
 
 
 # -- for people -----------------------------------------------------------------------
