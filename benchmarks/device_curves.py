@@ -4,8 +4,8 @@ Run ``python benchmarks/device_curves.py --output FOLDER``.
 
 Trains the small model on built-in captions for 50 updates on every backend that MLX has
 here, in float32 and from equal weights and batches, draws the loss curves over each
-other and stores them. Refutes the claim that devices agree where a loss differs from the
-CPU's by more than 2 % (their sums round in other orders).
+other and stores them. Refutes the claim that devices agree where a loss differs from
+the CPU's by more than 2 % (their sums round in other orders).
 """
 
 import argparse
