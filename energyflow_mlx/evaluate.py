@@ -138,8 +138,10 @@ def _recall_in_groups(
 def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
     """Spearman of the teacher itself."""
     from energyflow_mlx.config import TeacherConfig
+    from energyflow_mlx.runtime import jit_headers
     from energyflow_mlx.teacher import teacher_from
 
+    jit_headers.prepare()
     teacher = teacher_from(TeacherConfig(name=name))
     sts = as_paths(args.sts, "sts")
     if not sts:

@@ -24,6 +24,7 @@ from energyflow_mlx.data.sources import read_texts
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.teacher.bert import load_teacher
 from energyflow_mlx.teacher.folder import open_folder
 from energyflow_mlx.teacher.teacher import Teacher, cached_vectors
@@ -101,6 +102,7 @@ def _check(args: PrepareArgs) -> None:
 
 def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
     """Give every text of the input the teacher's vector; say what was done."""
+    jit_headers.prepare()
     texts = _texts(args)
     teacher = load_teacher(args.teacher, args.max_length, normalize=args.normalize)
     note = _provenance(args, teacher, texts)

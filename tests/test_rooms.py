@@ -13,7 +13,7 @@ PACKAGE = CHECKOUT / "energyflow_mlx"
 
 ENTRY_POINTS = {
     *("__init__", "train", "evaluate", "encode", "decode", "prepare", "plot"),
-    *("doctor", "sweep_report", "export"),
+    *("doctor", "sweep_report", "export", "profile"),
 }
 # Imports point down this list only, and never sideways between rooms of one rung.
 # A room is a module or a package; a module named here leaves its package's rung.

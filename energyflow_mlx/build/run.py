@@ -4,7 +4,7 @@ import hashlib
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +13,8 @@ from rich.console import Console
 from energyflow_mlx.build.data import load_run_data
 from energyflow_mlx.build.model import build_model, start_tables
 from energyflow_mlx.build.objectives import build_objectives, parts_of
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, DataConfig
+from energyflow_mlx.data.batching import lengths_that_pad_least
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
@@ -21,6 +22,7 @@ from energyflow_mlx.runs.folder import RunFolder, deciding
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.loop import Trainer
+from energyflow_mlx.training.objectives import Objective
 from energyflow_mlx.training.run import show_result, train
 
 
@@ -52,30 +54,98 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
         console=None if group.is_writer else Console(quiet=True),
     )
     with group.watched(), display:
-        summary = group.of_first(partial(_begun, folder, config))
+        begun = _Begun(*group.of_first(partial(_begun, folder, config)))
+        begun.settle(config)
+        summary = begun.summary
         if summary.get("status") in ("finished", "stopped early"):
             display.message(f"{folder.path} is {summary['status']}; nothing to do")
             show_result(display, summary)
             return summary
-        resumed = folder.is_writer and folder.exists()
-        words = folder.tokenizer if resumed else None
-        data = load_run_data(config, objectives, words, display)
-        _require_same(group, config, data)
-        parts, vocab_size = parts_of(objectives), data.tokenizer.vocab_size
-        model = build_model(config, parts, vocab_size, data.dimension)
-        start_tables(model, config, data.word_embeddings)
-        codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
-        if not resumed and folder.is_writer:
-            data.tokenizer.save(folder.tokenizer)
+        trainer = build_trainer(config, objectives, folder, display, group)
+        if folder.is_writer and not folder.exists():
+            trainer.data.tokenizer.save(folder.tokenizer)
             folder.begin(config)
-        trainer = Trainer(config, objectives, codec, data, folder, display, group)
         return train(trainer, overrides or [])
 
 
-def _begun(folder: RunFolder, config: Config) -> dict[str, Any]:
-    """The summary of the run in the folder, if it has ended, once the folder fits."""
+class _Begun(NamedTuple):
+    """What the folder's run decides for all processes.
+
+    Attributes:
+        summary: That of a run that has ended, else empty.
+        dtype: The number format.
+        buckets: Lengths of its batches; empty while no run has chosen them.
+    """
+
+    summary: dict[str, Any]
+    dtype: str
+    buckets: list[int]
+
+    def settle(self, config: Config) -> None:
+        """Put the choices into ``config``."""
+        config.precision.dtype = self.dtype
+        config.data.buckets = list(self.buckets)
+
+
+def _begun(folder: RunFolder, config: Config) -> _Begun:
+    """Look into the folder, and settle what the user leaves open.
+
+    A run that is resumed, here or on another device, keeps what it began with. The
+    lengths of a new run follow from its sentences: see ``build_trainer``.
+    """
+    begun = folder.read_config() if folder.exists() else None
+    dtype, buckets = config.precision.dtype, list(config.data.buckets)
+    if dtype == "auto":
+        dtype = begun.precision.dtype if begun else device.fast_format()
+    if not buckets and begun:
+        buckets = list(begun.data.buckets)
+    found = _Begun({}, dtype, buckets)
+    found.settle(config)
     folder.check(config)
-    return folder.read_summary()
+    return found._replace(summary=folder.read_summary())
+
+
+def build_trainer(
+    config: Config,
+    objectives: dict[str, Objective],
+    folder: RunFolder,
+    display: RunDisplay,
+    group: distributed.Group = distributed.ALONE,
+) -> Trainer:
+    """Data, model and trainer of a run, at its newest checkpoint; writes nothing.
+
+    Args:
+        config: The run's configuration; gets the lengths of its batches, where it
+            has none.
+        objectives: What it trains.
+        folder: Its folder; with a run in it, that run's tokenizer and state are taken.
+        display: Shows the progress of what takes long.
+        group: The processes that train together.
+
+    Raises:
+        InputError: The user's input does not fit.
+    """
+    words = folder.tokenizer if folder.is_writer and folder.exists() else None
+    data = load_run_data(config, objectives, words, display)
+    if not config.data.buckets:
+        config.data.buckets = _lengths_for(data.train_ids, config.data)
+    _require_same(group, config, data)
+    parts, vocab_size = parts_of(objectives), data.tokenizer.vocab_size
+    model = build_model(config, parts, vocab_size, data.dimension)
+    start_tables(model, config, data.word_embeddings)
+    codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
+    return Trainer(config, objectives, codec, data, folder, display, group)
+
+
+def _lengths_for(ids: list[np.ndarray], settings: DataConfig) -> list[int]:
+    """Lengths that pad the training sentences least, and the longest that is read.
+
+    That one is for texts that the model meets later; training fills it where its own
+    sentences are so long.
+    """
+    lengths = np.array([max(4, len(row)) for row in ids])
+    chosen = lengths_that_pad_least(lengths, settings.most_buckets)
+    return sorted({*chosen, settings.max_length})
 
 
 def _require_same(group: distributed.Group, config: Config, data: RunData) -> None:

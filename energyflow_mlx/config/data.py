@@ -5,6 +5,8 @@ from typing import Any
 
 from energyflow_mlx.config.checks import as_paths, require, require_choice
 
+# Shapes of a batch, and so traces of an objective's update.
+MOST_BUCKETS = 8
 FORMATS = ("auto", "text", "jsonl", "efb", "npy")
 
 
@@ -25,7 +27,10 @@ class DataConfig:
         limit: Use at most this many training sentences; 0 = all.
         max_length: Longest sentence in tokens, start and end included.
         buckets: Lengths that batches are padded to, ascending; sentences longer
-            than the last are cut to it.
+            than the last are cut to it. None given: chosen from the training
+            sentences when the run begins.
+        most_buckets: Lengths that are chosen at most, 1 to 8: each is a shape that an
+            objective's update is traced for.
         prefetch: Batches prepared ahead on a thread.
     """
 
@@ -39,6 +44,7 @@ class DataConfig:
     limit: int = 0
     max_length: int = 128
     buckets: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
+    most_buckets: int = 8
     prefetch: int = 2
 
     def __post_init__(self) -> None:
@@ -56,21 +62,15 @@ class DataConfig:
         require(self.val_limit >= 0, "data.val_limit", ">= 0", self.val_limit)
         require(self.limit >= 0, "data.limit", ">= 0", self.limit)
         require(self.prefetch >= 1, "data.prefetch", ">= 1", self.prefetch)
-        ascending = all(
-            a < b for a, b in zip(self.buckets, self.buckets[1:], strict=False)
-        )
         require(
-            len(self.buckets) > 0 and ascending and self.buckets[0] >= 4,
-            "data.buckets",
-            "ascending lengths >= 4",
-            self.buckets,
+            1 <= self.most_buckets <= MOST_BUCKETS,
+            "data.most_buckets",
+            f"in [1, {MOST_BUCKETS}]",
+            self.most_buckets,
         )
-        require(
-            4 <= self.max_length <= self.buckets[-1],
-            "data.max_length",
-            f"in [4, {self.buckets[-1]}] (the longest of data.buckets)",
-            self.max_length,
-        )
+        require(self.max_length >= 4, "data.max_length", ">= 4", self.max_length)
+        if self.buckets:
+            self._check_buckets()
         require(
             bool(self.train) or not self.pairs,
             "data.train",
@@ -82,6 +82,23 @@ class DataConfig:
             "data.train",
             f"a path, because data.format is {self.format}",
             self.train,
+        )
+
+    def _check_buckets(self) -> None:
+        ascending = all(
+            a < b for a, b in zip(self.buckets, self.buckets[1:], strict=False)
+        )
+        require(
+            ascending and self.buckets[0] >= 4,
+            "data.buckets",
+            "ascending lengths >= 4",
+            self.buckets,
+        )
+        require(
+            self.max_length <= self.buckets[-1],
+            "data.max_length",
+            f"in [4, {self.buckets[-1]}] (the longest of data.buckets)",
+            self.max_length,
         )
 
 

@@ -83,6 +83,7 @@ class PrecisionConfig:
 
     Attributes:
         dtype: ``float32``, ``bfloat16`` or ``float16``. On CPU only float32 is fast.
+            ``auto``, until the run begins: what the device does well.
         loss_scale: Start of the dynamic loss scale; used with float16 only.
         scale_interval: Good updates after which the scale doubles.
     """
@@ -94,7 +95,7 @@ class PrecisionConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(
-            self.dtype, "precision.dtype", ("float32", "bfloat16", "float16")
+            self.dtype, "precision.dtype", ("auto", "float32", "bfloat16", "float16")
         )
         require(
             1.0 <= self.loss_scale <= 65536.0,
@@ -134,7 +135,7 @@ class TrainerConfig:
         decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
         backend: ``auto``, ``cpu``, ``metal`` or ``cuda``.
         compile: Compile each step (off for debugging only).
-        debug_timing: Evaluate and time every deferred label.
+        debug_timing: Compute and time the parts of every update on their own.
         memory_limit_gb: Allocator limit in GiB; 0 = MLX's own.
         log_level: Least level of the messages shown: ``debug``, ``info``, ``warning``.
     """

@@ -80,6 +80,37 @@ def bucket_of(lengths: np.ndarray, buckets: Sequence[int]) -> np.ndarray:
     return np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
 
 
+def lengths_that_pad_least(lengths: np.ndarray, most: int) -> list[int]:
+    """Lengths to pad to that give the fewest tokens in all, found exactly.
+
+    The dynamic program over "the last bucket ends at b" takes the cheapest
+    predecessor a: cost(b) = min over a of cost(a) + b * (rows longer than a, up to b).
+    It leaves out what batches add by moving left-over rows up.
+
+    Args:
+        lengths: Tokens of each row, ``[N]``, at least one row.
+        most: Most lengths to choose; as many as there are different ones at most.
+
+    Returns:
+        The lengths, rising; the last is that of the longest row.
+    """
+    longest = int(lengths.max())
+    up_to = np.cumsum(np.bincount(lengths, minlength=longest + 1))  # rows <= b
+    ends = np.arange(longest + 1)
+    between = up_to[None, :] - up_to[:, None]  # [a, b]: rows longer than a, up to b
+    step = np.where(ends[:, None] < ends, between * ends, np.inf)
+    cost, before = np.where(ends == 0, 0.0, np.inf), []
+    for _ in range(min(most, len(np.unique(lengths)))):
+        through = cost[:, None] + step
+        before.append(through.argmin(axis=0))
+        cost = through.min(axis=0)
+    chosen, end = [], longest
+    for predecessors in reversed(before):
+        chosen.append(end)
+        end = int(predecessors[end])
+    return chosen[::-1]
+
+
 def cover(
     ids: Sequence[np.ndarray], buckets: Sequence[int], batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:

@@ -97,14 +97,20 @@ def loss_of(
     ends: Ends, lattice: EnergyLattice, inputs: Any, options: FlowOptions
 ) -> Loss:
     """The loss itself, with the parameters that the model has."""
+    return ends.after(inputs, output_of(ends, lattice, inputs, options))
+
+
+def output_of(
+    ends: Ends, lattice: EnergyLattice, inputs: Any, options: FlowOptions
+) -> LatticeOutput:
+    """What the lattice gives, with the parameters that the model has."""
     is_noisy = lattice.config.noise.sigma > 0
-    output = lattice.from_surface(
+    return lattice.from_surface(
         ends.before(inputs),
         key=options.key,
         displacement_scale=options.scale,
         noise_sigma=options.sigma if is_noisy else 0.0,
     )
-    return ends.after(inputs, output)
 
 
 def _in_one_graph(

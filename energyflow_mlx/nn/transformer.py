@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 
 from energyflow_mlx.nn.activations import activation
+from energyflow_mlx.nn.attention import has_fused_attention
 from energyflow_mlx.nn.dropout import active_key, check_rate, dropout, key_stream
 
 # Added to the score of a masked key. Its exponential is 0 in every dtype, and unlike
@@ -89,12 +90,16 @@ class SelfAttention(nn.Module):
 
         q, k, v = (by_head(f(x)) for f in (self.query, self.key, self.value))
         bias = ((1.0 - mask) * _MASKED_SCORE).astype(x.dtype)[:, None, None, :]
-        scores = (q * (1.0 / math.sqrt(width))) @ k.transpose(0, 1, 3, 2) + bias
-        share = mx.softmax(scores, axis=-1, precise=True)  # [B, heads, L, L]
-        if key is not None:
-            share = dropout(share, self._dropout, key)
-        y = (share @ v).transpose(0, 2, 1, 3).reshape(b, length, dim)
-        return self.output(y)
+        scale = 1.0 / math.sqrt(width)
+        if has_fused_attention() and (key is None or self._dropout == 0):
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=bias)
+        else:
+            scores = (q * scale) @ k.transpose(0, 1, 3, 2) + bias
+            share = mx.softmax(scores, axis=-1, precise=True)  # [B, heads, L, L]
+            if key is not None:
+                share = dropout(share, self._dropout, key)
+            y = share @ v
+        return self.output(y.transpose(0, 2, 1, 3).reshape(b, length, dim))
 
 
 class TransformerLayer(nn.Module):

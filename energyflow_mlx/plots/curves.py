@@ -77,6 +77,12 @@ _PANELS = (
         lambda n: n.endswith("grad_norm"),
     ),
     _Panel("speed", "Speed", "samples/s", _named("samples_per_second")),
+    _Panel(
+        "host_time",
+        "Time of the host in an update",
+        "ms",
+        _named("batch_ms", "build_ms", "submit_ms", "wait_ms"),
+    ),
 )
 
 _Curve = tuple[np.ndarray, np.ndarray]
@@ -140,8 +146,8 @@ def _draw(panel: _Panel, curves: _Curves, folder: Path) -> Path:
     for index, ((kind, label), curve) in enumerate(curves.items()):
         color = f"C{index}"
         name = label.removeprefix("flow_").replace("_", " ")
-        name = name if kind == "train" else f"{name}, {kind}"
-        if kind == "train":
+        name = f"{name}, {kind}" if kind == "validation" else name
+        if kind != "validation":
             style = ("-", "--", ":")[index % 3]  # curves may lie on each other
             _draw_training(axes, curve, name, color, style)
         else:

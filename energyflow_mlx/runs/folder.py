@@ -107,6 +107,11 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def profile(self) -> Path:
+        """Where the time of its updates goes; a text of this name lies beside it."""
+        return self.path / "profile.json"
+
+    @property
     def plots(self) -> Path:
         """Folder of pictures."""
         return self.path / "plots"

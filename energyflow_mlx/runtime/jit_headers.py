@@ -70,7 +70,7 @@ def precompile() -> Path | None:
     with tempfile.TemporaryDirectory(dir=jit_folder()) as scratch:
         source, built = Path(scratch, "all.h"), Path(scratch, "all.gch")
         source.write_text(f'#include "{HEADER}"\n', encoding="utf-8")
-        command = [compiler, *FLAGS, "-I", include, "-x", "c++-header", source]
-        subprocess.run([*command, "-o", built], capture_output=True, check=True)
+        places = ["-I", str(include), "-x", "c++-header", str(source), "-o", str(built)]
+        subprocess.run([compiler, *FLAGS, *places], capture_output=True, check=True)
         built.replace(target)  # whole or not at all, whoever else builds it
     return target

@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.nn.activations import activation
+from energyflow_mlx.nn.attention import has_fused_attention
 from energyflow_mlx.ops import fast_exp, masked_mean
 from energyflow_mlx.teacher.folder import Pooling, TeacherFolder, open_folder
 from energyflow_mlx.teacher.layouts import BertConfig, convert_weights
@@ -65,17 +66,24 @@ class BertLayer(nn.Module):
     def _attend(self, x: mx.array, score_bias: mx.array | None) -> mx.array:
         """Multi-head attention, ``softmax(Q K^T / sqrt(D / heads)) V``.
 
-        The softmax is written out because the CPU's own costs three times as much.
+        MLX's own attention on a GPU. On the CPU the softmax is written out because the
+        CPU's own costs three times as much.
         """
         batch, length, dim = x.shape
         width = dim // self._heads
         qkv = self.qkv(x).reshape(batch, length, 3, self._heads, width)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each [B, heads, L, width]
-        scores = (q * (1.0 / math.sqrt(width))) @ k.swapaxes(-1, -2)
-        if score_bias is not None:
-            scores = scores + score_bias  # [B, heads, L, L]
-        weights = _exp_below(scores, scores.max(axis=-1, keepdims=True))
-        mixed = (weights @ v) / weights.sum(axis=-1, keepdims=True)
+        scale = 1.0 / math.sqrt(width)
+        if has_fused_attention():
+            mixed = mx.fast.scaled_dot_product_attention(
+                q, k, v, scale=scale, mask=score_bias
+            )
+        else:
+            scores = (q * scale) @ k.swapaxes(-1, -2)
+            if score_bias is not None:
+                scores = scores + score_bias  # [B, heads, L, L]
+            weights = _exp_below(scores, scores.max(axis=-1, keepdims=True))
+            mixed = (weights @ v) / weights.sum(axis=-1, keepdims=True)
         merged = mixed.transpose(0, 2, 1, 3).reshape(batch, length, dim)
         return self.attention_output(merged)
 

@@ -12,7 +12,7 @@ curve.
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ from energyflow_mlx.training.state import (
     TrainState,
     add_gradients,
 )
+from energyflow_mlx.training.timing import UpdateTimings
 from energyflow_mlx.training.update import Stepper
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,14 @@ class Submitted(NamedTuple):
         step: Its number.
         objective: What it trains.
         lr: Its learning rate.
-        flight: Its last micro-batch, which lands when the whole update is computed.
+        flights: Its micro-batches; the last lands when the whole update is computed.
         report: Its values.
     """
 
     step: int
     objective: str
     lr: float
-    flight: Flight
+    flights: list[Flight]
     report: Readback
 
 
@@ -93,6 +94,7 @@ class Trainer:
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
     progress: Progress = field(default_factory=Progress)
+    timings: UpdateTimings = field(default_factory=UpdateTimings)
 
     def __post_init__(self) -> None:
         """Plan the run and take over the newest checkpoint, if there is one."""
@@ -183,10 +185,10 @@ class Trainer:
         controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
         keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
         total: Gradients | None = None
-        flight: Flight | None = None
+        flights: list[Flight] = []
         first = self.group.rank * len(update)  # of this process's micro-batches
         for number, batch in enumerate(update):
-            is_last, before = number + 1 == len(update), flight
+            is_last = number + 1 == len(update)
             key = keys[(first + number) % _MOST_KEYS]
             batch = batch._replace(controls=controls)
             with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
@@ -202,10 +204,10 @@ class Trainer:
                 if is_last:
                     self.engine.fence(self.stepper.state.arrays())
                     read = self.engine.defer(f"{objective.name} report", report)
-            if before is not None:
-                before.land()
-        assert flight is not None
-        return Submitted(step, objective.name, lr, flight, read)
+            if flights:
+                flights[-1].land()
+            flights.append(flight)
+        return Submitted(step, objective.name, lr, flights, read)
 
     def values_of(self, submitted: Submitted) -> dict[str, float]:
         """Wait for an update; its values on the host, named for the log.
@@ -215,6 +217,7 @@ class Trainer:
                 update and lowers its loss scale instead).
         """
         step, name = submitted.step, submitted.objective
+        submitted.flights[-1].land()
         values: dict[str, float] = submitted.report.value()
         for key in ("loss", "grad_norm"):
             value = values[key]
@@ -233,22 +236,39 @@ class Trainer:
         """Submit update ``step`` and wait for its values; see ``values_of``."""
         return self.values_of(self.submit(step, update))
 
-    def _landed(self, feed: Iterator[Update]) -> Iterator[dict[str, float]]:
+    def landed(
+        self, feed: Iterator[Update], steps: Iterable[int]
+    ) -> Iterator[dict[str, float]]:
         """Values of update after update; each is read while the next one computes.
 
         Nothing is in flight when the values of an update come that a validation or a
         checkpoint follows.
+
+        Args:
+            feed: The updates' batches.
+            steps: Their numbers.
         """
-        flying: Submitted | None = None
-        for step in range(self.progress.step, self.total):
+        flying: tuple[Submitted, float] | None = None
+        for step in steps:
             self._announce_epoch(step)
-            submitted = self.submit(step, next(feed))
+            started = time.perf_counter()
+            update = next(feed)
+            batch_ms = (time.perf_counter() - started) * 1e3
+            submitted = self.submit(step, update)
             if flying is not None:
-                yield self.values_of(flying)
-            flying = submitted
+                yield self._landing(*flying)
+            flying = submitted, batch_ms
             if self.engine.debug or self._state_is_wanted(step + 1):
-                yield self.values_of(flying)
+                yield self._landing(*flying)
                 flying = None
+        if flying is not None:
+            yield self._landing(*flying)
+
+    def _landing(self, submitted: Submitted, batch_ms: float) -> dict[str, float]:
+        values = self.values_of(submitted)
+        timings = [f.timing for f in submitted.flights if f.timing is not None]
+        self.timings.add(batch_ms, timings)
+        return values
 
     def _state_is_wanted(self, step: int) -> bool:
         """Whether the state after ``step`` updates is measured or saved."""
@@ -273,7 +293,8 @@ class Trainer:
             if wants_start and progress.step == 0:
                 self._validate(log)
             try:
-                for values in self._landed(feed):
+                steps = range(progress.step, self.total)
+                for values in self.landed(feed, steps):
                     progress.step += 1
                     progress.samples += self.feed.batch_size
                     progress.seconds = time.perf_counter() - started
@@ -314,6 +335,11 @@ class Trainer:
         log.write(
             {"kind": "train", "step": progress.step, "epoch": epoch, **means}
             | {"samples_per_second": rate, "seconds": progress.seconds}
+        )
+        traces = sum(self.stepper.traces.values())
+        log.write(
+            {"kind": "timing", "step": progress.step, **self.timings.take()}
+            | {"traces": traces}
         )
         self.display.progress(
             progress.step, self.total, means | {"samples_per_second": rate}

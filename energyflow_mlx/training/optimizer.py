@@ -5,6 +5,8 @@ block shared by encoder and decoder has one state (Loshchilov and Hutter,
 "Decoupled Weight Decay Regularization", 2019, algorithm 2).
 """
 
+from typing import NamedTuple
+
 import mlx.core as mx
 
 from energyflow_mlx.config import OptimizerConfig
@@ -22,11 +24,57 @@ def init_moments(parameter: mx.array) -> Moments:
     }
 
 
+class StepScalars(NamedTuple):
+    """Scalars of one update, of all parameters that were updated equally often.
+
+    Attributes:
+        lr: Learning rate.
+        t: Updates including this one.
+        keep_m: Factor on the old first moment.
+        keep_v: Factor on the old second moment.
+        unbias_m: 1 / (1 - b1^t).
+        unbias_v: 1 / (1 - b2^t).
+    """
+
+    lr: mx.array
+    t: mx.array
+    keep_m: mx.array
+    keep_v: mx.array
+    unbias_m: mx.array
+    unbias_v: mx.array
+
+
+def begin_step(
+    t: mx.array, lr: mx.array, finite: mx.array, config: OptimizerConfig
+) -> StepScalars:
+    """Scalars of the update after ``t`` updates.
+
+    Where the update is not finite they let parameters and moments stay as they are,
+    provided that the gradient is set to 0: no choice between old and new arrays, which
+    would be passes over all of them.
+
+    Args:
+        t: Updates so far, scalar float32.
+        lr: Learning rate, scalar.
+        finite: Whether the update counts, scalar bool.
+        config: Betas.
+    """
+    b1, b2 = config.betas
+    return StepScalars(
+        lr=mx.where(finite, lr, 0.0),
+        t=t + finite.astype(mx.float32),
+        keep_m=mx.where(finite, b1, 1.0),
+        keep_v=mx.where(finite, b2, 1.0),
+        unbias_m=_bias_correction(b1, t + 1),
+        unbias_v=_bias_correction(b2, t + 1),
+    )
+
+
 def adamw(
     parameter: mx.array,
     gradient: mx.array,
     moments: Moments,
-    lr: mx.array,
+    step: StepScalars,
     decay: float,
     config: OptimizerConfig,
 ) -> tuple[mx.array, Moments]:
@@ -40,7 +88,7 @@ def adamw(
         parameter: Any shape, float32.
         gradient: Same shape.
         moments: ``m``, ``v`` of the same shape and the scalar ``t``.
-        lr: Learning rate, scalar.
+        step: Of ``begin_step``.
         decay: Decoupled weight decay; 0 for biases, norms and tables.
         config: Betas and eps.
 
@@ -48,13 +96,11 @@ def adamw(
         The new parameter and moments.
     """
     b1, b2 = config.betas
-    t = moments["t"] + 1
-    m = b1 * moments["m"] + (1 - b1) * gradient
-    v = b2 * moments["v"] + (1 - b2) * gradient * gradient
-    step = m * _bias_correction(b1, t)
-    scale = mx.sqrt(v * _bias_correction(b2, t)) + config.eps
-    new = parameter - lr * (step / scale + decay * parameter)
-    return new, {"m": m, "v": v, "t": t}
+    m = step.keep_m * moments["m"] + (1 - b1) * gradient
+    v = step.keep_v * moments["v"] + (1 - b2) * gradient * gradient
+    scale = mx.sqrt(v * step.unbias_v) + config.eps
+    change = m * step.unbias_m / scale + decay * parameter
+    return parameter - step.lr * change, {"m": m, "v": v, "t": step.t}
 
 
 def _bias_correction(beta: float, t: mx.array) -> mx.array:

@@ -62,7 +62,7 @@ def _header(trainer: Trainer) -> dict[str, str]:
     return {
         "device": f"{device.describe()}{trainer.group}",
         "BLAS": str(blas.info()),
-        "precision": config.precision.dtype,
+        "precision": _precision(config),
         "parameters": parts,
         "teacher": f"{data.teacher}, {data.dimension} numbers",
         "data": (
@@ -74,6 +74,12 @@ def _header(trainer: Trainer) -> dict[str, str]:
         "run folder": str(trainer.folder.path),
         "changed": _changes(config) or "nothing",
     }
+
+
+def _precision(config: Config) -> str:
+    """The number format, and whether it is the one that the device does well."""
+    chosen, fast = config.precision.dtype, device.fast_format()
+    return chosen if chosen == fast else f"{chosen}; {fast} is fast here"
 
 
 def _changes(config: Config) -> str:

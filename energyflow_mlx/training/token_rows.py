@@ -26,7 +26,7 @@ import numpy as np
 
 from energyflow_mlx.config import Config, OptimizerConfig
 from energyflow_mlx.model import EnergyFlow, install_parameters
-from energyflow_mlx.training.optimizer import Arrays, Moments, adamw
+from energyflow_mlx.training.optimizer import Arrays, Moments, StepScalars, adamw
 
 _INPUT = re.compile(r"^(encoder|decoder)\.embedding\.weight$")
 _OUTPUT = re.compile(r"^decoder\.(output\.weight|output\.bias|output_bias)$")
@@ -202,10 +202,9 @@ def adamw_rows(
     gradient: mx.array,
     moments: Moments,
     rows: TokenRows,
-    lr: mx.array,
+    step: StepScalars,
     config: OptimizerConfig,
     *,
-    finite: mx.array,
     only_occurring: bool,
 ) -> tuple[mx.array, Moments]:
     """AdamW on the touched rows of a table; the other rows do not move.
@@ -218,19 +217,17 @@ def adamw_rows(
         gradient: Gradient of the gathered rows, ``[U, D]`` or ``[U]``.
         moments: ``m``, ``v`` of the table's shape and ``t``.
         rows: Rows of the update.
-        lr: Learning rate, scalar.
+        step: Of ``begin_step``.
         config: Betas and eps.
-        finite: Whether anything moves, scalar bool. Chosen per change and not per
-            table, so that the table can be written in place.
         only_occurring: Leave drawn negatives and fillers alone.
     """
     index = rows.tokens
     part = {"m": moments["m"][index], "v": moments["v"][index], "t": moments["t"]}
     old = table[index]
-    new, changed = adamw(old, gradient, part, lr, 0.0, config)
+    new, changed = adamw(old, gradient, part, step, 0.0, config)
 
     def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
-        change = mx.where(finite, after - before, 0.0)
+        change = after - before
         if only_occurring:
             change = change * rows.occurs.reshape(-1, *[1] * (table.ndim - 1))
         return whole.at[index].add(change)
@@ -238,5 +235,5 @@ def adamw_rows(
     return write(table, old, new), {
         "m": write(moments["m"], part["m"], changed["m"]),
         "v": write(moments["v"], part["v"], changed["v"]),
-        "t": mx.where(finite, changed["t"], moments["t"]),
+        "t": changed["t"],
     }

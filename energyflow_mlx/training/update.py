@@ -28,7 +28,9 @@ from energyflow_mlx.training.objectives.base import (
 )
 from energyflow_mlx.training.optimizer import (
     Arrays,
+    StepScalars,
     adamw,
+    begin_step,
     clip_scale,
     decays,
     global_norm,
@@ -91,6 +93,11 @@ class Stepper:
         self._stepped = {
             o.name: under(self.trainable, o.parts) for o in self.objectives
         }
+        # Parameters that the same objectives step have had equally many updates.
+        self._stepped_by = {
+            path: tuple(name for name, paths in self._stepped.items() if path in paths)
+            for path in self.trainable
+        }
         self.state = TrainState(
             parameters=parameters,
             moments={p: init_moments(parameters[p]) for p in sorted(self.trainable)},
@@ -141,24 +148,26 @@ class Stepper:
         finite = mx.isfinite(norm) & mx.isfinite(total.loss)
         clip = clip_scale(norm, config.clip_norm)
         new_parameters, new_moments = dict(parameters), dict(moments)
+        steps: dict[tuple[str, ...], StepScalars] = {}
         for path, gradient in gradients.items():
             old, moment = parameters[path], moments[path]
+            gradient = mx.where(finite, gradient * clip, 0.0)
+            group = self._stepped_by[path]
+            if group not in steps:
+                steps[group] = begin_step(moment["t"], lr, finite, config)
             if path in self.gathered:
                 new, changed = adamw_rows(
                     old,
-                    gradient * clip,
+                    gradient,
                     moment,
                     rows,
-                    lr,
+                    steps[group],
                     config,
-                    finite=finite,
                     only_occurring=is_only_looked_up(path, self.config),
                 )
             else:
                 decay = config.weight_decay if decays(path, old) else 0.0
-                new, changed = adamw(old, gradient * clip, moment, lr, decay, config)
-                new = mx.where(finite, new, old)
-                changed = {k: mx.where(finite, changed[k], moment[k]) for k in moment}
+                new, changed = adamw(old, gradient, moment, steps[group], decay, config)
             new_parameters[path], new_moments[path] = new, changed
         scale = next_loss_scale(loss_scale, finite, self.config.precision)
         report = {name: m / total.count for name, m in total.metrics.items()}
@@ -196,6 +205,8 @@ class Stepper:
         self, objective: str, batch: StepBatch, key: mx.array
     ) -> Gradients:
         """Lazy gradients of one micro-batch."""
+        if self.engine.debug:
+            self._time_forward(objective, batch, key)
 
         def function(state: TrainState, batch: StepBatch, key: mx.array) -> Gradients:
             return self._gradients(objective, state, batch, key)
@@ -205,13 +216,53 @@ class Stepper:
         # Of the state the gradients read no moments: they stay out of the graph.
         found = function(self.state._replace(moments={}), batch, key)
         put_parameters(self._slots, self.state.parameters)
+        self._time(f"{objective} gradient", found.gradients)
         return found
+
+    def _time_forward(self, name: str, batch: StepBatch, key: mx.array) -> None:
+        """Compute the forward pass alone, then it with the loss, to time both."""
+        objective = self._objective(name)
+        for part, compute in (("forward", objective.forward), ("loss", objective.loss)):
+
+            def function(
+                state: TrainState,
+                batch: StepBatch,
+                key: mx.array,
+                compute: Callable = compute,
+            ) -> object:
+                everything = gather(state.parameters, self.gathered, batch.rows)
+                with self._installed(everything, batch.rows):
+                    return compute(self.model, batch, key)
+
+            if self._differentiated[name].is_one_graph:
+                function = self._compile(f"{name} {part}", function)
+            found = function(self.state._replace(moments={}), batch, key)
+            put_parameters(self._slots, self.state.parameters)
+            if found is not None:
+                self._time(f"{name} {part}", found)
+
+    def forward(self, name: str, batch: StepBatch, key: mx.array) -> object:
+        """Forward pass of an objective with the present state, lazy, not compiled."""
+        everything = gather(self.state.parameters, self.gathered, batch.rows)
+        with self._installed(everything, batch.rows):
+            found = self._objective(name).forward(self.model, batch, key)
+        put_parameters(self._slots, self.state.parameters)
+        return found
+
+    def _objective(self, name: str) -> Objective:
+        return next(o for o in self.objectives if o.name == name)
+
+    def _time(self, label: str, arrays: object) -> None:
+        """In a timed run: compute these now, under this label."""
+        if self.engine.debug:
+            self.engine.defer(label, arrays, lambda arrays: arrays)
 
     def apply(self, total: Gradients, rows: TokenRows, lr: float) -> Arrays:
         """Apply summed gradients to the state; returns the lazy report values."""
         compiled = self._compile("apply", self._apply)
         state, report = compiled(self.state, total, rows, mx.array(lr))
         self._take(state)
+        self._time("update", self.state.arrays())
         return report
 
     def update(
@@ -219,9 +270,10 @@ class Stepper:
     ) -> Arrays:
         """One update from one micro-batch; returns the lazy report values.
 
-        Forward to AdamW is one compiled graph where the objective's gradient is.
+        Forward to AdamW is one compiled graph where the objective's gradient is, except
+        in a timed run, which times its parts.
         """
-        if not self._differentiated[objective].is_one_graph:
+        if self.engine.debug or not self._differentiated[objective].is_one_graph:
             total = self.micro_gradients(objective, batch, key)
             return self.apply(total, batch.rows, lr)
 

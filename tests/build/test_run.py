@@ -4,12 +4,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.build.run import run
+from energyflow_mlx.build.run import _lengths_for, run
 from energyflow_mlx.config import TeacherConfig
+from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import MODEL, RunFolder
+from energyflow_mlx.runtime import device
 from energyflow_mlx.teacher import teacher_from
-from tests.training.small import make_config
+from tests.training.small import E, make_config, make_stepper, step
 
 
 def small(folder, changes=None):
@@ -92,3 +94,52 @@ def test_a_backend_that_is_not_there_is_refused_and_nothing_is_written(tmp_path)
     with pytest.raises(InputError, match=f"backend {missing} must be available"):
         run(config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def left_open(tmp_path_factory):
+    """A run whose number format and lengths were left open, and its first config."""
+    folder = tmp_path_factory.mktemp("open")
+    changes = {"precision.dtype": "auto", "data.buckets": [], "trainer.max_steps": 2}
+    run(small(folder, changes | {"trainer.compile": True}))
+    return folder, changes
+
+
+def test_a_run_settles_what_was_left_open_and_says_so(left_open):
+    config = RunFolder(left_open[0] / "run").read_config()
+    assert config.precision.dtype == device.fast_format()
+    assert 2 <= len(config.data.buckets) <= 9
+    assert config.data.buckets[-1] == config.data.max_length == 32
+
+
+def test_a_resumed_run_keeps_what_it_settled(left_open, monkeypatch):
+    """On another device, that would choose another format, too."""
+    folder, changes = left_open
+    monkeypatch.setattr(device, "fast_format", lambda: "bfloat16")
+    again = run(small(folder, changes | {"trainer.compile": True}))
+    assert again["status"] == "finished"
+    assert RunFolder(folder / "run").read_config().precision.dtype == "float32"
+
+
+def test_an_explicit_format_is_another_run(left_open):
+    folder, changes = left_open
+    with pytest.raises(InputError, match="precision.dtype was 'float32'"):
+        run(small(folder, changes | {"precision.dtype": "bfloat16"}))
+
+
+def test_an_update_is_traced_at_most_8_times_whatever_the_lengths():
+    """The chosen lengths bound the shapes, and every shape is traced once."""
+    settings = make_config({"data.max_length": 64}).data
+    lengths = np.random.default_rng(0).integers(3, 60, 500)
+    chosen = _lengths_for([np.zeros(n, np.int32) for n in lengths], settings)
+    assert chosen[-2:] == [int(lengths.max()), 64] and len(chosen) == 9
+    config = make_config()
+    stepper = make_stepper(config)
+    for length in (*chosen[:-1], *chosen[:-1]):
+        batch = Batch(
+            np.ones((2, length), np.int32),
+            np.ones((2, length), np.float32),
+            np.full((2, E), E**-0.5, np.float32),
+        )
+        step(stepper, "distillation", batch)
+    assert stepper.traces == {"distillation update": 8}

@@ -6,7 +6,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from energyflow_mlx.data.batching import BucketBatcher, bucket_of, cover, pad_rows
+from energyflow_mlx.data.batching import (
+    BucketBatcher,
+    bucket_of,
+    cover,
+    lengths_that_pad_least,
+    pad_rows,
+)
+from energyflow_mlx.data.captions.generate import generate_captions
 
 VOCAB = 97
 BUCKETS = (8, 16, 32)
@@ -258,3 +265,47 @@ def test_a_sentence_without_tokens_is_refused():
     rows = [np.array([2, END]), np.array([], np.int32)]
     with pytest.raises(ValueError, match="sentence 1 has no tokens"):
         over(rows, np.zeros((2, 3)))
+
+
+def padded_tokens(lengths, buckets):
+    return sum(min(b for b in buckets if b >= length) for length in lengths)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_chosen_lengths_pad_least_of_all(seed, most):
+    lengths = np.random.default_rng(seed).integers(2, 13, 40)
+    chosen = lengths_that_pad_least(lengths, most)
+    longest = int(lengths.max())
+    others = (
+        (*some, longest)
+        for count in range(most)
+        for some in itertools.combinations(range(2, longest), count)
+    )
+    least = min(padded_tokens(lengths, buckets) for buckets in others)
+    assert len(chosen) <= most and chosen == sorted(set(chosen))
+    assert padded_tokens(lengths, chosen) == least
+
+
+def test_no_more_lengths_are_chosen_than_there_are():
+    assert lengths_that_pad_least(np.array([7, 7, 7]), 8) == [7]
+    assert lengths_that_pad_least(np.array([5, 9, 5]), 8) == [5, 9]
+
+
+def test_real_captions_pad_less_in_8_chosen_lengths_than_in_fixed_ones():
+    """And one length each is all that 5,000 batches of mixed lengths have."""
+    words = [len(text.split()) for text in generate_captions(3000, 7)]
+    rows = [np.ones(count + 2, np.int32) for count in words]
+    lengths = np.array([len(row) for row in rows])
+    tokens = {}
+    for name, buckets in (
+        ("chosen", lengths_that_pad_least(lengths, 8)),
+        ("fixed", [12, 14, 16, 18, 20, 24, 32, 64, 128]),
+    ):
+        source = over(rows, np.zeros((3000, 2)), batch_size=32, buckets=buckets)
+        batches = [bucket for epoch in range(54) for bucket, _ in source.plan(epoch)]
+        assert len(batches) >= 5000
+        tokens[name] = np.mean(batches)
+        if name == "chosen":
+            assert len(set(batches)) <= 8
+    assert tokens["chosen"] < tokens["fixed"]

@@ -19,6 +19,7 @@ from energyflow_mlx.evaluate import EvaluateArgs
 from energyflow_mlx.export import ExportArgs
 from energyflow_mlx.plot import PlotArgs
 from energyflow_mlx.prepare import PrepareArgs
+from energyflow_mlx.profile import ProfileArgs
 from energyflow_mlx.sweep_report import SweepReportArgs
 from tests.docs.pages import (
     CHECKOUT,
@@ -38,6 +39,7 @@ SCHEMAS = {
     "prepare": PrepareArgs,
     "export": ExportArgs,
     "doctor": DoctorArgs,
+    "profile": ProfileArgs,
     "sweep_report": SweepReportArgs,
 }
 GROUPS = {p.name for p in CONF_FOLDER.iterdir() if p.is_dir()}

@@ -27,7 +27,8 @@ from tests.docs.pages import (
 PAGE = "docs/configuration.md"
 TRANSFORMER = "Key of `encoder=transformer`"
 # Not a value: it holds the time.
-WITHOUT_FIXED_DEFAULT = {"run.dir"}
+# The number format is left open by the default choice of its group.
+WITHOUT_FIXED_DEFAULT = {"run.dir", "precision.dtype"}
 # Set by the choice of the group alone.
 WITHOUT_CHOICES = {"encoder.family"}
 

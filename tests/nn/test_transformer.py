@@ -1,6 +1,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from energyflow_mlx.nn import transformer
 from energyflow_mlx.nn.dropout import dropout
@@ -116,3 +117,34 @@ def test_positions_alternate_sine_and_cosine():
 def test_wrong_sizes_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def gradients_of(layer, x, mask):
+    def loss(parameters, x):
+        layer.update(parameters)
+        return mx.sum(layer(x, mask) ** 2)
+
+    return mx.grad(loss, argnums=(0, 1))(layer.trainable_parameters(), x)
+
+
+def test_fused_attention_of_a_gpu_gives_the_same_values_and_gradients(monkeypatch):
+    mx.random.seed(3)
+    layer, x = SelfAttention(12, 3, dropout=0.2), mx.random.normal((2, 7, 12))
+    mask = mx.array(np.arange(7) < np.array([[7], [4]]), mx.float32)
+    expected, slopes = layer(x, mask), gradients_of(layer, x, mask)
+    fused = mx.fast.scaled_dot_product_attention
+    calls = []
+    monkeypatch.setattr(transformer, "has_fused_attention", lambda: True)
+    monkeypatch.setattr(
+        mx.fast,
+        "scaled_dot_product_attention",
+        lambda *a, **k: calls.append(1) or fused(*a, **k),
+    )
+    np.testing.assert_allclose(layer(x, mask), expected, atol=1e-6)
+    for a, b in zip(
+        tree_flatten(gradients_of(layer, x, mask)), tree_flatten(slopes), strict=True
+    ):
+        np.testing.assert_allclose(a[1], b[1], atol=1e-5, err_msg=a[0])
+    assert len(calls) == 2
+    layer(x, mask, key=mx.random.key(0))  # its kernel drops nothing out
+    assert len(calls) == 2

@@ -87,3 +87,21 @@ def test_metal_device_is_described():
 def test_cuda_device_is_described():
     found = device.select("cuda")
     assert found.compiles and found.memory_bytes > 2**30
+
+
+@pytest.mark.parametrize(
+    ("backend", "architecture", "expected"),
+    [
+        ("cpu", "x86_64", "float32"),
+        ("metal", "applegpu_g14s", "bfloat16"),
+        ("cuda", "sm_90a", "bfloat16"),
+        ("cuda", "sm_80", "bfloat16"),
+        ("cuda", "sm_75", "float16"),
+    ],
+)
+def test_the_fast_format_is_the_one_the_device_multiplies_well(
+    monkeypatch, backend, architecture, expected
+):
+    found = device.describe()._replace(backend=backend, architecture=architecture)
+    monkeypatch.setattr(device, "describe", lambda: found)
+    assert device.fast_format() == expected

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.teacher import bert
 from energyflow_mlx.teacher import folder as teacher_files
 from energyflow_mlx.teacher.bert import BertEncoder, load_encoder, load_teacher
 from energyflow_mlx.teacher.folder import open_folder
@@ -32,6 +33,16 @@ def largest_difference(a, b):
 
 
 def test_hidden_states_equal_pytorch(tmp_path, layout):
+    _, batch, _ = read_golden(layout)
+    hidden = load_layout(tmp_path, layout)(batch["ids"], batch["mask"])
+    real = batch["mask"][..., None]
+    assert largest_difference(hidden * real, batch["hidden"] * real) < TOLERANCE
+
+
+def test_hidden_states_equal_pytorch_with_the_attention_of_a_gpu(
+    tmp_path, layout, monkeypatch
+):
+    monkeypatch.setattr(bert, "has_fused_attention", lambda: True)
     _, batch, _ = read_golden(layout)
     hidden = load_layout(tmp_path, layout)(batch["ids"], batch["mask"])
     real = batch["mask"][..., None]

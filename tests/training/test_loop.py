@@ -106,18 +106,45 @@ def test_one_evaluation_per_micro_batch(accumulate, data, tmp_path):
         assert trainer.engine.evaluations - before == accumulate
 
 
-def test_debug_timing_lists_each_step_and_agrees(data, tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_debug_timing_times_each_part_and_changes_no_value(accumulate, data, tmp_path):
     values = []
     for debug in (False, True):
         trainer = make_trainer(
-            make_config(max_steps=4, debug_timing=debug, compile=False),
+            make_config(
+                max_steps=4, debug_timing=debug, compile=False, accumulate=accumulate
+            ),
             data,
             tmp_path / str(debug),
         )
         values.append(trainer.run_update(0, take(trainer, 1)[0]))
+    name = trainer.alternation.objective_of(0)
     labels = [o.label for o in trainer.engine.last_timing.operations]
-    assert len(labels) == 1 and "report" in labels[0]
+    parts = [f"{name} {part}" for part in ("forward", "loss", "gradient")]
+    assert [label for label in labels if label != f"{name} loss sum"] == [
+        *(*parts, "update"),
+        f"{name} report",
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_the_log_says_where_the_time_of_the_updates_went(data, tmp_path):
+    config = make_config(max_steps=4, log_every=2, debug_timing=True, compile=False)
+    make_trainer(config, data, tmp_path).run()
+    rows = [
+        r for r in read_metrics(tmp_path / "metrics.jsonl") if r["kind"] == "timing"
+    ]
+    assert [r["step"] for r in rows] == [2, 4]
+    for row in rows:
+        host = {row[f"{k}_ms"] for k in ("batch", "build", "submit", "wait")}
+        assert all(value >= 0 for value in host) and len(host) == 4
+        assert row["peak_bytes"] > 100_000 and row["traces"] > 0
+        for name in (A, B):
+            forward, loss, gradient = (
+                row[f"{name}_{part}_ms"] for part in ("forward", "loss", "gradient")
+            )
+            assert min(forward, loss, gradient) > 0
+        assert row["update_ms"] > 0
 
 
 def test_early_stop_after_stale_validations(data, tmp_path):

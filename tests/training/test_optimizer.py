@@ -8,6 +8,7 @@ import pytest
 from energyflow_mlx.config import OptimizerConfig
 from energyflow_mlx.training.optimizer import (
     adamw,
+    begin_step,
     clip_scale,
     decays,
     global_norm,
@@ -20,9 +21,8 @@ CONFIG = OptimizerConfig(weight_decay=0.1)
 def run_steps(parameter, gradients, decay, lr=1e-2):
     moments = init_moments(parameter)
     for gradient in gradients:
-        parameter, moments = adamw(
-            parameter, gradient, moments, mx.array(lr), decay, CONFIG
-        )
+        step = begin_step(moments["t"], mx.array(lr), mx.array(True), CONFIG)
+        parameter, moments = adamw(parameter, gradient, moments, step, decay, CONFIG)
     return parameter
 
 
@@ -52,18 +52,31 @@ def test_adamw_equals_pytorch_from_the_golden_file():
         for gradient, expected in zip(
             golden[f"{name}/gradients"], golden[f"{name}/results"], strict=True
         ):
-            value, moments = adamw(value, gradient, moments, lr, decay, config)
+            step = begin_step(moments["t"], lr, mx.array(True), config)
+            value, moments = adamw(value, gradient, moments, step, decay, config)
             np.testing.assert_allclose(value, expected, atol=1e-5)
 
 
 def test_decay_is_decoupled_from_the_moments():
     """A zero gradient leaves the moments zero and shrinks the weight by lr * decay."""
     weight = mx.ones((3, 3))
-    new, moments = adamw(
-        weight, mx.zeros((3, 3)), init_moments(weight), mx.array(0.1), 0.5, CONFIG
-    )
+    moments = init_moments(weight)
+    step = begin_step(moments["t"], mx.array(0.1), mx.array(True), CONFIG)
+    new, moments = adamw(weight, mx.zeros((3, 3)), moments, step, 0.5, CONFIG)
     assert mx.all(moments["m"] == 0).item()
     np.testing.assert_allclose(new, 0.95 * np.ones((3, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+def test_an_update_that_is_not_finite_leaves_weights_and_moments(updates):
+    weight, moments = mx.ones((3, 3)), init_moments(mx.ones((3, 3)))
+    for finite in (*[True] * updates, False):
+        before = {"weight": weight, **moments}
+        step = begin_step(moments["t"], mx.array(0.1), mx.array(finite), CONFIG)
+        gradient = mx.full((3, 3), 2.0 if finite else 0.0)
+        weight, moments = adamw(weight, gradient, moments, step, 0.5, CONFIG)
+    for name, array in {"weight": weight, **moments}.items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_biases_norms_and_tables_do_not_decay():

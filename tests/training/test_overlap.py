@@ -154,7 +154,7 @@ def test_an_update_that_is_not_finite_changes_no_state(data, tmp_path, lazy):
     )
 
 
-def test_each_part_is_timed_alone_with_debug_timing(data, tmp_path):
+def test_with_debug_timing_every_update_is_alone_on_the_device(data, tmp_path):
     trainer = make_trainer(make_config(max_steps=3, debug_timing=True), data, tmp_path)
     happened = watched(trainer)
     trainer.run()

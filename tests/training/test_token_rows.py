@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.config import OptimizerConfig
-from energyflow_mlx.training.optimizer import adamw, init_moments
+from energyflow_mlx.training.optimizer import adamw, begin_step, init_moments
 from energyflow_mlx.training.state import TrainState
 from energyflow_mlx.training.token_rows import (
     TokenRows,
@@ -111,16 +111,16 @@ def test_row_update_equals_dense_adamw_on_the_touched_rows():
     rows, lr = TokenRows(tokens, occurs, None), mx.array(0.01)
     gradient = mx.random.normal((4, 4))
     moments = init_moments(table)
-    arguments = (table, gradient, moments, rows, lr, CONFIG)
-    finite = mx.array(True)
-    new, changed = adamw_rows(*arguments, finite=finite, only_occurring=True)
+    scalars = begin_step(moments["t"], lr, mx.array(True), CONFIG)
+    arguments = (table, gradient, moments, rows, scalars, CONFIG)
+    new, changed = adamw_rows(*arguments, only_occurring=True)
     dense = mx.zeros((10, 4)).at[tokens[:3]].add(gradient[:3])
-    expected, _ = adamw(table, dense, moments, lr, 0.0, CONFIG)
+    expected, _ = adamw(table, dense, moments, scalars, 0.0, CONFIG)
     np.testing.assert_allclose(new, expected, atol=1e-6)
     untouched = [0, 1, 3, 4, 6, 8, 9]
     assert np.array_equal(np.array(new)[untouched], np.array(table)[untouched])
     assert np.all(np.array(changed["v"])[untouched] == 0)
-    every, _ = adamw_rows(*arguments, finite=finite, only_occurring=False)
+    every, _ = adamw_rows(*arguments, only_occurring=False)
     assert not np.array_equal(np.array(every)[9], np.array(table)[9])
 
 

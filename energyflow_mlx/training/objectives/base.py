@@ -118,6 +118,13 @@ class Objective:
         """
         raise NotImplementedError
 
+    def forward(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Any:
+        """Arrays that ``loss`` starts from: a timed run times them alone.
+
+        Arguments as in ``loss``; none where there is nothing to time.
+        """
+        return None
+
     def controls(self, step: int) -> dict[str, float]:
         """Values of the objective's schedules at update ``step``, by name."""
         return {}

@@ -30,9 +30,13 @@ class Distillation(Objective):
         """The encoder, with the blocks it shares."""
         return ("encoder", "shared")
 
+    def forward(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
+        """The student's vectors, ``[B, E]``."""
+        return model.encode(batch.ids, batch.mask, key=key)
+
     def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
         """Distance of the student's vectors to the teacher's."""
-        y = model.encode(batch.ids, batch.mask, key=key)
+        y = self.forward(model, batch, key)
         return vector_distance(y.astype(mx.float32), batch.target, self.settings)
 
     def validate(

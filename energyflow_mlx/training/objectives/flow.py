@@ -23,7 +23,13 @@ from energyflow_mlx.lattice import (
     displacement_scale,
     exploration_sigma,
 )
-from energyflow_mlx.lattice.adjoint import Ends, Execution, loss_of, value_and_grad
+from energyflow_mlx.lattice.adjoint import (
+    Ends,
+    Execution,
+    loss_of,
+    output_of,
+    value_and_grad,
+)
 from energyflow_mlx.lattice.state import FlowOptions
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback import ReadbackEngine
@@ -86,6 +92,12 @@ class ThroughLattice(Objective):
             "displacement_scale": displacement_scale(self.lattice, step),
             "noise_sigma": exploration_sigma(self.lattice, step),
         }
+
+    def forward(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
+        """Vectors that come out of the lattice, ``[B, E]``."""
+        inputs, options = _inputs(batch, key, mx.array(1.0))
+        output = output_of(self._ends(model), model.lattice, inputs, options)
+        return output.vector
 
     def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
         """Loss of what came through the lattice."""

@@ -31,6 +31,11 @@ class Reconstruction(Objective):
         own = ("encoder",) if self.settings.student_ce > 0 else ()
         return ("decoder", *own, "shared")
 
+    def forward(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
+        """What the logits are computed from, ``[B, L-1, D]``."""
+        ids, mask = batch.ids[:, :-1], batch.mask[:, :-1]
+        return model.decode_features(ids, mask, batch.target, key=key)
+
     def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
         """Cross entropy of the batch's sentences given their vectors."""
         settings = self.settings
