@@ -26,7 +26,8 @@ Json = TypeVar("Json")
 
 # Few large messages: a ring needs 2 (n - 1) hops for each, whatever its size.
 BUFFER_BYTES = 32 * 2**20
-_RANK = "MLX_RANK"  # mlx.launch tells every process its number
+# What mlx.launch and the launchers of MPI tell every process: its number.
+_RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 # How MLX's backends begin an error of theirs.
 _OF_BACKENDS = ("[ring]", "[nccl]", "[jaccl]", "[mpi]", "NCCL")
 
@@ -150,16 +151,18 @@ def join() -> Group:
         InputError: ``mlx.launch`` started this process as one of several, and MLX
             cannot connect them.
     """
-    group = mx.distributed.init()
-    if group.size() == 1:
-        launched_as = int(os.environ.get(_RANK, "0"))
-        if launched_as > 0:
-            raise InputError(
-                f"[distributed] process {launched_as} must find the others, got none: "
-                "this build of MLX lacks the backend that mlx.launch was told to use."
-            )
+    launched_as = [int(os.environ[name]) for name in _RANKS if name in os.environ]
+    if not launched_as:
         return ALONE
-    return Group(group.rank(), group.size(), group)
+    group = mx.distributed.init()
+    if group.size() > 1:
+        return Group(group.rank(), group.size(), group)
+    if launched_as[0] > 0:
+        raise InputError(
+            f"[distributed] process {launched_as[0]} must find the others, got none: "
+            "this build of MLX lacks the backend that the launcher was told to use."
+        )
+    return ALONE
 
 
 def _buffers(arrays: Sequence[mx.array]) -> Iterator[list[mx.array]]:
