@@ -12,9 +12,11 @@ reaches the others through ``of_first``.
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import mlx.core as mx
@@ -156,6 +158,7 @@ def join() -> Group:
         return ALONE
     group = mx.distributed.init()
     if group.size() > 1:
+        _separate_compiler(group.rank())
         return Group(group.rank(), group.size(), group)
     if launched_as[0] > 0:
         raise InputError(
@@ -163,6 +166,19 @@ def join() -> Group:
             "this build of MLX lacks the backend that the launcher was told to use."
         )
     return ALONE
+
+
+def _separate_compiler(rank: int) -> None:
+    """Give each process but the first a folder of its own for fused expressions.
+
+    On a CPU MLX writes their libraries in place, under names that processes of one
+    machine share: one could load what another has half written.
+    """
+    if rank > 0:
+        shared = tempfile.gettempdir()  # Python remembers this answer; MLX asks TMPDIR
+        folder = Path(shared, f"energyflow_mlx_{os.getuid()}_process_{rank}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.environ["TMPDIR"] = str(folder)
 
 
 def _buffers(arrays: Sequence[mx.array]) -> Iterator[list[mx.array]]:
