@@ -14,7 +14,7 @@ It starts its own processes, with the environment that ``mlx.launch`` gives. The
 defaults are for a CPU (one BLAS thread for each process); for two GPUs:
 
     python benchmarks/bench_parallel.py --backend nccl --batch 512 --steps 200 \
-        --dtype bfloat16 --output FILE
+        --dtype bfloat16 --largest 268435456 --output FILE
 """
 
 import argparse
@@ -70,8 +70,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--backend", choices=("ring", "nccl"), default="ring")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=64, help="of each process")
-    parser.add_argument("--steps", type=int, default=6, help="updates of one sample")
+    parser.add_argument("--batch", type=int, default=32, help="of each process")
+    parser.add_argument("--steps", type=int, default=2, help="updates of one sample")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--largest", type=int, default=2**24, help="bytes of a message")
