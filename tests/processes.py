@@ -43,7 +43,7 @@ def start(size, folder, words, others=None):
     ]
 
 
-def finish(processes, timeout=60):
+def finish(processes, timeout=150):
     """Their output and errors once all have ended; none outlives the timeout."""
     try:
         return [process.communicate(timeout=timeout) for process in processes]

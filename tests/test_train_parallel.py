@@ -1,6 +1,7 @@
 """The trainer's command in two processes: one run folder, one voice, one end."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from energyflow_mlx.runs.metrics import read_metrics
 from tests.build.tiny import SENTENCES, teacher_vectors
 from tests.commands import CHECKOUT
+from tests.docs.pages import SNIPPETS, compose_config
 from tests.processes import finish, free_ports, start
 
 LAUNCHER = Path(sys.executable).with_name("mlx.launch")
@@ -118,8 +120,32 @@ def test_processes_that_read_other_sentences_are_refused(words, tmp_path):
 
 
 def test_a_sweep_in_several_processes_is_refused(words, tmp_path):
-    command = [*TRAIN[:2], "-m", TRAIN[2], *words, "seed=1,2", f"run.dir={tmp_path}/sweep"]
+    command = [
+        *TRAIN[:2],
+        "-m",
+        TRAIN[2],
+        *words,
+        "seed=1,2",
+        f"run.dir={tmp_path}/sweep",
+    ]
     processes = start(2, tmp_path, command)
     outputs = finish(processes)
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 2 and "a sweep must have one process" in errors
+
+
+DOCUMENTED = [s for s in SNIPPETS if s.text.startswith("mlx.launch ")]
+
+
+@pytest.mark.parametrize("snippet", DOCUMENTED, ids=lambda s: s.text[:50])
+def test_documented_launches_have_options_of_the_launcher_and_a_whole_command(snippet):
+    words = snippet.words
+    place = words.index("--")
+    known = subprocess.run(
+        [LAUNCHER, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in (word for word in words[:place] if word.startswith("-")):
+        assert re.search(rf"(^|[\s,]){re.escape(option)}\b", known), option
+    python, *module, _ = words[place + 1 : place + 5]
+    assert python.endswith("python") and module == TRAIN[:2]
+    compose_config(*words[place + 4 :])

@@ -51,7 +51,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     display = RunDisplay(
         log_every=config.trainer.log_every,
         title=config.name,
-        console=None if group.is_writer else Console(quiet=True),
+        console=None if group.is_writer else Console(quiet=True, force_terminal=False),
     )
     with group.watched(), display:
         begun = _Begun(*group.of_first(partial(_begun, folder, config)))

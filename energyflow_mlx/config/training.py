@@ -119,9 +119,9 @@ class TrainerConfig:
         epochs: Passes over the training sentences (each sentence once a pass, by one
             of the objectives).
         max_steps: Stop after this many updates; 0 = by epochs.
-        micro_batch: Sentences per forward and backward.
-        accumulate: Micro-batches per update; N micro-batches equal one N times
-            larger batch.
+        micro_batch: Sentences per forward and backward, of each process.
+        accumulate: Micro-batches per update, of each process; N micro-batches equal
+            one N times larger batch.
         train: ``all``, ``last_block`` (last block and projection), ``projection`` or
             ``flow`` (the lattice's neuron and carrier between fixed ends).
         log_every: Updates between progress records.

@@ -12,9 +12,11 @@ reaches the others through ``of_first``.
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import mlx.core as mx
@@ -26,7 +28,8 @@ Json = TypeVar("Json")
 
 # Few large messages: a ring needs 2 (n - 1) hops for each, whatever its size.
 BUFFER_BYTES = 32 * 2**20
-_RANK = "MLX_RANK"  # mlx.launch tells every process its number
+# What mlx.launch and the launchers of MPI tell every process: its number.
+_RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 # How MLX's backends begin an error of theirs.
 _OF_BACKENDS = ("[ring]", "[nccl]", "[jaccl]", "[mpi]", "NCCL")
 
@@ -150,16 +153,32 @@ def join() -> Group:
         InputError: ``mlx.launch`` started this process as one of several, and MLX
             cannot connect them.
     """
-    group = mx.distributed.init()
-    if group.size() == 1:
-        launched_as = int(os.environ.get(_RANK, "0"))
-        if launched_as > 0:
-            raise InputError(
-                f"[distributed] process {launched_as} must find the others, got none: "
-                "this build of MLX lacks the backend that mlx.launch was told to use."
-            )
+    launched_as = [int(os.environ[name]) for name in _RANKS if name in os.environ]
+    if not launched_as:
         return ALONE
-    return Group(group.rank(), group.size(), group)
+    group = mx.distributed.init()
+    if group.size() > 1:
+        _separate_compiler(group.rank())
+        return Group(group.rank(), group.size(), group)
+    if launched_as[0] > 0:
+        raise InputError(
+            f"[distributed] process {launched_as[0]} must find the others, got none: "
+            "this build of MLX lacks the backend that the launcher was told to use."
+        )
+    return ALONE
+
+
+def _separate_compiler(rank: int) -> None:
+    """Give each process but the first a folder of its own for fused expressions.
+
+    On a CPU MLX writes their libraries in place, under names that processes of one
+    machine share: one could load what another has half written.
+    """
+    if rank > 0:
+        shared = tempfile.gettempdir()  # Python remembers this answer; MLX asks TMPDIR
+        folder = Path(shared, f"energyflow_mlx_{os.getuid()}_process_{rank}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.environ["TMPDIR"] = str(folder)
 
 
 def _buffers(arrays: Sequence[mx.array]) -> Iterator[list[mx.array]]:

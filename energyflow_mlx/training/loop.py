@@ -171,6 +171,12 @@ class Trainer:
             decay=optimizer.decay_steps or own - warmup,
         )
 
+    def _keys(self, step: int, count: int) -> mx.array:
+        """Random keys of this process's ``count`` micro-batches of update ``step``."""
+        keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
+        first = self.group.rank * count
+        return mx.roll(keys, -first, axis=0) if first else keys
+
     def submit(self, step: int, update: Update) -> Submitted:
         """Build update ``step`` and start it on the device; waits for none of it.
 
@@ -183,14 +189,12 @@ class Trainer:
         objective = self.objectives[self.alternation.objective_of(step)]
         lr = self.learning_rate(step, objective.name)
         controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
-        keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
+        keys = self._keys(step, len(update))
         total: Gradients | None = None
         flights: list[Flight] = []
-        first = self.group.rank * len(update)  # of this process's micro-batches
         for number, batch in enumerate(update):
             is_last = number + 1 == len(update)
-            key = keys[(first + number) % _MOST_KEYS]
-            batch = batch._replace(controls=controls)
+            batch, key = batch._replace(controls=controls), keys[number % _MOST_KEYS]
             with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
                 if len(update) == 1:
                     report = self.stepper.update(objective.name, batch, key, lr)

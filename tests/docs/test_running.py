@@ -24,6 +24,8 @@ NOT_RUN = {
     "make bench-peers": "installs PyTorch; tests/benchmarks runs its parts",
     "python -m benchmarks.peers": "needs PyTorch; tests/benchmarks runs its parts",
     "python benchmarks/": "minutes each, or an NVIDIA GPU",
+    "mlx.launch ": "several processes; tests/test_train_parallel.py runs one of them",
+    "mlx.distributed_config ": "asks Macs over ssh",
     "MLX_USE_CUDA_GRAPHS=0 python benchmarks/": "an NVIDIA GPU",
     "train ": "a figure's command: real data, minutes; test_commands.py composes it",
     "evaluate ": "a figure's command: needs the run of the one above it",

@@ -1,5 +1,6 @@
 """Groups of processes: alone nothing changes; together all hold the same bits."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def talk(folder):
     arrays = {str(i): np.array(a.astype(mx.float32)) for i, a in enumerate(summed)}
     np.savez(Path(folder) / f"{group.rank}.npz", **arrays, first=np.array(first))
     assert said == {"Grüße": [1.5, None, 0]}
-    sys.stdout.write(f"{group.is_writer}{group}")
+    sys.stdout.write(f"{group.is_writer}{group}\n{os.environ.get('TMPDIR')}")
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,14 @@ def test_arrays_of_the_first_process_reach_the_others(talked):
 
 
 def test_only_the_first_process_writes(talked):
-    said = [output for output, _ in talked[1]]
+    said = [output.splitlines()[0] for output, _ in talked[1]]
     assert said == [f"{rank == 0}, {SIZE} processes" for rank in range(SIZE)]
+
+
+def test_no_process_compiles_where_another_does(talked):
+    first, *others = [output.splitlines()[1] for output, _ in talked[1]]
+    assert first == str(os.environ.get("TMPDIR"))
+    assert len({first, *others}) == SIZE and all(map(os.path.isdir, others))
 
 
 def test_alone_a_group_returns_what_it_is_given():
@@ -83,7 +90,8 @@ def test_alone_a_group_returns_what_it_is_given():
 
 
 def test_a_process_that_nobody_launched_is_alone(monkeypatch):
-    monkeypatch.delenv("MLX_RANK", raising=False)
+    for name in distributed._RANKS:
+        monkeypatch.delenv(name, raising=False)
     assert distributed.join() is ALONE
     monkeypatch.setenv("MLX_RANK", "0")  # mlx.launch -n 1
     assert distributed.join() is ALONE

@@ -55,7 +55,8 @@ def vector_distance(
     L = sum_b wc (1 - cos(y_b, t_b)) + wm mean_i (y_bi - t_bi)^2 + wx X_b
 
     X_b is the in-batch contrastive term, the cross entropy of picking t_b among the
-    batch's targets by cosine over the temperature (van den Oord et al., 2018).
+    targets of the micro-batch, which are those of one process, by cosine over the
+    temperature (van den Oord et al., 2018).
 
     Args:
         y: ``[B, E]`` float32.
