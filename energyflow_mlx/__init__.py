@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(path: "str | Path") -> "SentenceCodec":
+def load(path: "str | Path", weights: "str | Path | None" = None) -> "SentenceCodec":
     """Open a trained run, to encode texts and decode vectors.
 
     Args:
         path: The run's folder.
+        weights: A ``.safetensors`` file exported from this run, to be taken in place
+            of its best checkpoint.
 
     Raises:
-        InputError: The folder is missing, damaged or not a run.
+        InputError: The folder is missing, damaged or not a run, or the file does not
+            fit it.
     """
     from energyflow_mlx.build.codec import load as load_run
 
-    return load_run(path)
+    return load_run(path, weights)

@@ -42,6 +42,10 @@ class EvaluateArgs:
     """Measure a trained run on held-out sentences and STS files, or a teacher alone."""
 
     run: str | None = field(default=None, metadata={"help": "run folder"})
+    weights: str | None = field(
+        default=None,
+        metadata={"help": "exported .safetensors; default: best checkpoint"},
+    )
     teacher: str | None = field(
         default=None, metadata={"help": "teacher; by default the run's own"}
     )
@@ -81,7 +85,7 @@ def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
     """
     from energyflow_mlx.build.codec import load
 
-    codec = load(folder)
+    codec = load(folder, args.weights)
     if args.teacher:
         codec.config.teacher.name = args.teacher
     paths, sts = as_paths(args.data.val, "data.val"), as_paths(args.sts, "sts")
@@ -160,6 +164,8 @@ def evaluate(args: EvaluateArgs) -> None:
     if args.batch_size < 0 or args.decode_samples < 0:
         raise InputError("[evaluate] batch_size and decode_samples must be >= 0.")
     started = time.perf_counter()
+    if args.weights is not None and args.run is None:
+        raise InputError("[evaluate] weights=FILE must come with run=PATH.")
     if args.run is not None:
         result = evaluate_run(args, Path(args.run))
     elif args.teacher is not None:

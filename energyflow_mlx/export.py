@@ -1,6 +1,7 @@
 """Weights of a run as files for others: ``python -m energyflow_mlx.export``.
 
     run=RUN output=F.safetensors dtype=float16   every weight of the best checkpoint
+    run=RUN output=F.safetensors dtype=int8      its encoder alone, matrices in 8 bits
     run=RUN output=F.efck1                       the encoder's projection
     run=RUN output=F.efop1                       its AdamW moments
     input=F.efck1 output=F.npz                   back: weight, bias; or .safetensors
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 # The last layer of the encoder, whatever its family.
 _PROJECTION = ("encoder.head.weight", "encoder.head.bias")
 
@@ -92,10 +93,30 @@ def _check_dtype(args: ExportArgs, suffix: str) -> None:
 def _write_weights(args: ExportArgs) -> None:
     import mlx.core as mx
 
-    from energyflow_mlx.runs.weights import save_weights
+    from energyflow_mlx.runs.weights import save_quantized, save_weights
 
     weights = _best(args, "model")
+    if args.dtype == "int8":
+        save_quantized(Path(args.output), _encoder_alone(args, weights))
+        return
     save_weights(Path(args.output), weights, getattr(mx, args.dtype))
+
+
+def _encoder_alone(
+    args: ExportArgs, weights: "dict[str, mx.array]"
+) -> "dict[str, mx.array]":
+    """Weights that encoding reads: what 8 bits were measured on."""
+    parts = {name.partition(".")[0] for name in weights}
+    if "encoder" not in parts or "lattice" in parts:
+        raise InputError(
+            f"[export] {args.run} must have a text encoder and no lattice for "
+            f"dtype=int8, got {', '.join(sorted(parts))}."
+        )
+    return {
+        name: array
+        for name, array in weights.items()
+        if name.startswith(("encoder.", "shared."))
+    }
 
 
 def _write_projection(args: ExportArgs) -> None:

@@ -4,18 +4,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import energyflow_mlx
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.vectors import unit_rows
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.export import ExportArgs, export
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.swift_files import read_efck1, read_efop1, write_efck1
-from energyflow_mlx.runs.weights import load_weights
+from energyflow_mlx.runs.weights import load_weights, save_weights
 from tests.commands import run_command
 from tests.teacher.tiny import write_teacher
 
 # A minute's job cut to seconds: a teacher of 24 numbers, two updates of each objective.
 SIZES = [
-    f"{part}.{key}=16" for part in ("encoder", "decoder") for key in ("dim", "hidden")
+    f"{part}.{key}=64" for part in ("encoder", "decoder") for key in ("dim", "hidden")
 ]
 SMALL = [
     *("+experiment=smoke", "data.captions=100", "teacher.max_length=16", *SIZES),
@@ -75,6 +77,71 @@ def test_weights_are_float32_unless_said_otherwise(run, tmp_path):
     }
 
 
+TEXTS = ["a dog runs on the beach.", "two cats sleep", "the old man eats at home"]
+
+
+@pytest.fixture(scope="module")
+def packed(run, tmp_path_factory):
+    """The run's encoder in 8 bits."""
+    path = tmp_path_factory.mktemp("int8") / "w.safetensors"
+    run_export(run=run, output=path, dtype="int8")
+    return path
+
+
+def test_int8_holds_the_encoder_alone_in_a_quarter_of_its_bytes(best, packed):
+    full = {
+        name.removeprefix("model."): array
+        for name, array in best.items()
+        if name.startswith(("model.encoder.", "model.shared."))
+    }
+    stored = load_weights(packed)
+    assert {n for n in stored if not n.endswith((".scales", ".biases"))} == full.keys()
+    table = "encoder.embedding"
+    size = sum(stored[f"{table}.{k}"].nbytes for k in ("weight", "scales", "biases"))
+    assert size == 9 / 32 * full[f"{table}.weight"].nbytes
+
+
+def test_a_run_encodes_with_the_weights_of_an_exported_file(run, packed, tmp_path):
+    whole = energyflow_mlx.load(run)
+    rounded = energyflow_mlx.load(run, packed)
+    expected, found = whole.encode(TEXTS), rounded.encode(TEXTS)
+    cosines = (expected * found).sum(axis=1)
+    assert 0.999 < cosines.min() and cosines.max() < 1 - 1e-9
+    with pytest.raises(InputError, match="this model has no decoder"):
+        rounded.decode(expected)
+    run_export(run=run, output=tmp_path / "w.safetensors")
+    same = energyflow_mlx.load(run, tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(same.encode(TEXTS), expected)
+    assert same.decode(expected, max_length=6) == whole.decode(expected, max_length=6)
+
+
+def test_the_commands_take_exported_weights(run, packed, tmp_path):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    words = [f"run={run}", f"weights={packed}", f"input={tmp_path / 'in.txt'}"]
+    done = run_command("encode", *words, f"output={tmp_path / 'out.npy'}")
+    assert done.returncode == 0, done.stderr
+    expected = energyflow_mlx.load(run, packed).encode(TEXTS)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
+    lines = [f"{score}\t{TEXTS[0]}\t{text}" for score, text in enumerate(TEXTS)]
+    (tmp_path / "sts.tsv").write_text("\n".join(lines), encoding="utf-8")
+    sts = f"sts={tmp_path / 'sts.tsv'}"
+    done = run_command("evaluate", f"run={run}", f"weights={packed}", sts)
+    assert done.returncode == 0 and '"spearman"' in done.stdout, done.stderr
+    done = run_command("evaluate", f"weights={packed}", sts)
+    assert done.returncode == 2 and "must come with run=PATH" in done.stderr
+
+
+def test_weights_of_something_else_are_refused(run, tmp_path):
+    other = tmp_path / "other.safetensors"
+    for arrays, message in (
+        ({"weight": mx.zeros((2, 2))}, "must hold a model's weights, got weight"),
+        ({"encoder.head.bias": mx.zeros(3)}, "must hold exactly the arrays"),
+    ):
+        save_weights(other, arrays, mx.float32)
+        with pytest.raises(InputError, match=message):
+            energyflow_mlx.load(run, other)
+
+
 def test_the_command_says_what_it_wrote(run, tmp_path):
     path = tmp_path / "p.efck1"
     done = run_command("export", f"run={run}", f"output={path}")
@@ -89,7 +156,7 @@ def test_projection_is_the_encoders_last_layer_and_comes_back(run, best, tmp_pat
     layer = read_efck1(swift)
     np.testing.assert_array_equal(layer.weight, wanted["weight"])
     np.testing.assert_array_equal(layer.bias, wanted["bias"])
-    assert layer.weight.shape == (24, 16)
+    assert layer.weight.shape == (24, 64)
     for name in ("back.npz", "back.safetensors"):
         run_export(input=swift, output=tmp_path / name)
         for key, values in read_arrays(tmp_path / name, wanted).items():
@@ -99,7 +166,7 @@ def test_projection_is_the_encoders_last_layer_and_comes_back(run, best, tmp_pat
 def test_moments_are_the_projections_and_come_back(run, best, tmp_path):
     swift = tmp_path / "o.efop1"
     run_export(run=run, output=swift)
-    state = read_efop1(swift, sizes=[24 * 16, 24])
+    state = read_efop1(swift, sizes=[24 * 64, 24])
     wanted = {"step": np.array(best["optimizer.encoder.head.weight.t"])}
     for number, part in enumerate(("weight", "bias")):
         for key, letter in (("first", "m"), ("second", "v")):
@@ -137,7 +204,7 @@ def read_arrays(path, names):
         ({"run": ".", "output": "a.efck1"}, "no checkpoint in checkpoints"),
         ({"run": "RUN", "output": "a.npz"}, "must end in .safetensors or .efck1"),
         (
-            {"run": "RUN", "output": "a.safetensors", "dtype": "int8"},
+            {"run": "RUN", "output": "a.safetensors", "dtype": "int4"},
             "dtype must be one",
         ),
         (

@@ -22,6 +22,8 @@ from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 # balance; the teacher's own word embeddings are about ten times smaller.
 _TABLE_RMS = 0.5
 
+PARTS = {"lattice", "shared", "encoder", "decoder"}
+
 
 def build_encoder(
     config: Config, vocab_size: int, output_dim: int, *, is_bounded: bool
@@ -112,7 +114,7 @@ def build_model(
     Raises:
         ValueError: A part is unknown.
     """
-    unknown = set(parts) - {"lattice", "shared", "encoder", "decoder"}
+    unknown = set(parts) - PARTS
     if unknown:
         raise ValueError(f"[build_model] unknown parts {sorted(unknown)}.")
     mx.random.seed(config.seed)

@@ -1,5 +1,11 @@
 """Named arrays in safetensors files, checked on the way in and out.
 
+Matrices may lie there in 8 bits, each group of ``GROUP`` weights of a row with a scale
+and an offset, as MLX's own quantised layers have them: ``weight`` holds four integers q
+in each uint32, ``scales`` and ``biases`` stand beside it.
+
+    w = scale * q + offset,  q in [0, 256)
+
 ``write_arrays`` and ``read_arrays`` move one payload of a checkpoint together with its
 header entry (size, sha256, shapes, dtypes); ``save_weights`` and ``load_weights`` are
 for weights alone, as ``export`` writes them.
@@ -17,6 +23,10 @@ from energyflow_mlx.atomic import flush, sha256_of, write_aside
 from energyflow_mlx.errors import InputError
 
 Arrays = dict[str, mx.array]
+
+GROUP = 64  # weights with one scale; with it in float32 a weight takes 9 bits
+_BITS = 8
+_MATRIX, _SCALES, _OFFSETS = ".weight", ".scales", ".biases"
 
 
 def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) -> None:
@@ -49,13 +59,67 @@ def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) ->
         write_arrays(aside, cast)
 
 
+def save_quantized(path: Path, arrays: Mapping[str, mx.array]) -> None:
+    """Export weights as one safetensors file, matrices in 8 bits, the rest as it is.
+
+    Args:
+        path: The file to write, atomically.
+        arrays: Named float32 arrays; a matrix is a ``weight`` of 2 or more axes, its
+            last axis the row that is cut into groups.
+
+    Raises:
+        InputError: The rows of a matrix are no multiple of ``GROUP``.
+    """
+    packed: Arrays = {}
+    for name, array in arrays.items():
+        if array.ndim < 2 or not name.endswith(_MATRIX):
+            packed[name] = array
+            continue
+        if array.shape[-1] % GROUP:
+            raise InputError(
+                f"[weights] '{name}' must have rows of a multiple of {GROUP} to be "
+                f"stored in 8 bits, got {array.shape[-1]}."
+            )
+        layer = name.removesuffix(_MATRIX)
+        parts = mx.quantize(array, group_size=GROUP, bits=_BITS)
+        for suffix, part in zip((_MATRIX, _SCALES, _OFFSETS), parts, strict=True):
+            packed[layer + suffix] = part
+    with write_aside(Path(path)) as aside:
+        write_arrays(aside, packed)
+
+
 def load_weights(path: Path) -> Arrays:
-    """Read a safetensors file of weights at once, evaluated.
+    """Read a safetensors file of weights at once, evaluated, as it lies there.
 
     Raises:
         InputError: The file is missing or no safetensors file.
     """
     return _parse(Path(path), read_bytes(Path(path)))
+
+
+def load_full(path: Path) -> Arrays:
+    """Read exported weights in whatever precision they lie there, as float32.
+
+    Raises:
+        InputError: The file is missing, no safetensors file, or a matrix in 8 bits
+            lacks its scales or offsets.
+    """
+    stored = load_weights(path)
+    full: Arrays = {}
+    for name, array in stored.items():
+        layer = name.removesuffix(_MATRIX)
+        if name.endswith((_SCALES, _OFFSETS)):
+            continue
+        if array.dtype != mx.uint32 or layer == name:
+            is_float = mx.issubdtype(array.dtype, mx.floating)
+            full[name] = array.astype(mx.float32) if is_float else array
+            continue
+        scales, offsets = stored.get(layer + _SCALES), stored.get(layer + _OFFSETS)
+        if scales is None or offsets is None:
+            raise InputError(f"[weights] {path}: '{name}' must come with its scales.")
+        full[name] = mx.dequantize(array, scales, offsets, group_size=GROUP, bits=_BITS)
+    mx.eval(full)
+    return full
 
 
 def write_arrays(path: Path, arrays: Arrays) -> dict[str, Any]:

@@ -173,6 +173,12 @@ class TCNDecoder(nn.Module):
         norm = self.norm
         return layer_norm(x, norm.weight, norm.bias, norm.eps, added)
 
+    def output_layer(self) -> tuple[mx.array, mx.array]:
+        """Matrix ``[V, D]`` and bias ``[V]`` that map features to logits."""
+        if self._tied:
+            return self.embedding.weight, self.output_bias
+        return self.output.weight, self.output.bias
+
     def logits(self, h: mx.array, offset: mx.array | None = None) -> mx.array:
         """Map features ``[..., D]`` to logits ``[..., V]``.
 
@@ -181,8 +187,7 @@ class TCNDecoder(nn.Module):
             offset: Added to the bias, ``[V]``: minus infinity bans a token, and costs
                 no pass over the logits.
         """
-        bias = self.output_bias if self._tied else self.output.bias
-        weight = self.embedding.weight if self._tied else self.output.weight
+        weight, bias = self.output_layer()
         if offset is not None:
             bias = bias + offset.astype(bias.dtype)
         return mx.addmm(bias, h, weight.T)

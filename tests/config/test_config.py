@@ -37,6 +37,7 @@ def test_every_experiment_composes_and_survives_json(name):
     "override",
     [
         "encoder=transformer",
+        "encoder=tcn_small",
         "data=text",
         "data=jsonl",
         "data=efb",
@@ -50,6 +51,7 @@ def test_every_experiment_composes_and_survives_json(name):
 def test_every_group_option_composes(override):
     extra = {
         "encoder=transformer": ["share=none"],
+        "encoder=tcn_small": ["share=none"],
         "data=text": ["data.train=a.txt"],
         "data=jsonl": ["data.train=[a.jsonl]"],
         "data=efb": ["data.train=a.efb"],
@@ -57,6 +59,17 @@ def test_every_group_option_composes(override):
         "teacher=precomputed": ["data.train=a.efb"],
     }.get(override, [])
     assert compose_config(override, *extra, "run.dir=x")
+
+
+def products(encoder):
+    """Multiplications of the blocks, a token."""
+    taps = encoder.kernel_size + 1
+    return taps * encoder.dim * encoder.hidden * len(encoder.dilations)
+
+
+def test_the_small_encoder_needs_a_twelfth_of_the_products():
+    small = compose_config("encoder=tcn_small", "share=none", "run.dir=x").encoder
+    assert 12 * products(small) == products(Config().encoder)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ NOT_RUN = {
 SMALL = [
     *("trainer.max_steps=2", "trainer.micro_batch=4", "trainer.validate_every=2"),
     *("trainer.decode_samples=2", "token_rows.candidates=64", "data.captions=100"),
-    *("encoder.dim=16", "encoder.hidden=16", "decoder.dim=16", "decoder.hidden=16"),
+    *("encoder.dim=64", "encoder.hidden=64", "decoder.dim=64", "decoder.hidden=64"),
     *("encoder.embedding_init=normal", "decoder.embedding_init=normal"),
     *("tokenizer.kind=bpe", "tokenizer.bpe_size=300"),
     *("data.val_limit=4", "teacher.cache_dir=cache", "teacher.batch_size=32"),

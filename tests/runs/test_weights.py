@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.runs.weights import load_weights, save_weights
+from energyflow_mlx.runs.weights import (
+    GROUP,
+    load_full,
+    load_weights,
+    save_quantized,
+    save_weights,
+    write_arrays,
+)
 
 
 def weights():
@@ -79,3 +86,54 @@ def test_loading_weights_is_eager(tmp_path):
     loaded = load_weights(path)
     path.write_bytes(bytes(path.stat().st_size))
     assert mx.array_equal(loaded["a.weight"], weights()["a.weight"]).item()
+
+
+def test_matrices_in_8_bits_come_back_within_a_step(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a.weight": mx.array(rng.normal(size=(5, 128)).astype(np.float32)),
+        "conv.weight": mx.array(rng.uniform(-3, 1, (4, 3, 64)).astype(np.float32)),
+        "a.bias": mx.array(rng.normal(size=5).astype(np.float32)),
+        "norm.weight": mx.ones(7),
+        "count": mx.array([3, 4]),
+    }
+    save_quantized(tmp_path / "q.safetensors", arrays)
+    stored = load_weights(tmp_path / "q.safetensors")
+    back = load_full(tmp_path / "q.safetensors")
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype and back[name].shape == array.shape
+        found, expected = np.array(back[name]), np.array(array)
+        if array.ndim < 2:
+            np.testing.assert_array_equal(found, expected)
+            continue
+        groups = expected.reshape(*array.shape[:-1], -1, GROUP)
+        step = np.ptp(groups, axis=-1, keepdims=True) / 255
+        error = np.abs(found.reshape(groups.shape) - groups)
+        # Zero must be one of the 256 values, so the range is cut or widened a little.
+        assert (error <= 1.05 * step).all() and error.mean() < 0.3 * step.mean()
+        assert error.max() > 0.1 * step.min()
+        layer = name.removesuffix(".weight")
+        assert stored[name].dtype == mx.uint32
+        assert stored[f"{layer}.scales"].shape == (
+            *array.shape[:-1],
+            array.shape[-1] // 64,
+        )
+
+
+def test_rows_that_make_no_groups_are_refused_by_name(tmp_path):
+    path = tmp_path / "q.safetensors"
+    with pytest.raises(
+        InputError, match="'a.weight' must have rows of a multiple of 64"
+    ):
+        save_quantized(path, {"a.weight": mx.zeros((4, 72))})
+    assert not path.exists()
+
+
+def test_integers_without_their_scales_are_refused(tmp_path):
+    path = tmp_path / "q.safetensors"
+    save_quantized(path, {"a.weight": mx.ones((4, 64))})
+    kept = {n: a for n, a in load_weights(path).items() if not n.endswith(".scales")}
+    write_arrays(path, kept)
+    with pytest.raises(InputError, match="'a.weight' must come with its scales"):
+        load_full(path)

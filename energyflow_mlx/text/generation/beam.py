@@ -111,10 +111,11 @@ class BeamSearch:
             lengths=mx.zeros((b, width), dtype=mx.int32),
             done=mx.zeros((b, width), dtype=mx.bool_),
         )
+        banned = forbidden(self._decoder.embedding.weight.shape[0], self._special)
         tokens, parents = [], []
         seen, wait = deque[mx.array](), look_back()
         for _ in range(decoding.max_length):
-            found, moving, origin = self._step(beams, state)
+            found, moving, origin = self._step(beams, state, banned)
             beams, state = _Beams(*found), state.moved(moving)
             mx.async_eval(beams, moving, origin)
             tokens.append(beams.tokens)
@@ -127,12 +128,11 @@ class BeamSearch:
         return _read_back(tokens, parents, mx.argmax(mean, axis=-1))
 
     def _advance(
-        self, beams: _Beams, state: DecoderState
+        self, beams: _Beams, state: DecoderState, banned: mx.array
     ) -> tuple[_Beams, Moving, mx.array]:
         """One token of every beam, and whom each one comes from."""
         # Compiled functions see plain tuples.
         beams, state = _Beams(*beams), DecoderState(*state)
-        banned = forbidden(self._decoder.embedding.weight.shape[0], self._special)
         logits, state = self._decoder.step(
             beams.tokens.reshape(-1), state, self._shared, banned
         )

@@ -111,11 +111,12 @@ class Generator:
         done = mx.zeros(z.shape[0], dtype=mx.bool_)
         rows = np.arange(z.shape[0])
         numbers = None if uniform is None else mx.array(uniform)
+        banned = forbidden(self._decoder.embedding.weight.shape[0], self._special)
         chosen: list[mx.array] = []
         first, seen, wait = 0, deque[mx.array](), look_back()
         for place in range(padded.shape[1]):
             number = None if numbers is None else numbers[place]
-            token, done, moving = step(token, done, state, number)
+            token, done, moving = step(token, done, state, banned, number)
             state = state.moved(moving)
             mx.async_eval(token, done, moving)
             chosen.append(token)
@@ -143,12 +144,15 @@ def _step(
     shared: Sequence[TCNBlock],
     choose: Choice,
 ) -> Step:
-    """One token of every row: ``(token, done, state, number) -> what it changes``."""
+    """One token of every row; returns what it changes."""
 
     def step(
-        token: mx.array, done: mx.array, state: DecoderState, number: mx.array | None
+        token: mx.array,
+        done: mx.array,
+        state: DecoderState,
+        banned: mx.array,
+        number: mx.array | None,
     ) -> tuple[mx.array, mx.array, Moving]:
-        banned = forbidden(decoder.embedding.weight.shape[0], special)
         state = DecoderState(*state)  # compiled functions see plain tuples
         logits, state = decoder.step(token, state, shared, banned)
         token = mx.where(done, special.pad, choose(logits, number))

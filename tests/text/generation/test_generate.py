@@ -112,6 +112,19 @@ def test_rows_that_ended_are_dropped_and_the_texts_stay(
     assert sum(evaluated) < 40 * len(evaluated)
 
 
+def test_a_sample_keeps_its_own_random_numbers_when_others_are_dropped(monkeypatch):
+    decoder = random_decoder()
+    decoder.output.bias = mx.zeros(VOCAB).at[END].add(9.0)
+    z = mx.random.normal((40, 12))
+    settings = {"temperature": 3.0, "max_length": 12, "seed": 4}
+    monkeypatch.setattr(generate_module, "_LEAST_ROWS", 40)
+    whole = generate(decoder, z, **settings)
+    lengths = (whole == END).argmax(axis=1)
+    assert 8 <= (lengths > 2).sum() <= 18 and len(np.unique(whole[:, 1])) > 5
+    monkeypatch.setattr(generate_module, "_LEAST_ROWS", 1)
+    np.testing.assert_array_equal(generate(decoder, z, **settings), whole)
+
+
 @pytest.mark.parametrize(
     ("done", "kept"),
     [

@@ -504,6 +504,21 @@ def test_built_in_captions_come_back(minilm_path):
     assert decoded == tokenizer.normalize(captions)
 
 
+def test_the_short_way_to_a_plain_sentence_gives_the_same_text(cut, monkeypatch):
+    rng = np.random.default_rng(0)
+    plain = np.array(sorted(cut._plain))
+    stop = cut.tokens.index(".")
+    rows = [rng.choice(plain, rng.integers(1, 9)) for _ in range(200)]
+    rows += [np.append(row, stop) for row in rows]
+    rows += [np.append(row, [stop, plain[0]]) for row in rows[:50]]
+    rows += [rng.integers(0, cut.vocab_size, 6) for _ in range(200)] + [rows[0][:0]]
+    found = cut.decode(rows)
+    monkeypatch.setattr(cut, "_last", set())
+    monkeypatch.setattr(cut, "_plain", set())
+    assert found == cut.decode(rows)
+    assert len(set(found)) > 300
+
+
 @pytest.mark.parametrize("which", ["cut", "full", "byte_pairs"])
 def test_any_row_of_ids_decodes_to_text_that_can_be_written(which, request):
     """An untrained decoder strings bytes and pieces together in any order."""
