@@ -3,7 +3,8 @@
  *
  * A kernel is a function `void NAME(const Launch *launch)`. Its arrays are contiguous
  * in row order, in the order they were passed; the caller has checked their shapes and
- * says the sizes in `sizes`. Outputs are not cleared first.
+ * says the sizes in `sizes`. Outputs are not cleared first; the last is NULL where it is
+ * kept on demand and nobody asked.
  */
 #ifndef ENERGYFLOW_NATIVE_H
 #define ENERGYFLOW_NATIVE_H
@@ -19,7 +20,8 @@ typedef struct Launch {
   void (*parallel)(int64_t count, void (*body)(void *context, int64_t i),
                    void *context);
   int64_t threads; /* threads of the pool, the caller's included */
-  /* C = alpha op(A) op(B) + beta C of float32, CBLAS convention; on all threads. */
+  /* C = alpha op(A) op(B) + beta C of float32, CBLAS convention; on all threads, but
+   * inside `parallel` on the thread that calls it. */
   void (*sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k,
                 float alpha, const float *a, int lda, const float *b, int ldb,
                 float beta, float *c, int ldc);

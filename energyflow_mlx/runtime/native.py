@@ -28,7 +28,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -101,6 +101,7 @@ def launch(
     sizes: Sequence[int],
     reals: Sequence[float] = (),
     reuse: Sequence[tuple[int, int]] = (),
+    last: Kept | None = None,
 ) -> list[mx.array]:
     """Call a C kernel as an operation of the graph.
 
@@ -131,7 +132,27 @@ def launch(
         list(sizes),
         list(reals),
         list(reuse),
+        last,
     )
+
+
+class Kept(Protocol):
+    """Says of one launch whether its last output is computed; see ``keep_on_demand``"""
+
+    def want(self) -> bool:
+        """Ask for it; False if the launch has already run without it."""
+
+
+def keep_on_demand() -> Kept:
+    """Make the ``last`` of a launch: an output for the gradient, if there will be one.
+
+    MLX does not tell a function whether it is being differentiated. Its gradient asks
+    for the output while the graph is built, so before anything runs.
+    """
+    bridge = _load().bridge
+    assert bridge is not None
+    kept: Kept = bridge.Kept()
+    return kept
 
 
 @functools.cache
@@ -146,7 +167,7 @@ def _load() -> _Loaded:
     except (OSError, ImportError) as error:
         advice = f"the build does not load: {error}"
         return _Loaded(NativeInfo("failed", threads, advice), None, None)
-    bridge.start(threads)
+    bridge.start(threads, *blas.thread_functions())
     return _Loaded(NativeInfo("active", threads), bridge, kernels)
 
 
