@@ -15,6 +15,7 @@ from energyflow_mlx.ops.flow_carry import CellWeights, HeadWeights
 MEMORY_SLOTS = 5
 _MOVE_HIDDEN = 64
 
+
 def _diagonal(a: mx.array, b: mx.array) -> mx.array:
     """Block-diagonal matrix of two."""
     over = mx.pad(a, ((0, 0), (0, b.shape[1])))
@@ -80,7 +81,9 @@ class EnergyCarrier(nn.Module):
         )
         dtype = mx.float32 if self._gru_float32 else self.cells[0].Wx.dtype
         cells = [
-            CellWeights(*(a.astype(dtype) for a in (cell.Wx, cell.Wh, cell.b, cell.bhn)))
+            CellWeights(
+                *(a.astype(dtype) for a in (cell.Wx, cell.Wh, cell.b, cell.bhn))
+            )
             for cell in self.cells
         ]
         return heads, tuple(cells)

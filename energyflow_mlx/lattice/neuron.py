@@ -6,6 +6,7 @@ its weights is in ``ops.flow_carry``.
 """
 
 import math
+
 import mlx.core as mx
 import mlx.nn as nn
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from energyflow_mlx.ops._backend import Backend, resolve
 from energyflow_mlx.ops.gelu import gelu
@@ -207,7 +207,7 @@ def advance_cells(
             h, from_h = states[index], gate_products(states[index], cell.Wh)
         else:
             h = mx.zeros((x.shape[0], cell.bhn.size), x.dtype)
-            from_h = tree_map(mx.zeros_like, from_x)
+            from_h = mx.zeros_like(from_x)
         x = gru_blend(h, from_x, from_h, cell.b, cell.bhn)
         new.append(x)
     return tuple(new)

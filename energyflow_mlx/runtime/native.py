@@ -113,6 +113,7 @@ def launch(
         reals: Real numbers it is told.
         reuse: Pairs of output and input: the output may take the input's memory when
             nobody else needs it, so the kernel must bear that both are one.
+        last: From ``keep_on_demand``: the last output is computed if it is asked for.
 
     Returns:
         One array for each of ``outputs``.
@@ -137,7 +138,7 @@ def launch(
 
 
 class Kept(Protocol):
-    """Says of one launch whether its last output is computed; see ``keep_on_demand``"""
+    """Whether a launch computes its last output; see ``keep_on_demand``."""
 
     def want(self) -> bool:
         """Ask for it; False if the launch has already run without it."""
@@ -229,7 +230,7 @@ def _bridge_identity() -> list[bytes]:
 
 
 def _kernels_identity() -> list[bytes]:
-    texts = [*sorted(kernel_folder().glob("*.h")), *_sources()]
+    texts = [*sorted(kernel_folder().rglob("*.h")), *_sources()]
     facts = (_processor(), *_C_FLAGS)
     return [repr(facts).encode(), *(text.read_bytes() for text in texts)]
 
