@@ -3,7 +3,8 @@
  *
  * A kernel is a function `void NAME(const Launch *launch)`. Its arrays are contiguous
  * in row order, in the order they were passed; the caller has checked their shapes and
- * says the sizes in `sizes`. Outputs are not cleared first.
+ * says the sizes in `sizes`. Outputs are not cleared first; the last is NULL where it is
+ * kept on demand and nobody asked.
  */
 #ifndef ENERGYFLOW_NATIVE_H
 #define ENERGYFLOW_NATIVE_H

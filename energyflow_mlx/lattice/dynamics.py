@@ -7,14 +7,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.carrier import (
-    MEMORY_SLOTS,
-    EnergyCarrier,
-    FusedHeads,
-    Hidden,
-)
+from energyflow_mlx.lattice.carrier import MEMORY_SLOTS, EnergyCarrier
 from energyflow_mlx.lattice.motion import StepControls, move_flows
-from energyflow_mlx.lattice.neuron import FusedEntry, SimpleNeuron
+from energyflow_mlx.lattice.neuron import SimpleNeuron
 from energyflow_mlx.lattice.spawn import (
     assign_slots,
     count_children,
@@ -24,6 +19,7 @@ from energyflow_mlx.lattice.spawn import (
     take_parents,
 )
 from energyflow_mlx.lattice.state import FlowState, remember
+from energyflow_mlx.ops.flow_carry import CarryWeights, States, flow_carry
 
 
 class Phase(NamedTuple):
@@ -58,18 +54,6 @@ def phase(config: LatticeConfig, index: int) -> Phase:
     )
 
 
-class FusedWeights(NamedTuple):
-    """Weights of a step that are products of others, the same for every step.
-
-    Attributes:
-        entry: The neuron's first layers.
-        heads: The carrier's heads.
-    """
-
-    entry: FusedEntry
-    heads: FusedHeads
-
-
 class FlowStep(nn.Module):
     """One propagation step: the neuron and the carrier that all flows share."""
 
@@ -81,9 +65,9 @@ class FlowStep(nn.Module):
         self.carrier = EnergyCarrier(carrier, start=config.motion.start)
         self._config = config
 
-    def fused(self) -> FusedWeights:
-        """Fused weights, computed once for all steps."""
-        return FusedWeights(self.neuron.fused(), self.carrier.fused())
+    def fused(self) -> CarryWeights:
+        """Weights as a step uses them, some fused; computed once for all steps."""
+        return CarryWeights(self.neuron.fused(), *self.carrier.fused())
 
     def __call__(
         self,
@@ -92,7 +76,7 @@ class FlowStep(nn.Module):
         *,
         scale: float | mx.array = 1.0,
         noise: mx.array | None = None,
-        fused: FusedWeights | None = None,
+        fused: CarryWeights | None = None,
     ) -> FlowState:
         """Advance every living flow by one step; a pure function.
 
@@ -127,22 +111,25 @@ class FlowStep(nn.Module):
         return _spawn(self._config, state, moved, length) if phase.spawns else moved
 
     def _carry(
-        self, seen: FlowState, energy: mx.array, fused: FusedWeights
-    ) -> tuple[mx.array, mx.array, Hidden]:
+        self, seen: FlowState, energy: mx.array, fused: CarryWeights
+    ) -> tuple[mx.array, mx.array, States]:
         """Displacement output ``[B, F, 3]``, new energy ``[B, F]``, new hidden."""
         config, shape = self._config, energy.shape
         # Flows share all weights, so every flow of every sample is a row: one product.
         rows = energy.size  # N = B * F
-        column = seen.energy.reshape(rows, 1)
-        features = self.neuron(seen.position.reshape(rows, 3), column, fused.entry)
-        hidden = tuple(h.reshape(rows, -1) for h in seen.hidden)
-        memory = seen.memory.reshape(rows, -1)
-        carried = self.carrier(features, column, memory, hidden, fused.heads)
-        change = mx.tanh(carried.energy.reshape(shape))
+        carried = flow_carry(
+            seen.position.reshape(rows, 3),
+            seen.energy.reshape(rows),
+            seen.memory.reshape(rows, -1),
+            tuple(h.reshape(rows, -1) for h in seen.hidden),
+            fused,
+        )
+        out = carried.out.reshape(*shape, -1)
+        change = mx.tanh(out[..., 0])
         if config.carrier.energy_update == "residual":
             change = energy + change / config.total_steps
-        hidden = tuple(h.reshape(*shape, -1) for h in carried.hidden)
-        return carried.move.reshape(*shape, 3), change, hidden
+        hidden = tuple(h.reshape(*shape, -1) for h in carried.states)
+        return out[..., 1:], change, hidden
 
 
 def advance_flows(
@@ -151,7 +138,7 @@ def advance_flows(
     cuts: bool,
     state: tuple,
     controls: tuple,
-    fused: FusedWeights | None = None,
+    fused: CarryWeights | None = None,
 ) -> tuple:
     """Take one step with plain tuples, as MLX's transformations want them.
 

@@ -1,16 +1,16 @@
 """The neuron that every cell of the cube shares.
 
 Ported from ``SimpleNeuron`` of the reference system. Positions go in as they are,
-already in [-1, 1], and all twelve coordinate features are used.
+already in [-1, 1], and all twelve coordinate features are used. What is computed with
+its weights is in ``ops.flow_carry``.
 """
 
 import math
-from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.ops import gelu
+from energyflow_mlx.ops.flow_carry import NeuronWeights
 
 _COORDINATE_FEATURES = 12
 
@@ -21,18 +21,6 @@ def _normal_linear(dim_in: int, dim_out: int) -> nn.Linear:
     layer.weight = mx.random.normal((dim_out, dim_in), scale=math.sqrt(2 / dim_out))
     layer.bias = mx.zeros((dim_out,))
     return layer
-
-
-class FusedEntry(NamedTuple):
-    """The neuron's first two linear layers, which have nothing between them, as one.
-
-    Attributes:
-        weight: From position and energy, ``[hidden, 4]``.
-        bias: ``[hidden]``.
-    """
-
-    weight: mx.array
-    bias: mx.array
 
 
 class SimpleNeuron(nn.Module):
@@ -49,36 +37,12 @@ class SimpleNeuron(nn.Module):
         ]
         self.norms = [nn.LayerNorm(hidden), nn.LayerNorm(hidden)]
 
-    def fused(self) -> FusedEntry:
-        """Coordinates and first layer as one, for any number of calls."""
-        w_place, w_energy = mx.split(
-            self.layers[0].weight, [_COORDINATE_FEATURES], axis=1
-        )
-        return FusedEntry(
-            mx.concatenate([w_place @ self.coordinates.weight, w_energy], axis=1),
-            self.layers[0].bias + self.coordinates.bias @ w_place.T,
-        )
-
-    def __call__(
-        self, position: mx.array, energy: mx.array, entry: FusedEntry | None = None
-    ) -> mx.array:
-        """Compute the features of N flows.
-
-        Args:
-            position: Inside the cube, ``[N, 3]``.
-            energy: ``[N, 1]``.
-            entry: What ``fused`` gives; None computes it now.
-
-        Returns:
-            ``[N, features]``.
-        """
-        entry = entry or self.fused()
-        x = mx.concatenate([position, energy], axis=-1)
-        x = mx.addmm(entry.bias, x, entry.weight.T)
-        x = self._activate(0, x)
-        x = self._activate(1, self.layers[1](x))
-        return self.layers[2](x)
-
-    def _activate(self, index: int, x: mx.array) -> mx.array:
-        # Contiguous: fused with the norm's broadcasts the GELU would not vectorise.
-        return gelu(mx.contiguous(self.norms[index](x)))
+    def fused(self) -> NeuronWeights:
+        """All weights; the first two linear layers, nothing between them, are one."""
+        first, *rest = self.layers
+        w_place, w_energy = mx.split(first.weight, [_COORDINATE_FEATURES], axis=1)
+        entry = mx.concatenate([w_place @ self.coordinates.weight, w_energy], axis=1)
+        bias = first.bias + self.coordinates.bias @ w_place.T
+        pairs = [(layer.weight, layer.bias) for layer in (*self.norms, *rest)]
+        norm_0, norm_1, layer_1, layer_2 = pairs
+        return NeuronWeights(entry, bias, *norm_0, *layer_1, *norm_1, *layer_2)

@@ -8,12 +8,12 @@ import mlx.core as mx
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.dynamics import (
     FlowStep,
-    FusedWeights,
     advance_flows,
     phase,
 )
 from energyflow_mlx.lattice.motion import StepControls
 from energyflow_mlx.lattice.state import FlowOptions, FlowState, land
+from energyflow_mlx.ops.flow_carry import CarryWeights
 
 
 class StepRunner:
@@ -37,7 +37,7 @@ class StepRunner:
         *,
         scale: float | mx.array,
         noise: mx.array | None,
-        fused: FusedWeights | None = None,
+        fused: CarryWeights | None = None,
     ) -> FlowState:
         """Take step ``index``; the other arguments are those of ``FlowStep``."""
         now = phase(self._config, index)
@@ -49,7 +49,7 @@ class StepRunner:
         after = self._compiled[kind](tuple(state), tuple(controls), fused)
         return FlowState(*after)
 
-    def fused(self) -> FusedWeights:
+    def fused(self) -> CarryWeights:
         """Fused weights, computed once for all steps."""
         return self._step.fused()
 

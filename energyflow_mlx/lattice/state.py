@@ -12,13 +12,14 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.carrier import MEMORY_SLOTS, Hidden, sanitize
+from energyflow_mlx.lattice.carrier import MEMORY_SLOTS
 from energyflow_mlx.lattice.geometry import (
     cell_parity,
     launch_positions,
     nearest_plane,
     plane_distance,
 )
+from energyflow_mlx.ops.flow_carry import States, sanitize
 
 
 class FlowState(NamedTuple):
@@ -43,7 +44,7 @@ class FlowState(NamedTuple):
 
     position: mx.array
     energy: mx.array
-    hidden: Hidden
+    hidden: States
     memory: mx.array
     face: mx.array
     alive: mx.array

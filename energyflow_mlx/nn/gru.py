@@ -12,14 +12,10 @@ its r and z thirds are added to ``b``, its n third is ``bhn``.
 Everything after the matrix products is one operation, ``ops.gru_blend``.
 """
 
-from operator import itemgetter
-
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
 
 from energyflow_mlx.ops import gate_products, gru_blend
-from energyflow_mlx.ops.gru_blend import Gates
 
 
 class GRUCell(nn.Module):
@@ -55,19 +51,19 @@ class GRUCell(nn.Module):
         self._check(x, hidden)
         return self.advance(self.project(x), hidden)
 
-    def project(self, x: mx.array) -> Gates:
+    def project(self, x: mx.array) -> mx.array:
         """Input parts of the three gates, without biases; see ``gate_products``."""
         return gate_products(x, self.Wx.astype(x.dtype))
 
-    def advance(self, from_x: Gates, hidden: mx.array | None) -> mx.array:
+    def advance(self, from_x: mx.array, hidden: mx.array | None) -> mx.array:
         """New state ``[N, H]`` from the input parts of N rows and the old state."""
-        first = from_x[0] if isinstance(from_x, tuple) else from_x
-        b, bhn = self.b.astype(first.dtype), self.bhn.astype(first.dtype)
+        dtype = from_x.dtype
+        b, bhn = self.b.astype(dtype), self.bhn.astype(dtype)
         if hidden is None:
-            hidden = _zeros(first[:, : bhn.size])
-            from_h = tree_map(_zeros, from_x)
+            hidden = mx.zeros((from_x.shape[0], bhn.size), dtype)
+            from_h = mx.zeros_like(from_x)
         else:
-            from_h = gate_products(hidden, self.Wh.astype(first.dtype))
+            from_h = gate_products(hidden, self.Wh.astype(dtype))
         return gru_blend(hidden, from_x, from_h, b, bhn)
 
     def _check(self, x: mx.array, hidden: mx.array | None) -> None:
@@ -79,11 +75,6 @@ class GRUCell(nn.Module):
             raise ValueError(
                 f"[GRUCell] hidden must be {list(expected)}, got {list(hidden.shape)}."
             )
-
-
-def _zeros(like: mx.array) -> mx.array:
-    """Zeros laid out in full, since a broadcast input would slow the fused loops."""
-    return mx.contiguous(mx.zeros_like(like))
 
 
 class GRU(nn.Module):
@@ -119,7 +110,6 @@ class GRU(nn.Module):
         from_x = self.cell.project(x.swapaxes(0, 1))
         states = []
         for index in range(x.shape[1]):
-            now = tree_map(itemgetter(index), from_x)
-            hidden = self.cell.advance(now, hidden)
+            hidden = self.cell.advance(from_x[index], hidden)
             states.append(hidden)
         return mx.stack(states, axis=1)

@@ -50,6 +50,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "covered_tokens": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "layer_norm": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
+    "flow_carry": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
 }

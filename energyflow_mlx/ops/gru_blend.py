@@ -5,16 +5,15 @@
     n  = tanh(x_n + b_n + r * (h_n + bhn))
     h' = n + z * (h - n)
 
-The form for the CPU takes tanh and sigmoid from ``fast_math`` and ends its loops by
-hand, since MLX vectorizes short fused loops only. The kernels use the tanh and
-exponential of the hardware, and read and write every array once.
+Outside its kernels every operation of the formula is a pass over memory. The kernels
+read and write every array once; those of GPUs use the hardware's exponential.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import mlx.core as mx
 
@@ -28,10 +27,7 @@ from energyflow_mlx.ops._backend import (
     resolve,
 )
 from energyflow_mlx.ops.even_columns import even_columns
-from energyflow_mlx.ops.fast_math import end_loop, fast_sigmoid, fast_tanh
-
-# Of the three gates r, z, n: ``[N, 3H]`` side by side, or three of ``[N, H]``.
-Gates: TypeAlias = mx.array | tuple[mx.array, ...]
+from energyflow_mlx.runtime import native
 
 _INPUTS = ("h", "from_x", "from_h", "b", "bhn")
 FORWARD = KernelSpec("gru_blend", "forward", inputs=_INPUTS, outputs=("blended",))
@@ -43,26 +39,22 @@ BACKWARD = KernelSpec(
 )
 
 _WARPS = 4  # simdgroups or warps a group
-_ROWS = 32  # rows a group
+_ROWS = 32  # rows a group; on a CPU, of a thread's turn
 
 
-def gate_products(x: mx.array, weights: mx.array) -> Gates:
-    """Products of ``x`` with the weights of three gates, laid out for ``gru_blend``.
-
-    A GPU gets one product, whose gradients are one product each; the loops of the
-    CPU need every gate contiguous.
+def gate_products(x: mx.array, weights: mx.array) -> mx.array:
+    """Products of ``x`` with the weights of three gates, side by side.
 
     Args:
         x: ``[..., D]``.
         weights: Rows of the gates r, z, n, ``[3H, D]``, dtype of ``x``.
 
     Returns:
-        Three ``[..., H]`` where ``gru_blend`` runs its CPU form, else ``[..., 3H]``.
+        ``[..., 3H]``.
     """
     backend = resolve("auto", "gru_blend")
-    if backend == "cpu":
-        return tuple(x @ gate.T for gate in mx.split(weights, 3))
-    x, weights = even_columns(x), even_columns(weights)
+    if backend in ("metal", "cuda"):
+        x, weights = even_columns(x), even_columns(weights)
     if backend == "cuda" and x.dtype == mx.float32:
         return product_of_rows(x, weights)
     return x @ weights.T
@@ -90,8 +82,8 @@ def _product_of_rows_vjp(
 
 def gru_blend(
     h: mx.array,
-    from_x: Gates,
-    from_h: Gates,
+    from_x: mx.array,
+    from_h: mx.array,
     b: mx.array,
     bhn: mx.array,
     *,
@@ -105,9 +97,7 @@ def gru_blend(
 
     Args:
         h: Hidden state, ``[N, H]``; float32, float16 or bfloat16.
-        from_x: Input parts x_r, x_z, x_n: ``[N, 3H]`` side by side or three of
-            ``[N, H]``, in the dtype of ``h``. The layout that ``gate_products``
-            returns is the one that is not copied.
+        from_x: Input parts x_r, x_z, x_n side by side, ``[N, 3H]``, dtype of ``h``.
         from_h: Hidden parts h_r, h_z, h_n, likewise.
         b: Biases of the three gates, ``[3H]``.
         bhn: Bias of the candidate's hidden part, ``[H]``.
@@ -122,98 +112,26 @@ def gru_blend(
     """
     _check(h, from_x, from_h, b, bhn)
     chosen = resolve(backend, "gru_blend")
-    if chosen == "cpu":
-        return gru_blend_cpu(h, from_x, from_h, b, bhn)
     if chosen == "reference" or h.size == 0:
         return gru_blend_reference(h, from_x, from_h, b, bhn)
     biases = b.astype(mx.float32), bhn.astype(mx.float32)
-    return _blend_on(chosen)(h, _beside(from_x), _beside(from_h), *biases)
+    sums = h, from_x, from_h
+    if chosen == "cpu":
+        sums = tuple(a.astype(mx.float32) for a in sums)
+    return _blend_on(chosen)(*sums, *biases).astype(h.dtype)
 
 
 def gru_blend_reference(
-    h: mx.array, from_x: Gates, from_h: Gates, b: mx.array, bhn: mx.array
+    h: mx.array, from_x: mx.array, from_h: mx.array, b: mx.array, bhn: mx.array
 ) -> mx.array:
     """Plain MLX form of ``gru_blend``; the specification of the others."""
-    x_r, x_z, x_n = _wide(_apart(from_x))
-    h_r, h_z, h_n = _wide(_apart(from_h))
+    x_r, x_z, x_n = mx.split(from_x.astype(mx.float32), 3, axis=1)
+    h_r, h_z, h_n = mx.split(from_h.astype(mx.float32), 3, axis=1)
     b_r, b_z, b_n = mx.split(b.astype(mx.float32), 3)
     r = mx.sigmoid(x_r + h_r + b_r)
     z = mx.sigmoid(x_z + h_z + b_z)
     n = mx.tanh(x_n + b_n + r * (h_n + bhn))
     return (n + z * (h - n)).astype(h.dtype)
-
-
-def gru_blend_cpu(
-    h: mx.array, from_x: Gates, from_h: Gates, b: mx.array, bhn: mx.array
-) -> mx.array:
-    """Form of ``gru_blend`` for the CPU: short fused loops, rational tanh."""
-    return _blend_on_cpu(h, *_contiguous(from_x), *_contiguous(from_h), b, bhn)
-
-
-def _apart(gates: Gates) -> tuple[mx.array, ...]:
-    return gates if isinstance(gates, tuple) else tuple(mx.split(gates, 3, axis=1))
-
-
-def _contiguous(gates: Gates) -> tuple[mx.array, ...]:
-    """Three gates as the fused loops want them; those given apart are left alone."""
-    if isinstance(gates, tuple):
-        return gates
-    return tuple(end_loop(gate) for gate in mx.split(gates, 3, axis=1))
-
-
-def _beside(gates: Gates) -> mx.array:
-    return mx.concatenate(gates, axis=1) if isinstance(gates, tuple) else gates
-
-
-def _wide(arrays: tuple[mx.array, ...]) -> list[mx.array]:
-    return [a.astype(mx.float32) for a in arrays]
-
-
-@mx.custom_function
-def _blend_on_cpu(h: mx.array, *sums: mx.array) -> mx.array:
-    """Blend with three input parts, three hidden parts and both biases."""
-    return _blend(h, *sums)
-
-
-@_blend_on_cpu.vjp
-def _blend_on_cpu_vjp(
-    primals: tuple[mx.array, ...], cotangent: mx.array, _output: mx.array
-) -> tuple[mx.array, ...]:
-    d_h, d_r, d_z, d_n, d_hidden, d_b, d_bhn = _gradients(cotangent, *primals)
-    return d_h, d_r, d_z, d_n, d_r, d_z, d_hidden, d_b, d_bhn
-
-
-def _gates(sums: list[mx.array]) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    """Reset gate, update gate, candidate and the candidate's hidden part."""
-    x_r, x_z, x_n, h_r, h_z, h_n, b, bhn = sums
-    b_r, b_z, b_n = mx.split(b, 3)
-    r = end_loop(fast_sigmoid(x_r + h_r + b_r))
-    hidden_part = end_loop(h_n + bhn)
-    n = end_loop(fast_tanh(x_n + b_n + r * hidden_part))
-    z = end_loop(fast_sigmoid(x_z + h_z + b_z))
-    return r, z, n, hidden_part
-
-
-@mx.compile
-def _blend(h: mx.array, *sums: mx.array) -> mx.array:
-    old, *wide = _wide((h, *sums))
-    _, z, n, _ = _gates(wide)
-    return (n + z * (old - n)).astype(h.dtype)
-
-
-@mx.compile
-def _gradients(g: mx.array, h: mx.array, *sums: mx.array) -> tuple[mx.array, ...]:
-    """Gradients of ``h``, ``r``, ``z``, ``n``, the hidden part, ``b`` and ``bhn``."""
-    up, old, *wide = _wide((g, h, *sums))
-    r, z, n, hidden_part = _gates(wide)
-    d_n = end_loop(up * (1.0 - z) * (1.0 - n * n))  # before the tanh
-    d_r = end_loop(d_n * hidden_part * (r * (1.0 - r)))
-    d_z = end_loop(up * (old - n) * (z * (1.0 - z)))
-    d_hidden = end_loop(d_n * r)
-    d_b = mx.concatenate([d.sum(axis=0) for d in (d_r, d_z, d_n)])
-    found = [d.astype(h.dtype) for d in (up * z, d_r, d_z, d_n, d_hidden)]
-    *_, b, bhn = sums
-    return *found, d_b.astype(b.dtype), d_hidden.sum(axis=0).astype(bhn.dtype)
 
 
 @cache
@@ -222,8 +140,7 @@ def _blend_on(backend: str) -> Callable[..., mx.array]:
 
     @mx.custom_function
     def blend(h: mx.array, *rest: mx.array) -> mx.array:
-        outputs = [(h.shape, h.dtype)]
-        (blended,) = launch(FORWARD, [h, *rest], outputs, _threads(h, backend), backend)
+        (blended,) = _run(FORWARD, [h, *rest], [(h.shape, h.dtype)], backend)
         return blended
 
     @blend.vjp
@@ -244,8 +161,7 @@ def _gradients_on(backend: str) -> Callable[..., tuple[mx.array, ...]]:
         rows, width = h.shape
         outputs = [(h.shape, h.dtype), *[((rows, 3 * width), h.dtype)] * 2]
         outputs.append(((-(-rows // _ROWS), 4, width), mx.float32))
-        threads = _threads(h, backend)
-        *found, partial = launch(BACKWARD, [g, h, *rest], outputs, threads, backend)
+        *found, partial = _run(BACKWARD, [g, h, *rest], outputs, backend)
         total = partial.sum(axis=0)  # [4, H]
         return *found, total[:3].reshape(-1), total[3]
 
@@ -263,17 +179,26 @@ def _gradients_on(backend: str) -> Callable[..., tuple[mx.array, ...]]:
     return backward
 
 
-def _threads(h: mx.array, backend: str) -> Threads:
-    """Threads of either kernel."""
+def _run(
+    spec: KernelSpec,
+    arrays: Sequence[mx.array],
+    outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+    backend: str,
+) -> list[mx.array]:
+    h = arrays[spec.inputs.index("h")]
     rows, width = h.shape
+    if backend == "cpu":
+        name = f"{spec.op}_{spec.part}"
+        return native.launch(name, arrays, outputs, [rows, width, _ROWS])
     lane = features_per_lane(h.dtype, backend)
     groups = -(-rows // _ROWS) * -(-width // (32 * lane))
     template = [("T", h.dtype), ("V", lane), ("SG", _WARPS), ("ROWS", _ROWS)]
-    return Threads(groups * _WARPS * 32, _WARPS * 32, template)
+    threads = Threads(groups * _WARPS * 32, _WARPS * 32, template)
+    return launch(spec, arrays, outputs, threads, backend)
 
 
 def _check(
-    h: mx.array, from_x: Gates, from_h: Gates, b: mx.array, bhn: mx.array
+    h: mx.array, from_x: mx.array, from_h: mx.array, b: mx.array, bhn: mx.array
 ) -> None:
     if h.ndim != 2:
         raise ValueError(f"[gru_blend] h must be [N, H], got {list(h.shape)}.")
@@ -289,16 +214,11 @@ def _check(
         _check_gates(h, name, gates)
 
 
-def _check_gates(h: mx.array, name: str, gates: Gates) -> None:
-    rows, width = h.shape
-    apart = isinstance(gates, tuple)
-    arrays = gates if isinstance(gates, tuple) else (gates,)
-    expected = [(rows, width)] * 3 if apart else [(rows, 3 * width)]
-    if [array.shape for array in arrays] != expected:
+def _check_gates(h: mx.array, name: str, gates: mx.array) -> None:
+    expected = (h.shape[0], 3 * h.shape[1])
+    if gates.shape != expected:
         raise ValueError(
-            f"[gru_blend] {name} must be [{rows}, {3 * width}] or three of "
-            f"[{rows}, {width}], got {[list(array.shape) for array in arrays]}."
+            f"[gru_blend] {name} must be {list(expected)}, got {list(gates.shape)}."
         )
-    for array in arrays:
-        if array.dtype != h.dtype:
-            raise TypeError(f"[gru_blend] {name} must be {h.dtype}, got {array.dtype}.")
+    if gates.dtype != h.dtype:
+        raise TypeError(f"[gru_blend] {name} must be {h.dtype}, got {gates.dtype}.")

@@ -28,7 +28,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -101,6 +101,7 @@ def launch(
     sizes: Sequence[int],
     reals: Sequence[float] = (),
     reuse: Sequence[tuple[int, int]] = (),
+    last: Kept | None = None,
 ) -> list[mx.array]:
     """Call a C kernel as an operation of the graph.
 
@@ -112,6 +113,7 @@ def launch(
         reals: Real numbers it is told.
         reuse: Pairs of output and input: the output may take the input's memory when
             nobody else needs it, so the kernel must bear that both are one.
+        last: From ``keep_on_demand``: the last output is computed if it is asked for.
 
     Returns:
         One array for each of ``outputs``.
@@ -131,7 +133,27 @@ def launch(
         list(sizes),
         list(reals),
         list(reuse),
+        last,
     )
+
+
+class Kept(Protocol):
+    """Whether a launch computes its last output; see ``keep_on_demand``."""
+
+    def want(self) -> bool:
+        """Ask for it; False if the launch has already run without it."""
+
+
+def keep_on_demand() -> Kept:
+    """Make the ``last`` of a launch: an output for the gradient, if there will be one.
+
+    MLX does not tell a function whether it is being differentiated. Its gradient asks
+    for the output while the graph is built, so before anything runs.
+    """
+    bridge = _load().bridge
+    assert bridge is not None
+    kept: Kept = bridge.Kept()
+    return kept
 
 
 @functools.cache
@@ -208,7 +230,7 @@ def _bridge_identity() -> list[bytes]:
 
 
 def _kernels_identity() -> list[bytes]:
-    texts = [*sorted(kernel_folder().glob("*.h")), *_sources()]
+    texts = [*sorted(kernel_folder().rglob("*.h")), *_sources()]
     facts = (_processor(), *_C_FLAGS)
     return [repr(facts).encode(), *(text.read_bytes() for text in texts)]
 

@@ -1,7 +1,4 @@
-"""GRU blend: reference against formula, CPU form and kernels against the reference.
-
-Gates lie side by side or apart; what lies as the backend does not want it is copied.
-"""
+"""GRU blend: reference against formula, native form and kernels against it."""
 
 from functools import partial
 
@@ -9,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.ops import even_columns, gate_products, gru_blend, resolve
-from energyflow_mlx.ops.gru_blend import gru_blend_cpu, product_of_rows
+from energyflow_mlx.ops import even_columns, gate_products, gru_blend
+from energyflow_mlx.ops.gru_blend import product_of_rows
 from tests.ops.comparison import (
     DTYPES,
     TOLERANCE,
@@ -35,19 +32,9 @@ def sample(shape, dtype=mx.float32):
     ]
 
 
-def side_by_side(gates):
-    return gates
-
-
-def apart(gates):
-    return tuple(mx.split(gates, 3, axis=1))
-
-
-def value_and_gradients(arrays, backend, layout=side_by_side):
-    def blend(h, from_x, from_h, *biases):
-        return gru_blend(h, layout(from_x), layout(from_h), *biases, backend=backend)
-
+def value_and_gradients(arrays, backend):
     weight = mx.random.normal(arrays[0].shape, key=mx.random.key(1))
+    blend = partial(gru_blend, backend=backend)
     (y,), found = mx.vjp(blend, arrays, [weight.astype(arrays[0].dtype)])
     return [y, *found]
 
@@ -73,21 +60,18 @@ def test_plain_forms_are_the_formula_in_float32(dtype, backend):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("layout", [side_by_side, apart])
-def test_kernels_match_reference_in_value_and_every_gradient(
-    gpu_backend, shape, dtype, layout
-):
+def test_kernels_match_reference_in_value_and_every_gradient(gpu_backend, shape, dtype):
     arrays = sample(shape, dtype)
-    expected = value_and_gradients(arrays, "reference", apart)
+    expected = value_and_gradients(arrays, "reference")
     for ours, theirs in zip(
-        value_and_gradients(arrays, gpu_backend, layout), expected, strict=True
+        value_and_gradients(arrays, gpu_backend), expected, strict=True
     ):
         assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 33), (70, 8)], ids=str)
-def test_cpu_form_matches_reference_in_value_and_every_gradient(shape, dtype):
+def test_native_form_matches_reference_in_value_and_every_gradient(shape, dtype):
     arrays = sample(shape, dtype)
     expected = value_and_gradients(arrays, "reference")
     tolerance = 3e-6 if dtype == mx.float32 else TOLERANCE[dtype]
@@ -96,30 +80,18 @@ def test_cpu_form_matches_reference_in_value_and_every_gradient(shape, dtype):
 
 
 @pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="a CPU's choice")
-def test_auto_on_a_cpu_is_its_own_form():
+def test_auto_on_a_cpu_is_the_native_form():
     arrays = sample((33, 33))
-    assert_same_bits(gru_blend(*arrays), gru_blend_cpu(*arrays))
+    assert_same_bits(gru_blend(*arrays), gru_blend(*arrays, backend="cpu"))
     assert not mx.array_equal(
         gru_blend(*arrays), gru_blend(*arrays, backend="reference")
     )
-
-
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_plain_forms_take_both_layouts(backend):
-    arrays = sample((5, 7))
-    one = value_and_gradients(arrays, backend, side_by_side)
-    two = value_and_gradients(arrays, backend, apart)
-    for first, second in zip(one, two, strict=True):
-        assert_same_bits(first, second)
 
 
 @pytest.mark.parametrize("dim", [1, 8, 65])
 def test_gate_products_are_the_products(dim):
     x, weights = mx.random.normal((4, dim)), mx.random.normal((9, dim))
     found = gate_products(x, weights)
-    assert isinstance(found, tuple) == (resolve("auto", "gru_blend") == "cpu")
-    if isinstance(found, tuple):
-        found = mx.concatenate(found, axis=1)
     expected = np.array(x, np.float64) @ np.array(weights, np.float64).T
     np.testing.assert_allclose(np.array(found), expected, rtol=1e-5, atol=1e-5)
 
@@ -165,12 +137,13 @@ def test_float32_biases_stay_float32_beside_half_sums(gpu_backend):
 
 @pytest.mark.parametrize("size", [1e3, 1e30], ids=["1e3", "1e30"])
 def test_huge_sums_saturate(gpu_backend, size):
-    big, h, zero = mx.full((1, 4), size), mx.full((1, 4), 0.25), mx.zeros((1, 4))
+    big, h = mx.full((1, 4), size), mx.full((1, 4), 0.25)
     biases = mx.zeros((12,)), mx.zeros((4,))
 
     def blend(z, n):
-        gates = (big, z, n), (zero, zero, zero)
-        return gru_blend(h, *gates, *biases, backend=gpu_backend)
+        from_x = mx.concatenate([big, z, n], axis=1)
+        sums = from_x, mx.zeros_like(from_x)
+        return gru_blend(h, *sums, *biases, backend=gpu_backend)
 
     assert mx.allclose(blend(-big, big), mx.ones((1, 4)))
     assert mx.allclose(blend(-big, -big), -mx.ones((1, 4)))
@@ -221,15 +194,10 @@ def test_wrong_arguments_are_named():
     h, from_x, from_h, b, bhn = sample((2, 3))
     with pytest.raises(ValueError, match=r"h must be \[N, H\], got \[3\]"):
         gru_blend(h[0], from_x, from_h, b, bhn)
-    with pytest.raises(
-        ValueError,
-        match=r"from_x must be \[2, 9\] or three of \[2, 3\], got \[\[2, 3\]\]",
-    ):
+    with pytest.raises(ValueError, match=r"from_x must be \[2, 9\], got \[2, 3\]"):
         gru_blend(h, h, from_h, b, bhn)
-    with pytest.raises(
-        ValueError, match=r"from_h must be .*, got \[\[2, 3\], \[2, 3\]\]"
-    ):
-        gru_blend(h, from_x, (h, h), b, bhn)
+    with pytest.raises(ValueError, match=r"from_h must be \[2, 9\], got \[2, 3\]"):
+        gru_blend(h, from_x, h, b, bhn)
     with pytest.raises(ValueError, match=r"b must be \[9\], got \[3\]"):
         gru_blend(h, from_x, from_h, bhn, bhn)
     with pytest.raises(TypeError, match="from_x must be .*float32, got .*float16"):

@@ -10,6 +10,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -128,17 +129,36 @@ void parallel(int64_t count, Body body, void *context) {
 
 using Kernel = void (*)(const Launch *);
 
+// Whether somebody needs the last output of a kernel. A gradient says so while the
+// graph is built, so before the kernel runs, unless the graph was evaluated early.
+class Kept {
+ public:
+  // False when the kernel has already run without it.
+  bool want() {
+    if (!has_run_) is_wanted_ = true;
+    return is_wanted_;
+  }
+  bool run() {
+    has_run_ = true;
+    return is_wanted_;
+  }
+
+ private:
+  std::atomic<bool> is_wanted_{false}, has_run_{false};
+};
+
 class NativeKernel : public mx::Primitive {
  public:
   NativeKernel(mx::Stream stream, std::string name, uintptr_t address,
                std::vector<int64_t> sizes, std::vector<double> reals,
-               std::vector<std::pair<int, int>> reuse)
+               std::vector<std::pair<int, int>> reuse, std::shared_ptr<Kept> last)
       : Primitive(stream),
         name_(std::move(name)),
         kernel_(reinterpret_cast<Kernel>(address)),
         sizes_(std::move(sizes)),
         reals_(std::move(reals)),
-        reuse_(std::move(reuse)) {}
+        reuse_(std::move(reuse)),
+        last_(std::move(last)) {}
 
   void eval_cpu(const std::vector<mx::array> &inputs,
                 std::vector<mx::array> &outputs) override {
@@ -154,7 +174,13 @@ class NativeKernel : public mx::Primitive {
       encoder.set_input_array(x);
       in.push_back(x.data<char>());
     }
+    const bool leaves_last = last_ != nullptr && !last_->run();
     for (auto &y : outputs) {
+      if (leaves_last && &y == &outputs.back()) {
+        y.set_data(mx::allocator::malloc(1));
+        out.push_back(nullptr);
+        continue;
+      }
       if (y.data_shared_ptr() == nullptr)
         y.set_data(mx::allocator::malloc(y.nbytes()));
       encoder.set_output_array(y);
@@ -176,7 +202,8 @@ class NativeKernel : public mx::Primitive {
 
   bool is_equivalent(const mx::Primitive &other) const override {
     const auto &o = static_cast<const NativeKernel &>(other);
-    return kernel_ == o.kernel_ && sizes_ == o.sizes_ && reals_ == o.reals_;
+    return kernel_ == o.kernel_ && sizes_ == o.sizes_ && reals_ == o.reals_ &&
+           last_ == o.last_;
   }
 
  private:
@@ -185,13 +212,14 @@ class NativeKernel : public mx::Primitive {
   const std::vector<int64_t> sizes_;
   const std::vector<double> reals_;
   const std::vector<std::pair<int, int>> reuse_;
+  const std::shared_ptr<Kept> last_;
 };
 
 std::vector<mx::array> launch(
     const std::string &name, uintptr_t address, const std::vector<mx::array> &inputs,
     const std::vector<std::pair<std::vector<int>, mx::Dtype>> &outputs,
     const std::vector<int64_t> &sizes, const std::vector<double> &reals,
-    const std::vector<std::pair<int, int>> &reuse) {
+    const std::vector<std::pair<int, int>> &reuse, const std::shared_ptr<Kept> &last) {
   const auto stream = mx::default_stream(mx::Device::cpu);
   std::vector<mx::array> contiguous;
   for (const auto &x : inputs)
@@ -204,7 +232,8 @@ std::vector<mx::array> launch(
   }
   return mx::array::make_arrays(
       std::move(shapes), dtypes,
-      std::make_shared<NativeKernel>(stream, name, address, sizes, reals, reuse),
+      std::make_shared<NativeKernel>(stream, name, address, sizes, reals, reuse,
+                                     last),
       contiguous);
 }
 
@@ -217,5 +246,7 @@ NB_MODULE(energyflow_bridge, m) {
     pool = new Pool(threads);
   });
   m.def("launch", &launch, nb::arg("name"), nb::arg("address"), nb::arg("inputs"),
-        nb::arg("outputs"), nb::arg("sizes"), nb::arg("reals"), nb::arg("reuse"));
+        nb::arg("outputs"), nb::arg("sizes"), nb::arg("reals"), nb::arg("reuse"),
+        nb::arg("last").none());
+  nb::class_<Kept>(m, "Kept").def(nb::init<>()).def("want", &Kept::want);
 }
