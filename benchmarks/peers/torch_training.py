@@ -43,10 +43,9 @@ class Variant:
         """Inverse of ``name``."""
         return cls(*name.split("+"))
 
-    @property
-    def multiple(self) -> int:
-        """What the number of packed targets is filled up to a multiple of."""
-        return 1 if self.compiled == "eager" else 256
+    def places(self, targets: int) -> int:
+        """What packed targets are filled up to: a compiled graph wants few shapes."""
+        return 0 if self.compiled == "eager" else -(-targets // 256) * 256
 
 
 def worth_trying(device: str, precision: str) -> list[Variant]:
