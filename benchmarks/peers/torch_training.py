@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.torch_model import Twin, TwinBatch, our_layout
+from benchmarks.peers.torch_model import CONVOLUTIONS, Twin, TwinBatch, our_layout
 
 # Where weight decay does not apply; biases and norms have one axis.
 _UNDECAYED = ("embedding", "norm")
@@ -31,6 +31,22 @@ class Variant:
     convolution: str = "unfold"
     compiled: str = "eager"
     bf16: str = "none"
+
+    def __post_init__(self) -> None:
+        """Check the words.
+
+        Raises:
+            ValueError: One is unknown.
+        """
+        for value, known in (
+            (self.convolution, CONVOLUTIONS),
+            (self.compiled, ("eager", "default", "reduce-overhead", "max-autotune")),
+            (self.bf16, ("none", "autocast", "copies")),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"variants must be of {', '.join(known)}, got {value}."
+                )
 
     @property
     def name(self) -> str:
