@@ -15,6 +15,8 @@ from torch import Tensor
 
 _EPSILON = 1e-12  # of the readout: ``ops.lattice_readout.EPSILON``
 
+_WAYS = ("eager", "cell", "step", "whole")
+
 
 def worth_trying(device: str, precision: str) -> list[str]:
     """Forms that may be the fastest on a device.
@@ -22,7 +24,7 @@ def worth_trying(device: str, precision: str) -> list[str]:
     ``eager``; ``cell``: with the library's own GRU cell; ``step``: each step compiled;
     ``whole``: the unrolled loop compiled. bfloat16 is autocast.
     """
-    names = ["eager", "cell", "step", "whole"] if device == "cpu" else ["cell", "step"]
+    names = [*_WAYS] if device == "cpu" else ["cell", "step"]
     return names if precision == "float32" else [f"{n}+autocast" for n in names]
 
 
@@ -70,6 +72,8 @@ class LatticeCase:
             torch.tensor(1.0 / (steps - index), device=device) for index in range(steps)
         ]
         way, _, low = variant.partition("+")
+        if way not in _WAYS or low not in ("", "autocast"):
+            raise ValueError(f"variants must be of {', '.join(_WAYS)}, got {variant}.")
         self._device, self._trains, self._low = device, trains, low == "autocast"
         self._cell = torch.gru_cell if way == "cell" else gru_cell
         self._step, self._whole = self._advance, self._forward

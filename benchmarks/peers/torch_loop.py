@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.settings import Settings
-from benchmarks.peers.torch_model import TwinBatch, packed
+from benchmarks.peers.torch_model import TwinBatch, packed, targets
 from benchmarks.peers.torch_training import TwinStepper, Variant
 
 _AHEAD = 2  # batches that lie ready, as many as ours
@@ -112,7 +112,7 @@ class LoopCase:
         self._train = Sentences(self._plan, "train")
         self._held_out = Sentences(self._plan, "held_out")
         self._buckets, self._every = facts["buckets"], settings.slice
-        self._multiple, self._device = variant.multiple, device
+        self._variant, self._device = variant, device
         self._measures = measures
         self._candidates = Candidates(
             self._train, facts["vocabulary"], facts["candidates"]
@@ -145,7 +145,8 @@ class LoopCase:
             arrays = self._train.batch(indices, int(bucket))
             if name == "reconstruction":
                 arrays |= self._candidates.draw(arrays)
-            yield packed(arrays, self._multiple, self._device)
+            places = self._variant.places(targets(arrays))
+            yield packed(arrays, places, self._device)
 
     def _ahead(self) -> Iterator[TwinBatch]:
         """Batches, made on a thread."""
@@ -168,6 +169,6 @@ class LoopCase:
             rows = np.arange(start, min(start + 64, len(held_out.lengths)))
             longest = int(held_out.lengths[rows].max())
             length = next(b for b in self._buckets if b >= longest)
-            batch = packed(held_out.batch(rows, length), 1, self._device)
+            batch = packed(held_out.batch(rows, length), 0, self._device)
             total += self.stepper.model.distillation(batch)[1].item() * len(rows)
         return total / len(held_out.lengths)

@@ -253,33 +253,35 @@ def our_layout(model: Twin, path: str, array: Tensor) -> np.ndarray:
     return array.detach().float().cpu().numpy()
 
 
-def packed(arrays: Mapping[str, np.ndarray], multiple: int, device: str) -> TwinBatch:
+def targets(arrays: Mapping[str, np.ndarray]) -> int:
+    """Real targets of a batch."""
+    return int(np.count_nonzero(arrays["mask"][:, 1:]))
+
+
+def packed(arrays: Mapping[str, np.ndarray], places: int, device: str) -> TwinBatch:
     """A batch on the device, from arrays as ``mlx_side.batch_arrays`` gives them.
 
     Args:
         arrays: Of one batch.
-        multiple: The number of targets is filled up to a multiple of this, so that a
-            compiled graph meets few shapes.
+        places: What the number of targets is filled up to, so that a compiled graph
+            meets few shapes; 0 = not at all.
         device: Where it goes.
     """
     ids, mask = arrays["ids"].astype(np.int64), arrays["mask"]
-    places = np.flatnonzero(mask[:, 1:])
-    labels = ids[:, 1:].reshape(-1)[places]
+    real = np.flatnonzero(mask[:, 1:])
+    labels = ids[:, 1:].reshape(-1)[real]
     log_p = arrays.get("log_p")
     if log_p is not None:
         labels = arrays["place"].astype(np.int64)[labels]
-    fill = -len(places) % multiple
-    count = len(places)
-    places = np.pad(places, (0, fill))
-    labels = np.pad(labels, (0, fill), constant_values=-100)
+    fill = max(0, places - len(real))
     tokens = None if log_p is None else arrays["tokens"].astype(np.int64)
     found = TwinBatch(
         ids=torch.from_numpy(ids),
         mask=torch.from_numpy(mask)[..., None],
         target=torch.from_numpy(arrays["target"]),
-        places=torch.from_numpy(places),
-        labels=torch.from_numpy(labels),
-        count=torch.tensor(float(count)),
+        places=torch.from_numpy(np.pad(real, (0, fill))),
+        labels=torch.from_numpy(np.pad(labels, (0, fill), constant_values=-100)),
+        count=torch.tensor(float(len(real))),
         tokens=None if tokens is None else torch.from_numpy(tokens),
         log_p=None if log_p is None else torch.from_numpy(log_p),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.torch_model import Twin, TwinBatch, our_layout
+from benchmarks.peers.torch_model import CONVOLUTIONS, Twin, TwinBatch, our_layout
 
 # Where weight decay does not apply; biases and norms have one axis.
 _UNDECAYED = ("embedding", "norm")
@@ -32,6 +32,22 @@ class Variant:
     compiled: str = "eager"
     bf16: str = "none"
 
+    def __post_init__(self) -> None:
+        """Check the words.
+
+        Raises:
+            ValueError: One is unknown.
+        """
+        for value, known in (
+            (self.convolution, CONVOLUTIONS),
+            (self.compiled, ("eager", "default", "reduce-overhead", "max-autotune")),
+            (self.bf16, ("none", "autocast", "copies")),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"variants must be of {', '.join(known)}, got {value}."
+                )
+
     @property
     def name(self) -> str:
         """How it is said on the command line."""
@@ -43,10 +59,9 @@ class Variant:
         """Inverse of ``name``."""
         return cls(*name.split("+"))
 
-    @property
-    def multiple(self) -> int:
-        """What the number of packed targets is filled up to a multiple of."""
-        return 1 if self.compiled == "eager" else 256
+    def places(self, targets: int) -> int:
+        """What packed targets are filled up to: a compiled graph wants few shapes."""
+        return 0 if self.compiled == "eager" else -(-targets // 256) * 256
 
 
 def worth_trying(device: str, precision: str) -> list[Variant]:

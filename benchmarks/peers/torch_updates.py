@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.torch_model import packed
+from benchmarks.peers.torch_model import packed, targets
 from benchmarks.peers.torch_training import TwinStepper, Variant
 
 LR = 1e-4
@@ -30,9 +30,9 @@ class UpdateCase:
         self.stepper = TwinStepper(weights, variant, device, dynamic=False)
         self.objective = objective
         files = sorted(folder.glob("batch_*.npz"))
-        self.batches = [
-            packed(dict(np.load(f)), variant.multiple, device) for f in files
-        ]
+        batches = [dict(np.load(file)) for file in files]
+        places = variant.places(max(map(targets, batches)))
+        self.batches = [packed(arrays, places, device) for arrays in batches]
         self._cycle = itertools.cycle(self.batches)
 
     def call(self) -> None:

@@ -14,6 +14,8 @@ from benchmarks.peers.worker import Worker
 
 # Threads of the side before spin on for a while.
 _PAUSE_S = 0.2
+# How long a whole run may hold the lock before others get it.
+_HELD_S = 60.0
 
 
 @contextmanager
@@ -81,13 +83,19 @@ def whole_run(settings: Settings, case: str, sides: tuple[Worker, Worker]) -> Wh
     most = settings.rounds + 1 if case == "loop" else None
     goal = settings.goal if case == "quality" else 2.0  # no cosine is above 1
     number = 0
-    while not all(run.is_done for run in runs) and number != most:
+
+    def goes_on() -> bool:
+        return not all(run.is_done for run in runs) and number != most
+
+    while goes_on():
         with quiet(settings):
-            for index in (0, 1) if number % 2 else (1, 0):
-                if not runs[index].is_done:
-                    time.sleep(_PAUSE_S)
-                    runs[index].take(sides[index].ask("train"), goal)
-        number += 1
+            until = time.monotonic() + _HELD_S
+            while goes_on() and time.monotonic() < until:
+                for index in (0, 1) if number % 2 else (1, 0):
+                    if not runs[index].is_done:
+                        time.sleep(_PAUSE_S)
+                        runs[index].take(sides[index].ask("train"), goal)
+                number += 1
     for side in sides:
         side.ask("stop")
     first = 1 if case == "loop" else 0  # what is compiled belongs to a real run

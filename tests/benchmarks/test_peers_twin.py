@@ -90,6 +90,15 @@ def test_the_same_parameters_decay(torch, settings, tmp_path):
         assert group["weight_decay"] in (0.0, config.weight_decay)
 
 
+@pytest.mark.parametrize("name", ["conv2d", "taps+fast", "taps+eager+half"])
+def test_an_unknown_form_is_refused(torch, name):
+    from benchmarks.peers.torch_training import Variant
+
+    with pytest.raises(ValueError, match="variants must be of"):
+        Variant.parse(name)
+    assert Variant.parse("taps+default+copies").name == "taps+default+copies"
+
+
 @pytest.mark.parametrize("variant", ["eager", "cell"])
 def test_the_lattice_agrees(torch, settings, tmp_path, variant):
     from benchmarks.peers.torch_lattice import LatticeCase as TwinCase
