@@ -14,15 +14,16 @@
 #include <string.h>
 
 #include "native.h"
+#include "native_gemm.h"
 #include "native_rows.h"
 
 enum { TILE_ROWS = 256, WEIGHT_ROWS = 192 };
 
 typedef struct {
-  const Launch *launch;
   int64_t D;
   Rows rows;
   const float *t, *condition, *w, *bias, *gy;
+  float *panels; /* W, the way round the pass needs it */
   float *y, *gt, *gcondition, *gw;
   float *sums, *g, *partial; /* backward: c and mask gy of all rows; gbias by tile */
 } Covered;
@@ -31,7 +32,7 @@ static float *floats(int64_t count) { return malloc(sizeof(float) * (size_t)(cou
 
 static Covered read_covered(const Launch *l) {
   const float *const *in = (const float *const *)l->inputs;
-  Covered c = {.launch = l, .D = l->sizes[2], .t = in[0], .condition = in[2],
+  Covered c = {.D = l->sizes[2], .t = in[0], .condition = in[2],
                .w = in[3], .bias = in[4]};
   c.rows = pack_rows(in[1], l->sizes[0], l->sizes[1], TILE_ROWS);
   return c;
@@ -63,9 +64,7 @@ static void forward_tile(void *context, int64_t i) {
   const int64_t L = c->rows.length, D = c->D;
   float *sums = floats(2 * t->rows * D), *said = sums + t->rows * D;
   running_sums(c, t, sums);
-  if (t->rows)
-    c->launch->sgemm(ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, (int)t->rows, (int)D, (int)D,
-                     1.0f, sums, (int)D, c->w, (int)D, 0.0f, said, (int)D);
+  multiply_panels(t->rows, D, D, (Strided){sums, D, 1}, c->panels, said, D, 0);
   for (int64_t at = t->sentence * L; at < t->end * L; ++at) {
     const float *token = c->t + at * D, *condition = c->condition + at / L * D;
     const float m = c->rows.mask[at];
@@ -84,7 +83,9 @@ static void forward_tile(void *context, int64_t i) {
 void covered_tokens_forward(const Launch *l) {
   Covered c = read_covered(l);
   c.y = l->outputs[0];
+  c.panels = packed_panels(l, (Strided){c.w, 1, c.D}, c.D, c.D);
   l->parallel(c.rows.count, forward_tile, &c);
+  free(c.panels);
   free_rows(&c.rows);
 }
 
@@ -141,9 +142,7 @@ static void backward_tile(void *context, int64_t i) {
   float *g = c->g + t->row * D, *gc = floats(t->rows * D);
   running_sums(c, t, c->sums + t->row * D);
   masked_gradient(c, t, g, c->partial + i * D);
-  if (t->rows)
-    c->launch->sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, (int)t->rows, (int)D,
-                     (int)D, 1.0f, g, (int)D, c->w, (int)D, 0.0f, gc, (int)D);
+  multiply_panels(t->rows, D, D, (Strided){g, D, 1}, c->panels, gc, D, 0);
   token_gradient(c, t, g, gc);
   free(gc);
 }
@@ -153,9 +152,8 @@ static void weight_part(void *context, int64_t i) {
   const Covered *c = context;
   const int64_t start = i * WEIGHT_ROWS, left = c->D - start;
   const int64_t n = left < WEIGHT_ROWS ? left : WEIGHT_ROWS;
-  c->launch->sgemm(ROW_MAJOR, TRANSPOSE, NO_TRANSPOSE, (int)n, (int)c->D,
-                   (int)c->rows.rows, 1.0f, c->g + start, (int)c->D, c->sums,
-                   (int)c->D, 0.0f, c->gw + start * c->D, (int)c->D);
+  multiply_long(n, c->D, c->rows.rows, (Strided){c->g + start, 1, c->D},
+                (Strided){c->sums, c->D, 1}, c->gw + start * c->D, c->D);
 }
 
 void covered_tokens_backward(const Launch *l) {
@@ -167,7 +165,9 @@ void covered_tokens_backward(const Launch *l) {
   c.sums = floats(2 * T * D);
   c.g = c.sums + T * D;
   c.partial = floats(c.rows.count * D);
+  c.panels = packed_panels(l, (Strided){c.w, D, 1}, D, D);
   l->parallel(c.rows.count, backward_tile, &c);
+  free(c.panels);
   if (T)
     l->parallel((D + WEIGHT_ROWS - 1) / WEIGHT_ROWS, weight_part, &c);
   else
