@@ -188,7 +188,7 @@ class Trainer:
                 if is_last and total is not None:
                     report = self.stepper.apply(total, batch.rows, lr)
                 if is_last:
-                    self.engine.fence(self.stepper.state.arrays())
+                    self.engine.fence(self.stepper.state)
                     read = self.engine.defer(f"{objective.name} report", report)
             if flights:
                 flights[-1].land()
