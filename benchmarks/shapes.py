@@ -1,7 +1,7 @@
 """How many shapes does a run compile, and what does the padding cost?
 
-Run ``python benchmarks/shapes.py [--train FILE ...]``. Goes through 5,000 updates of the
-``ab`` experiment, batches made and not computed, on the built-in captions or on files
+Run ``python benchmarks/shapes.py [--train FILE ...]``. Goes through 5,000 updates of
+the ``ab`` experiment, batches made and not computed, on built-in captions or on files
 of sentences; counts the shapes of ids and touched rows that each objective meets, and
 the padded tokens for each real one. Refutes the claim that an objective compiles at
 most 8 variants where it meets more shapes.
@@ -100,7 +100,8 @@ def main() -> None:
             f"{row['reconstruction_shapes']} shapes  padding {row['padding']:.1%}  "
             f"{row['buckets']}"
         )
-    record = {"data": source, "updates": UPDATES, "command": " ".join(sys.argv)}
+    words = [Path(word).name for word in sys.argv]
+    record = {"data": source, "updates": UPDATES, "command": " ".join(words)}
     if arguments.output:
         text = json.dumps(record | {"cases": rows}, indent=1) + "\n"
         write_text(arguments.output, text)

@@ -137,3 +137,22 @@ def test_a_layer_is_charged_without_the_layers_inside_it():
     inner = [o.wall_ms for o in operations if o.label == "inner"]
     (outer,) = [o.wall_ms for o in operations if o.label == "model"]
     assert len(inner) == 8 and outer < sum(inner)
+
+
+def test_layers_inside_a_compiled_part_are_computed_one_by_one_too():
+    """As the lattice compiles its step; and compiling goes on afterwards."""
+    layer, engine = nn.Linear(4, 4), ReadbackEngine(debug=True)
+    traced = []
+
+    @mx.compile
+    def part(x):
+        traced.append(1)
+        return layer(x)
+
+    with engine.batch("layers"), _each_layer_computed(layer, engine):
+        part(mx.ones((2, 4)))
+    assert [o.label for o in engine.last_timing.operations] == ["model"]
+    traced.clear()
+    for _ in range(3):
+        part(mx.ones((2, 4)))
+    assert len(traced) <= 1

@@ -278,7 +278,8 @@ class ReadbackEngine:
             self._evaluate(label, arrays)
         wall_ms = (time.perf_counter() - started) * 1e3
         shapes = tuple(tuple(leaf.shape) for leaf in leaves_of(arrays))
-        logger.info("readback '%s': %.3f ms, shapes %s", label, wall_ms, shapes)
+        shown = f"shapes {shapes}" if len(shapes) <= 4 else f"{len(shapes)} arrays"
+        logger.info("readback '%s': %.3f ms, %s", label, wall_ms, shown)
         if self._batches:
             timing = OperationTiming(label, shapes, wall_ms)
             self._batches[-1].operations.append(timing)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
@@ -25,7 +25,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import validate
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import install_parameters
-from energyflow_mlx.readback import Flight, Readback, ReadbackEngine
+from energyflow_mlx.readback import Flight, ReadbackEngine
 from energyflow_mlx.runs.checkpoint import require_match
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
@@ -42,6 +42,7 @@ from energyflow_mlx.training.state import (
     TrainState,
     add_gradients,
 )
+from energyflow_mlx.training.submitted import Submitted
 from energyflow_mlx.training.timing import UpdateTimings
 from energyflow_mlx.training.update import Stepper
 
@@ -49,24 +50,6 @@ logger = logging.getLogger(__name__)
 
 Update = list[StepBatch]
 _MOST_KEYS = 64
-
-
-class Submitted(NamedTuple):
-    """An update that the device computes, or has computed.
-
-    Attributes:
-        step: Its number.
-        objective: What it trains.
-        lr: Its learning rate.
-        flights: Its micro-batches; the last lands when the whole update is computed.
-        report: Its values.
-    """
-
-    step: int
-    objective: str
-    lr: float
-    flights: list[Flight]
-    report: Readback
 
 
 @dataclass
@@ -206,7 +189,7 @@ class Trainer:
                 if is_last and total is not None:
                     report = self.stepper.apply(total, batch.rows, lr)
                 if is_last:
-                    self.engine.fence(self.stepper.state.arrays())
+                    self.engine.fence(self.stepper.state)
                     read = self.engine.defer(f"{objective.name} report", report)
             if flights:
                 flights[-1].land()

@@ -120,16 +120,17 @@ def test_gradient_is_that_of_plain_backpropagation(name, way):
         assert any(p.startswith(f"lattice.flow.{part}") for p in reached), part
 
 
-def test_steps_start_before_the_fence_through_the_engine():
-    """The one evaluation stays the engine's, guarded in debug mode too."""
+@pytest.mark.parametrize(("debug", "evaluations"), [(False, 1), (True, 5)])
+def test_steps_start_before_the_fence_through_the_engine(debug, evaluations):
+    """The one evaluation stays the engine's; in a timed run each part has its own."""
     stepper = make_stepper(make_config("flow", way="stepwise", compile=True))
-    stepper.engine.debug = True
+    stepper.engine.debug = debug
     with stepper.engine.batch("update"):
         stepper.update("flow", make_batch(), KEY, 1e-3)
         stepper.engine.fence(stepper.state.arrays())
     steps = stepper.config.lattice.total_steps
     assert stepper.engine.submissions == 2 * steps
-    assert stepper.engine.evaluations == 1
+    assert stepper.engine.evaluations == evaluations
 
 
 @pytest.mark.parametrize("way", ["graph", "stepwise"])

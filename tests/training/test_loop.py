@@ -183,8 +183,7 @@ def test_parameters_and_moments_are_evaluated_with_their_update(data, tmp_path):
     fence = trainer.engine.fence
     trainer.engine.fence = lambda *trees: fenced.extend(trees) or fence(*trees)
     trainer.run_update(0, take(trainer, 1)[0])
-    names = {name for tree in fenced for name in tree}
-    assert names == trainer.stepper.state.arrays().keys()
+    assert any(tree is trainer.stepper.state for tree in fenced)
 
 
 def test_each_objective_follows_its_own_rate_and_schedule(data, tmp_path):
