@@ -111,8 +111,9 @@ def both(tmp_path_factory):
 
 
 def curve(folder):
-    """What every record of a run's log says, but for time."""
+    """What the records of training and validation say, but for time."""
     records = read_metrics(folder / "metrics.jsonl")
+    records = [r for r in records if r["kind"] in ("train", "validation")]
     drop = {"seconds", "samples_per_second"}
     return [{k: v for k, v in r.items() if k not in drop} for r in records]
 
