@@ -19,6 +19,7 @@ defaults are for a CPU (one BLAS thread for each process); for two GPUs:
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
 import socket
@@ -75,6 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--largest", type=int, default=2**24, help="bytes of a message")
+    parser.add_argument("--limit", type=int, default=500, help="seconds; then it ends")
     parser.add_argument("--output", type=Path, help="JSON file of the result")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -267,12 +269,19 @@ def worker(args: argparse.Namespace) -> None:
     info = device.select("auto")
     group = distributed.join()
     assert group.size == args.processes, f"{group.size} processes found each other"
-    results = {work: work_of(work, args, group) for work in WORK}
+    faulthandler.dump_traceback_later(args.limit, exit=True)
     rows = messages(args, group)
+    if group.is_writer:
+        show_messages(rows)
+    results = {}
+    for work in WORK:
+        results[work] = work_of(work, args, group)
+        if group.is_writer:
+            show_work(work, results[work], group)
     group.of_first(lambda: 0)
+    faulthandler.cancel_dump_traceback_later()
     if not group.is_writer:
         return
-    show(results, rows, group)
     record = {
         "benchmark": "parallel",
         "backend": args.backend,
@@ -295,19 +304,24 @@ def worker(args: argparse.Namespace) -> None:
     print(json.dumps(record))
 
 
-def show(results: dict[str, Any], rows: list[dict[str, float]], group: Group) -> None:
-    """The table for people."""
-    for work, found in results.items():
-        (_, one, _), (_, all_, _) = found["alone_step_ms"], found["together_step_ms"]
-        low, middle, high = found["speedup"]
-        print(
-            f"{work}  alone {one:.2f} ms, {group.size} processes {all_:.2f} ms an "
-            f"update, together {middle:.2f} x  [{low:.2f}, {high:.2f}] of one"
-        )
+def show_work(work: str, found: dict[str, Any], group: Group) -> None:
+    """One kind of update, for people."""
+    (_, one, _), (_, all_, _) = found["alone_step_ms"], found["together_step_ms"]
+    low, middle, high = found["speedup"]
+    print(
+        f"{work}  alone {one:.2f} ms, {group.size} processes {all_:.2f} ms an update, "
+        f"together {middle:.2f} x  [{low:.2f}, {high:.2f}] of one",
+        flush=True,
+    )
+
+
+def show_messages(rows: list[dict[str, float]]) -> None:
+    """Sums by size, for people."""
     for row in rows:
         print(
             f"all_sum {row['bytes']:>11,} bytes  {row['ms']:8.3f} ms  "
-            f"{row['bus_gb_s']:8.2f} GB/s on the link"
+            f"{row['bus_gb_s']:8.2f} GB/s on the link",
+            flush=True,
         )
 
 

@@ -9,6 +9,8 @@ import sys
 
 from tests.commands import CHECKOUT
 
+DO_NOT_COMPILE = {"MLX_DISABLE_COMPILE": "1"}
+
 
 def free_ports(count):
     """Ports that nobody listens on now."""
@@ -19,7 +21,7 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
-def start(size, folder, words, others=None):
+def start(size, folder, words, others=None, *, compiles=False):
     """Start ``python WORDS`` ``size`` times; returns the processes.
 
     Args:
@@ -27,14 +29,17 @@ def start(size, folder, words, others=None):
         folder: For the file that names their ports.
         words: Arguments of each.
         others: Other arguments of some, by rank.
+        compiles: Whether ``mx.compile`` does anything.
     """
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
+    # Each process compiles for itself: seconds for every expression.
+    environment = dict(os.environ) if compiles else os.environ | DO_NOT_COMPILE
     return [
         subprocess.Popen(
             [sys.executable, *map(str, (others or {}).get(rank, words))],
             cwd=CHECKOUT,
-            env={**os.environ, "MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)},
+            env=environment | {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -52,11 +57,11 @@ def finish(processes, timeout=150):
             process.kill()
 
 
-def call(function, size, folder, *arguments):
+def call(function, size, folder, *arguments, compiles=False):
     """Call a test module's function in ``size`` processes; refuses a failed one."""
     words = [function.__module__, function.__name__]
     code = "from {} import {} as f; import sys; f(*sys.argv[1:])".format(*words)
-    processes = start(size, folder, ["-c", code, *arguments])
+    processes = start(size, folder, ["-c", code, *arguments], compiles=compiles)
     outputs = finish(processes)
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors

@@ -42,7 +42,7 @@ def talk(folder):
 @pytest.fixture(scope="module")
 def talked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("talk")
-    outputs = call(talk, SIZE, folder, folder)
+    outputs = call(talk, SIZE, folder, folder, compiles=True)
     return [dict(np.load(folder / f"{rank}.npz")) for rank in range(SIZE)], outputs
 
 

@@ -23,7 +23,6 @@ STEPS = 6
 RANDOM = {"encoder.dropout": 0.1, "encoder.token_dropout": 0.1}
 RUNS = {
     "plain": ({}, {"trainer.micro_batch": 8}),
-    "compiled": ({"trainer.compile": True}, {"trainer.micro_batch": 8}),
     "candidates": ({"token_rows.candidates": 60}, {"trainer.micro_batch": 8}),
     "dense": ({"token_rows.lazy": False}, {"trainer.micro_batch": 8}),
     "random": (RANDOM, {"trainer.accumulate": 2}),
@@ -34,6 +33,7 @@ RUNS = {
     "accumulated": ({**RANDOM, "trainer.accumulate": 2}, {"trainer.accumulate": 4}),
     "scaled": ({"precision.dtype": "float16"}, {"trainer.micro_batch": 8}),
 }
+COMPILED = {"trainer.compile": True}
 
 
 def tiny_config(*changes):
@@ -91,10 +91,11 @@ def train_alone(folder, *changes):
     return trainer
 
 
-def train_all(folder):
-    """Runs in each process: every run of the table, weights saved by rank."""
+def train_all(folder, *names):
+    """Runs in each process: runs of the table, weights saved by rank."""
     group, folder = distributed.join(), Path(folder)
-    for name, (changes, _) in RUNS.items():
+    for name in names:
+        changes = COMPILED if name == "compiled" else RUNS[name][0]
         mx.random.seed(group.rank)  # the first process's weights are everybody's
         config = tiny_config(changes)
         trainer = make_trainer(config, tiny_data(), folder / name, group)
@@ -106,12 +107,13 @@ def train_all(folder):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("both")
-    return folder, call(train_all, 2, folder, folder)
+    return folder, call(train_all, 2, folder, folder, *RUNS)
 
 
 def curve(folder):
-    """What every record of a run's log says, but for time."""
+    """What the records of training and validation say, but for time."""
     records = read_metrics(folder / "metrics.jsonl")
+    records = [r for r in records if r["kind"] in ("train", "validation")]
     drop = {"seconds", "samples_per_second"}
     return [{k: v for k, v in r.items() if k not in drop} for r in records]
 
@@ -142,6 +144,16 @@ def test_two_processes_equal_one_with_the_doubled_batch(name, both, tmp_path):
     assert_same_weights(found, weights(alone), tolerance)
 
 
+@pytest.mark.slow
+def test_so_it_is_with_the_sum_inside_a_compiled_update(tmp_path):
+    call(train_all, 2, tmp_path, tmp_path, "compiled", compiles=True)
+    alone = train_alone(tmp_path / "alone", COMPILED, {"trainer.micro_batch": 8})
+    assert_same_curve(curve(tmp_path / "compiled"), curve(tmp_path / "alone"))
+    for rank in (0, 1):
+        found = np.load(tmp_path / f"compiled.{rank}.npz")
+        assert_same_weights(found, weights(alone))
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_both_processes_end_with_the_same_bits(name, both):
     folder, _ = both
@@ -157,7 +169,9 @@ def test_both_processes_know_the_same_progress(both):
     for one, other in zip(first, second, strict=True):
         one.pop("seconds"), other.pop("seconds")
         assert one == other
-        assert one["samples"] == one["step"] * (16 if one is first[6] else 8)
+        assert one["samples"] == one["step"] * (
+            16 if one is first[list(RUNS).index("accumulated")] else 8
+        )
 
 
 def test_one_process_resumes_what_two_began(both, tmp_path):
