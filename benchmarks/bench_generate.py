@@ -147,6 +147,7 @@ def parse() -> argparse.Namespace:
     line.add_argument("--rounds", type=int, default=5)
     line.add_argument("--json", type=Path, help="file to write")
     line.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    line.add_argument("--greedy", action="store_true", help="no sampling, no beams")
     line.add_argument("--half", action="store_true", help="weights in bfloat16")
     return line.parse_args()
 
@@ -183,7 +184,8 @@ def main() -> None:
     shape = f"{name}: B {batch}, V {vocab}, D {dim}, 4 blocks, film"
 
     result = timing.Result("generate", f"{SENTENCE} tokens", shape, dtype)
-    ways = {key: partial(write, SENTENCE, **how) for key, how in CHOICES.items()}
+    choices = {"greedy": {}} if args.greedy else CHOICES
+    ways = {key: partial(write, SENTENCE, **how) for key, how in choices.items()}
     timing.measure(result, ways, rounds=rounds)
     result.achieved = {"sentences/s": round(batch / timing.candidate_ms(result) * 1e3)}
     report.add(result)
