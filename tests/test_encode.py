@@ -13,7 +13,7 @@ def command(tmp_path, monkeypatch):
     """Runs the command on a file of that name; returns what it wrote."""
 
     def run(codec, name, **settings):
-        monkeypatch.setattr("energyflow_mlx.build.codec.load", lambda path: codec)
+        monkeypatch.setattr("energyflow_mlx.build.codec.load", lambda *paths: codec)
         output = str(tmp_path / "out.npy")
         source = str(tmp_path / name)
         encode.encode_file(
