@@ -48,6 +48,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "adamw": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
 }
 

@@ -1,13 +1,13 @@
-"""AdamW as pure functions over arrays: decoupled decay, bias correction.
+"""Moments of the parameters, clipping, and which parameters decay.
 
 A moment triple belongs to one parameter, whichever objective updates it, so a
-block shared by encoder and decoder has one state (Loshchilov and Hutter,
-"Decoupled Weight Decay Regularization", 2019, algorithm 2).
+block shared by encoder and decoder has one state. ``ops.adamw`` has the update itself.
 """
 
 import mlx.core as mx
 
 from energyflow_mlx.config import OptimizerConfig
+from energyflow_mlx.ops.adamw import Adamw, Constants
 
 Arrays = dict[str, mx.array]
 Moments = Arrays
@@ -22,54 +22,15 @@ def init_moments(parameter: mx.array) -> Moments:
     }
 
 
-def adamw(
-    parameter: mx.array,
-    gradient: mx.array,
-    moments: Moments,
-    lr: mx.array,
-    decay: float,
-    config: OptimizerConfig,
-) -> tuple[mx.array, Moments]:
-    """One AdamW update of one parameter.
-
-    m = b1 m + (1 - b1) g
-    v = b2 v + (1 - b2) g^2
-    p = p - lr * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay * p)
-
-    Args:
-        parameter: Any shape, float32.
-        gradient: Same shape.
-        moments: ``m``, ``v`` of the same shape and the scalar ``t``.
-        lr: Learning rate, scalar.
-        decay: Decoupled weight decay; 0 for biases, norms and tables.
-        config: Betas and eps.
-
-    Returns:
-        The new parameter and moments.
-    """
+def constants(config: OptimizerConfig, decay: float = 0.0) -> Constants:
+    """Numbers of the update that hold for the run; 0 decay for tables."""
     b1, b2 = config.betas
-    t = moments["t"] + 1
-    m = b1 * moments["m"] + (1 - b1) * gradient
-    v = b2 * moments["v"] + (1 - b2) * gradient * gradient
-    step = m * _bias_correction(b1, t)
-    scale = mx.sqrt(v * _bias_correction(b2, t)) + config.eps
-    new = parameter - lr * (step / scale + decay * parameter)
-    return new, {"m": m, "v": v, "t": t}
+    return Constants((b1, b2), config.eps, decay)
 
 
-def _bias_correction(beta: float, t: mx.array) -> mx.array:
-    """1 / (1 - beta^t), scalar.
-
-    The sum over one element keeps compilation from fusing the power into the update
-    of every element, where it would be the dearest operation by far.
-    """
-    return mx.sum(1.0 / (1.0 - mx.power(beta, t.reshape(1))))
-
-
-def global_norm(gradients: dict[str, mx.array]) -> mx.array:
-    """Root of the sum of squares over all gradients, scalar float32."""
-    squares = [mx.sum(mx.square(g.astype(mx.float32))) for g in gradients.values()]
-    return mx.sqrt(sum(squares, mx.zeros(())))
+def stepped(state: Adamw) -> tuple[mx.array, Moments]:
+    """Parameter and moments, as they are kept apart."""
+    return state.p, {"m": state.m, "v": state.v, "t": state.t}
 
 
 def clip_scale(norm: mx.array, bound: float) -> mx.array:

@@ -26,7 +26,8 @@ import numpy as np
 
 from energyflow_mlx.config import Config, OptimizerConfig
 from energyflow_mlx.model import EnergyFlow, install_parameters
-from energyflow_mlx.training.optimizer import Arrays, Moments, adamw
+from energyflow_mlx.ops.adamw import Adamw, Rates, adamw_rows
+from energyflow_mlx.training.optimizer import Arrays, constants
 
 _INPUT = re.compile(r"^(encoder|decoder)\.embedding\.weight$")
 _OUTPUT = re.compile(r"^decoder\.(output\.weight|output\.bias|output_bias)$")
@@ -197,43 +198,24 @@ def candidate_softmax(
     return logits - rows.log_p.astype(logits.dtype), rows.place[ids]
 
 
-def adamw_rows(
-    table: mx.array,
+def step_rows(
+    table: Adamw,
     gradient: mx.array,
-    moments: Moments,
     rows: TokenRows,
-    lr: mx.array,
+    rates: Rates,
     config: OptimizerConfig,
     *,
     only_occurring: bool,
-) -> tuple[mx.array, Moments]:
-    """AdamW on the touched rows of a table; the other rows do not move.
-
-    The step count is the table's, not the row's, as in "sparse" Adam variants. Tables
-    have no weight decay.
+) -> Adamw:
+    """AdamW on the touched rows of a table; see ``ops.adamw.adamw_rows``.
 
     Args:
-        table: ``[V, D]`` or ``[V]``.
+        table: Table and moments ``[V, D]`` or ``[V]``, count.
         gradient: Gradient of the gathered rows, ``[U, D]`` or ``[U]``.
-        moments: ``m``, ``v`` of the table's shape and ``t``.
         rows: Rows of the update.
-        lr: Learning rate, scalar.
+        rates: Of the update.
         config: Betas and eps.
         only_occurring: Leave drawn negatives and fillers alone.
     """
-    index = rows.tokens
-    part = {"m": moments["m"][index], "v": moments["v"][index], "t": moments["t"]}
-    old = table[index]
-    new, changed = adamw(old, gradient, part, lr, 0.0, config)
-
-    def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
-        change = after - before
-        if only_occurring:
-            change = change * rows.occurs.reshape(-1, *[1] * (table.ndim - 1))
-        return whole.at[index].add(change)
-
-    return write(table, old, new), {
-        "m": write(moments["m"], part["m"], changed["m"]),
-        "v": write(moments["v"], part["v"], changed["v"]),
-        "t": changed["t"],
-    }
+    wanted = rows.occurs if only_occurring else mx.ones(rows.tokens.shape)
+    return adamw_rows(table, gradient, rows.tokens, wanted, rates, constants(config))

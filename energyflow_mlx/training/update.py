@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
+from energyflow_mlx.ops.adamw import Adamw, Rates, adamw, gradient_norm
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.training.objectives.base import (
     Differentiated,
@@ -21,11 +22,11 @@ from energyflow_mlx.training.objectives.base import (
 )
 from energyflow_mlx.training.optimizer import (
     Arrays,
-    adamw,
     clip_scale,
+    constants,
     decays,
-    global_norm,
     init_moments,
+    stepped,
 )
 from energyflow_mlx.training.precision import (
     cast_parameters,
@@ -35,11 +36,11 @@ from energyflow_mlx.training.precision import (
 from energyflow_mlx.training.state import Gradients, TrainState
 from energyflow_mlx.training.token_rows import (
     TokenRows,
-    adamw_rows,
     gather,
     gathered_tables,
     installed,
     is_only_looked_up,
+    step_rows,
 )
 from energyflow_mlx.training.trainable import trainable_paths, under
 
@@ -113,36 +114,28 @@ class Stepper:
     def _apply(
         self, state: TrainState, total: Gradients, rows: TokenRows, lr: mx.array
     ) -> tuple[TrainState, Arrays]:
-        """New state from summed gradients, and the values to report."""
+        """New state from summed gradients, and the values to report.
+
+        The state stays as it was where loss or gradient is not finite.
+        """
         parameters, moments, loss_scale = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)
-        gradients = {
-            path: g.astype(mx.float32) * divide for path, g in total.gradients.items()
-        }
-        norm = global_norm(gradients)
-        finite = mx.isfinite(norm)
-        clip = clip_scale(norm, config.clip_norm)
+        norm = gradient_norm(list(total.gradients.values())) * divide
+        finite = mx.isfinite(norm) & mx.isfinite(total.loss)
+        rates = Rates(divide * clip_scale(norm, config.clip_norm), lr, finite)
         new_parameters, new_moments = dict(parameters), dict(moments)
-        for path, gradient in gradients.items():
-            old, moment = parameters[path], moments[path]
+        for path, gradient in total.gradients.items():
+            old = Adamw(parameters[path], **moments[path])
             if path in self.gathered:
-                new, changed = adamw_rows(
-                    old,
-                    gradient * clip,
-                    moment,
-                    rows,
-                    lr,
-                    config,
-                    only_occurring=is_only_looked_up(path, self.config),
+                only_looked_up = is_only_looked_up(path, self.config)
+                new = step_rows(
+                    old, gradient, rows, rates, config, only_occurring=only_looked_up
                 )
             else:
-                decay = config.weight_decay if decays(path, old) else 0.0
-                new, changed = adamw(old, gradient * clip, moment, lr, decay, config)
-            if self.config.precision.dtype == "float16":
-                new = mx.where(finite, new, old)
-                changed = {k: mx.where(finite, changed[k], moment[k]) for k in moment}
-            new_parameters[path], new_moments[path] = new, changed
+                decay = config.weight_decay if decays(path, old.p) else 0.0
+                new = adamw(old, gradient, rates, constants(config, decay))
+            new_parameters[path], new_moments[path] = stepped(new)
         scale = next_loss_scale(loss_scale, finite, self.config.precision)
         report = {name: m / total.count for name, m in total.metrics.items()}
         report["loss"] = total.loss / total.count
