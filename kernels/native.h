@@ -19,7 +19,8 @@ typedef struct Launch {
   void (*parallel)(int64_t count, void (*body)(void *context, int64_t i),
                    void *context);
   int64_t threads; /* threads of the pool, the caller's included */
-  /* C = alpha op(A) op(B) + beta C of float32, CBLAS convention; on all threads. */
+  /* C = alpha op(A) op(B) + beta C of float32, CBLAS convention; on all threads, but
+   * inside `parallel` on the thread that calls it. */
   void (*sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k,
                 float alpha, const float *a, int lda, const float *b, int ldb,
                 float beta, float *c, int ldc);

@@ -25,6 +25,12 @@ def dropout(x: mx.array, rate: float, key: mx.array) -> mx.array:
     return mx.where(keep, x * (1.0 / (1.0 - rate)), mx.zeros_like(x))
 
 
+def dropout_factors(shape: tuple[int, ...], rate: float, key: mx.array) -> mx.array:
+    """Return what :func:`dropout` multiplies by, 0 or ``1/(1-rate)``, float32."""
+    keep = mx.random.bernoulli(1.0 - rate, shape, key=key)
+    return mx.where(keep, 1.0 / (1.0 - rate), 0.0)
+
+
 def drop_tokens(mask: mx.array, rate: float, key: mx.array) -> mx.array:
     """Hide tokens by masking them, each with probability ``rate``.
 

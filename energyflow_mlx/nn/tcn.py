@@ -1,27 +1,26 @@
 """Temporal convolution block: the one sequence-mixing layer of encoder and decoder.
 
-y = mask * (x + conv2(gelu(conv1(film(LN(x))))))
-
-``conv1`` has ``kernel_size`` taps ``dilation`` apart and is causal unless asked
-otherwise; ``conv2`` has one tap, so it is a matrix product per token.
-After Bai et al., "An Empirical Evaluation of Generic Convolutional and Recurrent
-Networks for Sequence Modeling", 2018, with pre-normalisation.
+Its formula is that of :func:`energyflow_mlx.ops.tcn_block`; here are its weights, its
+checks, and the same formula for one token at a time.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from energyflow_mlx.nn.activations import activation
-from energyflow_mlx.nn.dropout import active_key, check_rate, dropout
-from energyflow_mlx.ops import causal_conv1d
-
-Film = tuple[mx.array, mx.array]
-
-_LAYER_NORM_EPS = 1e-5
+from energyflow_mlx.nn.dropout import active_key, check_rate, dropout_factors
+from energyflow_mlx.ops import tcn_block
+from energyflow_mlx.ops.gelu import Form
+from energyflow_mlx.ops.tcn_block import (
+    LAYER_NORM_EPS,
+    BlockWeights,
+    Film,
+    normalized_input,
+)
 
 
 def receptive_field(kernel_size: int, dilations: Sequence[int]) -> int:
@@ -30,66 +29,6 @@ def receptive_field(kernel_size: int, dilations: Sequence[int]) -> int:
     R = 1 + (kernel_size - 1) * sum(dilations)
     """
     return 1 + (kernel_size - 1) * sum(dilations)
-
-
-class BlockWeights(NamedTuple):
-    """Arrays of one block, in the layout its body uses."""
-
-    norm_weight: mx.array  # [D]
-    norm_bias: mx.array  # [D]
-    conv1_weight: mx.array  # [H, K, D]
-    conv1_bias: mx.array  # [H]
-    conv2_weight: mx.array  # [D, H]
-    conv2_bias: mx.array  # [D]
-
-
-def normalized_input(x: mx.array, weights: BlockWeights, film: Film | None) -> mx.array:
-    """Layer-normalise the last axis of ``x`` and apply FiLM, if there is one."""
-    u = mx.fast.layer_norm(
-        x, weights.norm_weight, weights.norm_bias, eps=_LAYER_NORM_EPS
-    )
-    if film is None:
-        return u
-    scale, shift = film
-    return u * (1.0 + scale) + shift
-
-
-def tcn_branch(
-    x: mx.array,
-    mask: mx.array,
-    weights: BlockWeights,
-    film: Film | None,
-    *,
-    dilation: int,
-    causal: bool,
-    gelu: Callable[[mx.array], mx.array],
-) -> mx.array:
-    """Compute the block's residual branch: norm, convolution, GELU, projection.
-
-    Args:
-        x: ``[B, L, D]``.
-        mask: ``[B, L]``; read only when not causal.
-        weights: Arrays of the block.
-        film: Scale and shift, each ``[B, 1, D]``.
-        dilation: Distance between taps in tokens.
-        causal: Whether a token sees only itself and earlier ones.
-        gelu: Activation.
-
-    Returns:
-        ``[B, L, D]``, not yet masked.
-    """
-    u = normalized_input(x, weights, film)
-    if causal:
-        h = causal_conv1d(u, weights.conv1_weight, weights.conv1_bias, dilation)
-    else:
-        # A normalised zero is the norm's bias, so padding must be blanked again before
-        # a later neighbour is read. Centring is the causal result taken `ahead` later.
-        ahead = (weights.conv1_weight.shape[1] - 1) // 2 * dilation
-        u = mx.pad(u * mask[..., None].astype(u.dtype), [(0, 0), (0, ahead), (0, 0)])
-        h = causal_conv1d(u, weights.conv1_weight, weights.conv1_bias, dilation)
-        h = h[:, ahead:]
-    h = gelu(h)  # [B, L, H]
-    return h @ weights.conv2_weight.T + weights.conv2_bias
 
 
 class TCNBlock(nn.Module):
@@ -134,7 +73,7 @@ class TCNBlock(nn.Module):
                 "[TCNBlock] kernel_size must be odd when not causal, "
                 f"got {kernel_size}."
             )
-        self.norm = nn.LayerNorm(dim, eps=_LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.conv1 = _Projection((hidden, kernel_size, dim), fan_in=kernel_size * dim)
         # A tenth of the usual scale: a deep stack starts near the identity.
         self.conv2 = _Projection((dim, hidden), fan_in=hidden, gain=0.1)
@@ -142,6 +81,7 @@ class TCNBlock(nn.Module):
         self.causal = causal
         self._dropout = check_rate("TCNBlock", dropout)
         self._gelu = activation(gelu)
+        self._form = cast(Form, gelu)
 
     @property
     def dim(self) -> int:
@@ -187,21 +127,23 @@ class TCNBlock(nn.Module):
             ValueError: Shapes do not fit, or a wanted key is missing.
         """
         self._check(x, mask)
-        branch = tcn_branch(
+        key = active_key(
+            "TCNBlock", training=self.training, rate=self._dropout, key=key
+        )
+        drop = None
+        if key is not None:
+            drop = dropout_factors(x.shape, self._dropout, key)
+        return tcn_block(
             x,
             mask,
             self.weights(),
             film,
             dilation=self.dilation,
             causal=self.causal,
-            gelu=self._gelu,
+            form=self._form,
+            drop=drop,
+            keep=self.training,
         )
-        key = active_key(
-            "TCNBlock", training=self.training, rate=self._dropout, key=key
-        )
-        if key is not None:
-            branch = dropout(branch, self._dropout, key)
-        return (x + branch) * mask[..., None].astype(x.dtype)
 
     def init_state(self, batch_size: int) -> mx.array:
         """Return the state before the first token, ``[B, (K-1)*dilation, D]``.

@@ -11,6 +11,7 @@ from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
 from energyflow_mlx.ops.lattice_readout import lattice_readout
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter
 from energyflow_mlx.ops.masked_mean import masked_mean
+from energyflow_mlx.ops.tcn_block import tcn_block
 
 __all__ = [
     "Backend",
@@ -28,4 +29,5 @@ __all__ = [
     "lattice_scatter",
     "masked_mean",
     "resolve",
+    "tcn_block",
 ]

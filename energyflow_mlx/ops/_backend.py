@@ -47,6 +47,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "lattice_scatter": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "adamw": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},

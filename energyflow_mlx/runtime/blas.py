@@ -107,6 +107,26 @@ def forwarded_calls() -> int:
     return 0 if _shim is None else int(_shim.energyflow_blas_calls())
 
 
+def thread_functions() -> tuple[int, int]:
+    """Addresses of ``int get()`` and ``void set(int)``, the threads of one product.
+
+    Returns:
+        Both, or zeros where the loaded library is not OpenBLAS.
+    """
+    found = info()
+    if found.status != "active" or found.path is None:
+        return 0, 0
+    library = ctypes.CDLL(str(found.path))
+    get, change = (
+        ctypes.cast(function, ctypes.c_void_p).value
+        for function in (
+            library.scipy_openblas_get_num_threads,
+            library.scipy_openblas_set_num_threads,
+        )
+    )
+    return get or 0, change or 0
+
+
 def cache_folder() -> Path:
     """Return the user's cache folder for this package (XDG; it may not exist yet)."""
     base = os.environ.get("XDG_CACHE_HOME", "")

@@ -146,7 +146,7 @@ def _load() -> _Loaded:
     except (OSError, ImportError) as error:
         advice = f"the build does not load: {error}"
         return _Loaded(NativeInfo("failed", threads, advice), None, None)
-    bridge.start(threads)
+    bridge.start(threads, *blas.thread_functions())
     return _Loaded(NativeInfo("active", threads), bridge, kernels)
 
 

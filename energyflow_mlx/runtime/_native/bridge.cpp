@@ -38,6 +38,27 @@ namespace {
 
 using Body = void (*)(void *, int64_t);
 
+// How many threads one matrix product takes; null where the library is not asked.
+int (*get_blas_threads)() = nullptr;
+void (*set_blas_threads)(int) = nullptr;
+
+// In a parallel region each product runs on the thread that calls it: the region has
+// the threads already, and OpenBLAS lets products run at once only so.
+class OneBlasThread {
+ public:
+  OneBlasThread() {
+    if (set_blas_threads == nullptr) return;
+    before_ = get_blas_threads();
+    set_blas_threads(1);
+  }
+  ~OneBlasThread() {
+    if (set_blas_threads != nullptr) set_blas_threads(before_);
+  }
+
+ private:
+  int before_ = 1;
+};
+
 // Threads that wait for parallel regions. A region that starts while another runs, on
 // a second stream, is done by its caller alone.
 class Pool {
@@ -55,6 +76,7 @@ class Pool {
       for (int64_t i = 0; i < count; ++i) body(context, i);
       return;
     }
+    const OneBlasThread one;
     {
       std::lock_guard<std::mutex> hold(mutex_);
       body_ = body;
@@ -234,7 +256,11 @@ std::vector<mx::array> launch(
 }  // namespace
 
 NB_MODULE(energyflow_bridge, m) {
-  m.def("start", [](int64_t threads) { pool = new Pool(threads); });
+  m.def("start", [](int64_t threads, uintptr_t get_blas, uintptr_t set_blas) {
+    get_blas_threads = reinterpret_cast<int (*)()>(get_blas);
+    set_blas_threads = reinterpret_cast<void (*)(int)>(set_blas);
+    pool = new Pool(threads);
+  });
   m.def("launch", &launch, nb::arg("name"), nb::arg("address"), nb::arg("inputs"),
         nb::arg("outputs"), nb::arg("sizes"), nb::arg("reals"), nb::arg("reuse"));
 }
