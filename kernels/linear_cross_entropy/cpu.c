@@ -30,7 +30,7 @@ typedef struct {
   int64_t vocabulary, width, parts, part_width;
   /* the present chunk */
   int64_t first, count;
-  const int64_t *rows; /* of weight > 0 */
+  const int64_t *rows; /* of a weight other than 0 */
   float *packed;       /* [LCE_ROWS, D] */
   float *logits;       /* parts of [LCE_ROWS, part_width] */
   float *partial;      /* parts of [LCE_ROWS, D] */
@@ -155,7 +155,7 @@ static void clear_chunk(void *context, int64_t i) {
   const Lce *c = context;
   int64_t end = least((i + 1) * 64, c->count), d = c->width;
   for (int64_t r = i * 64; r < end; ++r)
-    if (!(c->row_weights[r] > 0.0f)) memset(c->dh + r * d, 0, (size_t)d * sizeof(float));
+    if (c->row_weights[r] == 0.0f) memset(c->dh + r * d, 0, (size_t)d * sizeof(float));
 }
 
 static int64_t blocks(int64_t rows) { return (rows + 63) / 64; }
@@ -171,7 +171,7 @@ void linear_cross_entropy(const Launch *l) {
   int64_t *rows = malloc((size_t)(tokens + 1) * sizeof *rows), real = 0;
   const float *row_weights = in[4];
   for (int64_t t = 0; t < tokens; ++t)
-    if (row_weights[t] > 0.0f) rows[real++] = t;
+    if (row_weights[t] != 0.0f) rows[real++] = t;
 
   int64_t numbers = LCE_ROWS * (width * (1 + parts) + parts * (part_width + 3) + 3);
   float *memory = malloc((size_t)numbers * sizeof *memory), *next = memory;
