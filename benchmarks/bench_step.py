@@ -76,7 +76,7 @@ def run(ts: Any, step: Any, batches: list[Any], count: int) -> tuple[float, floa
         if before is not None:
             mx.eval(before)
         before = loss
-    mx.eval(before, step.stepper.state.arrays())
+    mx.eval(before, step.arrays())
     mx.synchronize()
     return time.perf_counter() - start, float(before.item())
 

@@ -45,7 +45,7 @@ def pipelined_ms(step: ts.Step, batches: list[Any]) -> float:
         if before is not None:
             mx.eval(before)
         before = loss
-    mx.eval(before, step.stepper.state.arrays())
+    mx.eval(before, step.arrays())
     mx.synchronize()
     return 1e3 * (time.perf_counter() - start) / len(batches)
 
@@ -58,7 +58,7 @@ def parts_ms(step: ts.Step, batches: list[Any]) -> dict[str, float]:
         start = time.perf_counter()
         loss = step.update(batch)
         built += time.perf_counter() - start
-        mx.eval(loss, step.stepper.state.arrays())
+        mx.eval(loss, step.arrays())
         mx.synchronize()
         alone += time.perf_counter() - start
     for batch in batches[:2]:

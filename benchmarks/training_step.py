@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
 
@@ -145,7 +146,13 @@ class Step:
 
     def start(self, loss: mx.array) -> None:
         """Hand an update to the device without waiting."""
-        mx.async_eval(loss, self.stepper.state.arrays())
+        mx.async_eval(loss, self.arrays())
+
+    def arrays(self) -> Any:
+        """Parameters and moments, whichever checkout's they are."""
+        if hasattr(self.stepper, "arrays"):
+            return self.stepper.arrays()
+        return self.stepper.state.arrays()
 
     def gradients(self, batch: StepBatch) -> mx.array:
         """Gradients alone."""

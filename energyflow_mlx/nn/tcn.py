@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from energyflow_mlx.nn.activations import activation
 from energyflow_mlx.nn.dropout import active_key, check_rate, dropout
-from energyflow_mlx.ops import causal_conv1d
+from energyflow_mlx.ops import causal_conv1d, layer_norm, linear
 
 Film = tuple[mx.array, mx.array]
 
@@ -45,9 +45,7 @@ class BlockWeights(NamedTuple):
 
 def normalized_input(x: mx.array, weights: BlockWeights, film: Film | None) -> mx.array:
     """Layer-normalise the last axis of ``x`` and apply FiLM, if there is one."""
-    u = mx.fast.layer_norm(
-        x, weights.norm_weight, weights.norm_bias, eps=_LAYER_NORM_EPS
-    )
+    u = layer_norm(x, weights.norm_weight, weights.norm_bias, _LAYER_NORM_EPS)
     if film is None:
         return u
     scale, shift = film
@@ -89,7 +87,7 @@ def tcn_branch(
         h = causal_conv1d(u, weights.conv1_weight, weights.conv1_bias, dilation)
         h = h[:, ahead:]
     h = gelu(h)  # [B, L, H]
-    return h @ weights.conv2_weight.T + weights.conv2_bias
+    return linear(h, weights.conv2_weight, weights.conv2_bias)
 
 
 class TCNBlock(nn.Module):

@@ -11,6 +11,7 @@ from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
 from energyflow_mlx.ops.lattice_readout import lattice_readout
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter
 from energyflow_mlx.ops.masked_mean import masked_mean
+from energyflow_mlx.ops.row_sums import layer_norm, linear
 
 __all__ = [
     "Backend",
@@ -26,6 +27,8 @@ __all__ = [
     "gru_blend",
     "lattice_readout",
     "lattice_scatter",
+    "layer_norm",
+    "linear",
     "masked_mean",
     "resolve",
 ]

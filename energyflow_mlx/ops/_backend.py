@@ -195,6 +195,11 @@ def _device() -> str:
     return next((b for b in ("metal", "cuda") if available(b)), "cpu")
 
 
+def on_gpu() -> bool:
+    """Whether the default device is a GPU."""
+    return _device() != "cpu"
+
+
 def resolve(backend: str, op: str) -> str:
     """Name of the implementation that will run.
 

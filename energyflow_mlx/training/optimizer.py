@@ -5,6 +5,8 @@ block shared by encoder and decoder has one state (Loshchilov and Hutter,
 "Decoupled Weight Decay Regularization", 2019, algorithm 2).
 """
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from energyflow_mlx.config import OptimizerConfig
@@ -27,7 +29,7 @@ def adamw(
     gradient: mx.array,
     moments: Moments,
     lr: mx.array,
-    decay: float,
+    decay: float | mx.array,
     config: OptimizerConfig,
 ) -> tuple[mx.array, Moments]:
     """One AdamW update of one parameter.
@@ -41,7 +43,8 @@ def adamw(
         gradient: Same shape.
         moments: ``m``, ``v`` of the same shape and the scalar ``t``.
         lr: Learning rate, scalar.
-        decay: Decoupled weight decay; 0 for biases, norms and tables.
+        decay: Decoupled weight decay, for all or for each number; 0 for biases, norms
+            and tables.
         config: Betas and eps.
 
     Returns:
@@ -49,21 +52,26 @@ def adamw(
     """
     b1, b2 = config.betas
     t = moments["t"] + 1
+    first, second = _bias_corrections(config.betas, t)
     m = b1 * moments["m"] + (1 - b1) * gradient
     v = b2 * moments["v"] + (1 - b2) * gradient * gradient
-    step = m * _bias_correction(b1, t)
-    scale = mx.sqrt(v * _bias_correction(b2, t)) + config.eps
+    step = m * first
+    scale = mx.sqrt(v * second) + config.eps
     new = parameter - lr * (step / scale + decay * parameter)
     return new, {"m": m, "v": v, "t": t}
 
 
-def _bias_correction(beta: float, t: mx.array) -> mx.array:
-    """1 / (1 - beta^t), scalar.
+def _bias_corrections(
+    betas: Sequence[float], t: mx.array
+) -> tuple[mx.array, mx.array]:
+    """1 / (1 - beta^t) of both betas, scalars.
 
     The sum over one element keeps compilation from fusing the power into the update
     of every element, where it would be the dearest operation by far.
     """
-    return mx.sum(1.0 / (1.0 - mx.power(beta, t.reshape(1))))
+    power = mx.power(mx.array([[b] for b in betas]), t.reshape(1, 1))  # [2, 1]
+    both = mx.sum(1.0 / (1.0 - power), axis=1)
+    return both[0], both[1]
 
 
 def global_norm(gradients: dict[str, mx.array]) -> mx.array:

@@ -100,7 +100,7 @@ def gradients(stepper, objective, batch, seed=0):
     (micro,) = to_update(batch, stepper.config)
     found = stepper.micro_gradients(objective, micro, mx.random.key(seed))
     mx.eval(found)
-    return found
+    return found._replace(gradients=stepper.packing.split(found.gradients))
 
 
 def weights(stepper):
