@@ -10,6 +10,7 @@ from energyflow_mlx.ops.gelu import gelu
 from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
 from energyflow_mlx.ops.lattice_readout import lattice_readout
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter
+from energyflow_mlx.ops.linear_cross_entropy import linear_cross_entropy
 from energyflow_mlx.ops.masked_mean import masked_mean
 from energyflow_mlx.ops.row_sums import layer_norm, linear
 
@@ -29,6 +30,7 @@ __all__ = [
     "lattice_scatter",
     "layer_norm",
     "linear",
+    "linear_cross_entropy",
     "masked_mean",
     "resolve",
 ]

@@ -45,6 +45,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "linear_cross_entropy": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
 }
 
