@@ -3,7 +3,7 @@
 from energyflow_mlx.ops._backend import Backend, available, resolve
 from energyflow_mlx.ops._lattice_cells import CellMode
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
-from energyflow_mlx.ops.embedding import embedding
+from energyflow_mlx.ops.embedding import embedding, pack_rows
 from energyflow_mlx.ops.even_columns import even_columns
 from energyflow_mlx.ops.fast_math import fast_exp
 from energyflow_mlx.ops.gelu import gelu
@@ -32,5 +32,6 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "masked_mean",
+    "pack_rows",
     "resolve",
 ]

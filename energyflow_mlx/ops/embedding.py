@@ -158,6 +158,54 @@ def _sum_sorted(
     return gtable
 
 
+def pack_rows(
+    x: mx.array, position: mx.array, place: mx.array, *, backend: Backend = "auto"
+) -> mx.array:
+    """Rows of ``x`` that are wanted, side by side; gradients go back by a look-up too.
+
+        y[t] = x[position[t]]        gx[n] = gy[place[n]], or 0 where place[n] < 0
+
+    Args:
+        x: ``[N, D]``; float32, float16 or bfloat16.
+        position: Row of ``x`` for each packed row, ``[T]`` integers.
+        place: Packed row of each row of ``x``, ``[N]`` integers, -1 where it is in
+            none; a packed row that no place names gets no gradient through.
+        backend: Which implementation of the embedding to run; see ``ops._backend``.
+
+    Returns:
+        ``[T, D]`` in ``x.dtype``.
+    """
+    chosen = resolve(backend, "embedding")
+    if position.size == 0 or x.size == 0:
+        chosen = "reference"
+    arrays = [mx.stop_gradient(a.astype(mx.int32)) for a in (position, place)]
+    return _packed(chosen)(x, *arrays)
+
+
+@cache
+def _packed(backend: str) -> Callable[..., mx.array]:
+    """``(x, position, place) -> y``, with its gradient."""
+
+    def rows(x: mx.array, ids: mx.array) -> mx.array:
+        if backend != "reference":
+            return _lookup(backend, x.dtype)(x, ids)
+        return mx.where(ids[:, None] >= 0, x[mx.maximum(ids, 0)], 0)
+
+    @mx.custom_function
+    def packed(x: mx.array, position: mx.array, place: mx.array) -> mx.array:
+        return rows(x, position)
+
+    @packed.vjp
+    def packed_vjp(
+        primals: tuple[mx.array, mx.array, mx.array], g: mx.array, _output: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        x, position, place = primals
+        gx = rows(g.astype(x.dtype), place)
+        return gx, mx.zeros_like(position), mx.zeros_like(place)
+
+    return packed
+
+
 def _threads(
     rows: int, width: int, lane: int, template: list, least: int = 1
 ) -> Threads:

@@ -143,6 +143,16 @@ def gathered_tables(parameters: Collection[str], config: Config) -> set[str]:
     return gathered
 
 
+def is_token_parameter(path: str) -> bool:
+    """Whether a parameter has a row for each token.
+
+    Its readers, the embedding and the linear cross entropy, take float32 rows and give
+    their gradient in float32: a pass over the whole vocabulary to change the format,
+    and a second one for the gradient, are spared.
+    """
+    return bool(_INPUT.match(path) or _OUTPUT.match(path))
+
+
 def is_only_looked_up(path: str, config: Config) -> bool:
     """Whether a table is never an output matrix: drawn negatives do not move it."""
     return bool(_INPUT.match(path)) and not (config.decoder.tied and path == _TIED)
@@ -158,7 +168,11 @@ def gather(parameters: Arrays, gathered: Collection[str], rows: TokenRows) -> Ar
 
 @contextmanager
 def installed(
-    model: EnergyFlow, parameters: Arrays, gathered: Collection[str], rows: TokenRows
+    model: EnergyFlow,
+    parameters: Arrays,
+    gathered: Collection[str],
+    rows: TokenRows,
+    dtype: mx.Dtype,
 ) -> Iterator[None]:
     """Put an update's parameters into the model; token ids find their gathered rows.
 
@@ -169,32 +183,34 @@ def installed(
         parameters: By path, tables as ``gather`` left them.
         gathered: Paths of the gathered tables.
         rows: Rows of the update.
+        dtype: Compute format, in which tokens are looked up.
     """
     install_parameters(model, parameters)
     with ExitStack() as stack:
         for part in ("encoder", "decoder"):
-            if f"{part}.embedding.weight" in gathered:
-                table = model[part].embedding
-                stack.enter_context(table.gathered(rows.place))
+            path = f"{part}.embedding.weight"
+            if path in parameters:
+                place = rows.place if path in gathered else None
+                stack.enter_context(model[part].embedding.gathered(place, dtype))
         yield
 
 
 def candidate_softmax(
-    rows: TokenRows, logits: mx.array, ids: mx.array
-) -> tuple[mx.array, mx.array]:
-    """Corrected logits and their targets.
+    rows: TokenRows, tokens: mx.array
+) -> tuple[mx.array, mx.array | None]:
+    """Columns of target tokens, and what the logits are lowered by.
 
     Args:
         rows: Rows of the update.
-        logits: ``[B, L, U]`` over the candidates, or ``[B, L, V]``.
-        ids: Target tokens, ``[B, L]``.
+        tokens: Target tokens, ``[T]``.
 
     Returns:
-        Logits to take the softmax of, and the column of each target.
+        Column of each target among the candidates or in the vocabulary, ``[T]``, and
+        ``log_p [U]`` where there are candidates.
     """
     if rows.log_p is None:
-        return logits, ids
-    return logits - rows.log_p.astype(logits.dtype), rows.place[ids]
+        return tokens, None
+    return rows.place[tokens], rows.log_p
 
 
 def adamw_rows(

@@ -32,6 +32,7 @@ from energyflow_mlx.training.optimizer import (
 )
 from energyflow_mlx.training.packing import Packing
 from energyflow_mlx.training.precision import (
+    DTYPES,
     cast_parameters,
     init_loss_scale,
     next_loss_scale,
@@ -44,6 +45,7 @@ from energyflow_mlx.training.token_rows import (
     gathered_tables,
     installed,
     is_only_looked_up,
+    is_token_parameter,
 )
 from energyflow_mlx.training.trainable import trainable_paths, under
 
@@ -99,7 +101,7 @@ class Stepper:
     def _fate(self, path: str) -> Hashable | None:
         """Name what parameters of a pack share: the objectives that step them."""
         steppers = frozenset(n for n, paths in self._stepped.items() if path in paths)
-        return None if path in self.gathered or not steppers else steppers
+        return None if is_token_parameter(path) or not steppers else steppers
 
     def _decay_of(
         self, paths: Iterable[str], parameters: Arrays
@@ -156,8 +158,10 @@ class Stepper:
         self, parameters: Arrays, rows: TokenRows
     ) -> AbstractContextManager[None]:
         """Context in which the model has an update's parameters, in compute format."""
-        cast = cast_parameters(parameters, self.config.precision)
-        return installed(self.model, cast, self.gathered, rows)
+        precision = self.config.precision
+        cast = cast_parameters(parameters, precision, keep=is_token_parameter)
+        dtype = DTYPES[precision.dtype]
+        return installed(self.model, cast, self.gathered, rows, dtype)
 
     def _gradients(
         self, name: str, state: TrainState, batch: StepBatch, key: mx.array
@@ -166,7 +170,8 @@ class Stepper:
         vectors = gather(state.parameters, self.gathered, batch.rows)
         differentiated = self._differentiated[name]
         if differentiated.is_one_graph:  # else its parts add up float32 gradients
-            vectors = cast_parameters(vectors, self.config.precision)
+            precision = self.config.precision
+            vectors = cast_parameters(vectors, precision, keep=is_token_parameter)
         everything = self.packing.split(vectors)
         stepped = {path: everything.pop(path) for path in self._stepped[name]}
         scale = state.loss_scale.scale
