@@ -44,7 +44,6 @@ class Case:
         dtype: Compute format.
         candidates: Candidates of the softmax; 0 = the whole vocabulary.
         full_vocabulary: Take the teacher's vocabulary.
-        lazy: Step the touched rows of the token tables only.
     """
 
     objective: str = "distillation"
@@ -52,14 +51,12 @@ class Case:
     dtype: str = "bfloat16"
     candidates: int = 0
     full_vocabulary: bool = False
-    lazy: bool = True
 
     def config(self) -> Config:
         """Configuration of the ``ab`` experiment with this case's settings."""
         config = Config()
         config.objectives.reconstruction.latent_noise = 0.1
         config.token_rows.candidates = self.candidates
-        config.token_rows.lazy = self.lazy
         config.data.buckets = [LENGTH]
         config.data.max_length = LENGTH
         config.precision.dtype = self.dtype

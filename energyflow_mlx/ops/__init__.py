@@ -1,6 +1,6 @@
 """The package's own operations; models use these and nothing else for them."""
 
-from energyflow_mlx.ops._backend import Backend, available, resolve
+from energyflow_mlx.ops._backend import Backend, available, on_gpu, resolve
 from energyflow_mlx.ops._lattice_cells import CellMode
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
 from energyflow_mlx.ops.embedding import embedding, pack_rows
@@ -32,6 +32,7 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "masked_mean",
+    "on_gpu",
     "pack_rows",
     "resolve",
 ]

@@ -27,9 +27,7 @@ from energyflow_mlx.ops._backend import (
     resolve,
 )
 
-FORWARD = KernelSpec(
-    "embedding", "forward", inputs=("table", "ids"), outputs=("rows",)
-)
+FORWARD = KernelSpec("embedding", "forward", inputs=("table", "ids"), outputs=("rows",))
 SEGMENTS = KernelSpec(
     "embedding",
     "segments",
@@ -150,7 +148,9 @@ def _sum_sorted(
     template = [("T", grad.dtype), ("ROWS", rows), ("CHUNK", _CHUNK), ("V", lane)]
     threads = _threads(chunks, width, lane, template, least=rows + 1)
     outputs = [((rows + 1,), mx.int32), ((chunks, width), mx.float32)]
-    starts, partial = launch(SEGMENTS, [grad, order, ordered], outputs, threads, backend)
+    starts, partial = launch(
+        SEGMENTS, [grad, order, ordered], outputs, threads, backend
+    )
     template = [("S", dtype), ("T", grad.dtype), ("CHUNK", _CHUNK), ("V", lane)]
     threads = _threads(rows, width, lane, template)
     inputs = [grad, order, starts, partial]

@@ -22,8 +22,10 @@ from energyflow_mlx.training.objectives.base import StepBatch
 from energyflow_mlx.training.token_rows import (
     TokenRows,
     draw_candidates,
+    gathering_pays,
     occurring_rows,
     token_shares,
+    whole_rows,
 )
 
 
@@ -104,8 +106,10 @@ class Feed:
 
     def rows_of(self, batch: Batch, number: int) -> TokenRows:
         """Rows of the token tables that update ``number`` touches, on the host."""
-        rows = occurring_rows(batch.ids, self._vocab_size)
         count, seed = self._config.token_rows.candidates, self._config.seed
+        if not count and not gathering_pays(batch.ids.size, self._vocab_size):
+            return whole_rows(batch.ids, self._vocab_size)
+        rows = occurring_rows(batch.ids, self._vocab_size)
         if not count:
             return rows
         total = batch.mask.sum()

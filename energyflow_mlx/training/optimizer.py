@@ -61,9 +61,7 @@ def adamw(
     return new, {"m": m, "v": v, "t": t}
 
 
-def _bias_corrections(
-    betas: Sequence[float], t: mx.array
-) -> tuple[mx.array, mx.array]:
+def _bias_corrections(betas: Sequence[float], t: mx.array) -> tuple[mx.array, mx.array]:
     """1 / (1 - beta^t) of both betas, scalars.
 
     The sum over one element keeps compilation from fusing the power into the update

@@ -86,11 +86,15 @@ class Packing:
         Raises:
             ValueError: A pack is there in part.
         """
-        found = [p for p in self.packs.values() if not p.shapes.keys().isdisjoint(paths)]
+        found = [
+            p for p in self.packs.values() if not p.shapes.keys().isdisjoint(paths)
+        ]
         for pack in found:
             if not pack.shapes.keys() <= paths:
                 missing = sorted(pack.shapes.keys() - paths)
-                raise ValueError(f"[packing] {pack.name} must be whole, without {missing}")
+                raise ValueError(
+                    f"[packing] {pack.name} must be whole, without {missing}"
+                )
         return found
 
     def join(self, arrays: Arrays) -> Arrays:

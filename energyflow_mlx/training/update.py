@@ -103,9 +103,7 @@ class Stepper:
         steppers = frozenset(n for n, paths in self._stepped.items() if path in paths)
         return None if is_token_parameter(path) or not steppers else steppers
 
-    def _decay_of(
-        self, paths: Iterable[str], parameters: Arrays
-    ) -> float | mx.array:
+    def _decay_of(self, paths: Iterable[str], parameters: Arrays) -> float | mx.array:
         """Weight decay of a pack: one number, or one for each of its numbers."""
         rate = self.config.optimizer.weight_decay
         each = {p: rate if decays(p, parameters[p]) else 0.0 for p in paths}
@@ -148,9 +146,7 @@ class Stepper:
             }
             moments[pack.name]["t"] = each[0]["t"]
         packed = self.packing.join(state.parameters)
-        self._take(
-            TrainState(packed, moments, state.loss_scale), state.parameters
-        )
+        self._take(TrainState(packed, moments, state.loss_scale), state.parameters)
 
     # -- pure functions ------------------------------------------------------
 
