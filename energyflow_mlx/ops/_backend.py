@@ -50,7 +50,8 @@ _AUTO: dict[str, dict[str, str]] = {
     "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "adamw": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
-    "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "linear_cross_entropy": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "embedding": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
 }
 
 # Suffixes of a kernel's body and of headers.
@@ -190,6 +191,11 @@ def _device() -> str:
     if mx.default_device().type != mx.DeviceType.gpu:
         return "cpu"
     return next((b for b in ("metal", "cuda") if available(b)), "cpu")
+
+
+def on_gpu() -> bool:
+    """Whether the default device is a GPU."""
+    return _device() != "cpu"
 
 
 def resolve(backend: str, op: str) -> str:

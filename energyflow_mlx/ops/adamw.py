@@ -59,17 +59,18 @@ class Rates(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """Numbers that hold for a run.
+    """What holds for a parameter in every update.
 
     Attributes:
         betas: Decay rates of the two moments.
         eps: Added to the root of the second moment.
-        decay: Decoupled weight decay.
+        decay: Decoupled weight decay; an array has one for each number, and the
+            reference alone takes it.
     """
 
     betas: tuple[float, float]
     eps: float
-    decay: float = 0.0
+    decay: float | mx.array = 0.0
 
 
 def gradient_norm(
@@ -119,6 +120,8 @@ def adamw(
     if resolve(backend, "adamw") == "reference":
         return adamw_reference(state, gradient, rates, constants)
     p, m, v, t = state
+    if isinstance(constants.decay, mx.array):
+        raise TypeError("[adamw] decay must be a number in the native form.")
     reals = [*constants.betas, constants.eps, constants.decay]
     inputs = [p, gradient, m, v, t, *rates]
     outputs = [(x.shape, mx.float32) for x in state]
@@ -149,7 +152,7 @@ def adamw_reference(
 
 
 def _bias_correction(beta: float, t: mx.array) -> mx.array:
-    """1 / (1 - beta^t), scalar.
+    """Return 1 / (1 - beta^t), scalar.
 
     The sum over one element keeps compilation from fusing the power into the update
     of every element, where it would be the dearest operation by far.
@@ -160,7 +163,7 @@ def _bias_correction(beta: float, t: mx.array) -> mx.array:
 def adamw_rows(
     state: Adamw,
     gradient: mx.array,
-    rows: mx.array,
+    rows: mx.array | None,
     wanted: mx.array,
     rates: Rates,
     constants: Constants,
@@ -176,6 +179,7 @@ def adamw_rows(
         state: Table and moments ``[V, D]`` or ``[V]``, count.
         gradient: Gradient of the rows, ``[U, D]`` or ``[U]``; taken as float32.
         rows: Their numbers, ``[U]`` int32, all different, in ``[0, V)``; not checked.
+            None: all rows in order, U = V.
         wanted: 0 where a row is left alone all the same, 1 elsewhere, ``[U]`` float32.
         rates: Of this update.
         constants: Of the run.
@@ -188,18 +192,20 @@ def adamw_rows(
         ValueError: Shapes do not fit.
     """
     p, m, v, t = state
-    expected = (*rows.shape, *p.shape[1:])
-    if gradient.shape != expected or rows.shape != wanted.shape or rows.ndim != 1:
+    count = p.shape[0] if rows is None else rows.size
+    expected = (count, *p.shape[1:])
+    if gradient.shape != expected or wanted.shape != (count,):
         raise ValueError(
-            f"[adamw_rows] gradient must be [U, ...] = {list(expected)} with rows and "
-            f"wanted [U], got {list(gradient.shape)} and {list(wanted.shape)}."
+            f"[adamw_rows] gradient and wanted must be {list(expected)} and [{count}], "
+            f"got {list(gradient.shape)} and {list(wanted.shape)}."
         )
     gradient = gradient.astype(mx.float32)
     if resolve(backend, "adamw") == "reference":
         return adamw_rows_reference(state, gradient, rows, wanted, rates, constants)
-    inputs = [p, m, v, gradient, t, *rates, rows.astype(mx.int32), wanted]
+    inputs = [p, m, v, gradient, t, *rates, wanted]
+    inputs += [] if rows is None else [rows.astype(mx.int32)]
     outputs = [(x.shape, mx.float32) for x in state]
-    sizes = [p.shape[0], p.size // max(p.shape[0], 1), rows.size]
+    sizes = [p.shape[0], p.size // max(p.shape[0], 1), count, rows is not None]
     reals = [*constants.betas, constants.eps]
     return Adamw(
         *native.launch("adamw_rows", inputs, outputs, sizes, reals, _REUSE_ROWS)
@@ -209,20 +215,25 @@ def adamw_rows(
 def adamw_rows_reference(
     state: Adamw,
     gradient: mx.array,
-    rows: mx.array,
+    rows: mx.array | None,
     wanted: mx.array,
     rates: Rates,
     constants: Constants,
 ) -> Adamw:
     """Plain MLX form of ``adamw_rows``; the specification of the others."""
-    p, m, v, t = state
-    part = Adamw(p[rows], m[rows], v[rows], t)
-    after = adamw_reference(part, gradient, rates, constants._replace(decay=0.0))
-    moved = (wanted > 0).reshape(-1, *[1] * (p.ndim - 1))
+    whole = [state.p, state.m, state.v]
+    part = [x if rows is None else x[rows] for x in whole]
+    after = adamw_reference(
+        Adamw(*part, state.t), gradient, rates, constants._replace(decay=0.0)
+    )
+    column = (-1, *[1] * (state.p.ndim - 1))
 
-    def write(whole: mx.array, new: mx.array, old: mx.array) -> mx.array:
-        # Added and not set: a row is changed in place of the table.
-        return whole.at[rows].add(mx.where(moved, new - old, 0.0))
+    def write(table: mx.array, new: mx.array, old: mx.array) -> mx.array:
+        new = mx.where(wanted.reshape(column) > 0, new, old)
+        if rows is None:
+            return new
+        # The rows are distinct: they are put in place, and nothing is added to them.
+        places = mx.broadcast_to(rows.reshape(column), new.shape)
+        return mx.put_along_axis(table, places, new, axis=0)
 
-    changed = map(write, state[:3], after[:3], part[:3])
-    return Adamw(*changed, after.t)
+    return Adamw(*map(write, whole, after[:3], part), after.t)

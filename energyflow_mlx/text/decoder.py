@@ -156,6 +156,12 @@ class TCNDecoder(nn.Module):
             x = x + self.output_condition(z)[:, None, :]
         return self.norm(x)
 
+    def output_layer(self) -> tuple[mx.array, mx.array]:
+        """Matrix ``[V, D]`` and bias ``[V]`` that map features to logits."""
+        if self._tied:
+            return self.embedding.weight, self.output_bias
+        return self.output.weight, self.output.bias
+
     def logits(self, h: mx.array) -> mx.array:
         """Map features ``[..., D]`` to logits ``[..., V]``."""
         if self._tied:

@@ -168,7 +168,7 @@ class Trainer:
                 if is_last and total is not None:
                     report = self.stepper.apply(total, batch.rows, lr)
                 if is_last:
-                    self.engine.fence(self.stepper.state.arrays())
+                    self.engine.fence(self.stepper.arrays())
                     read = self.engine.defer(f"{objective.name} report", report)
                 self.engine.submit()  # the device starts now ...
                 if is_last and meanwhile is not None:

@@ -22,8 +22,8 @@ def init_moments(parameter: mx.array) -> Moments:
     }
 
 
-def constants(config: OptimizerConfig, decay: float = 0.0) -> Constants:
-    """Numbers of the update that hold for the run; 0 decay for tables."""
+def constants(config: OptimizerConfig, decay: float | mx.array = 0.0) -> Constants:
+    """What holds for a parameter in every update; tables do not decay."""
     b1, b2 = config.betas
     return Constants((b1, b2), config.eps, decay)
 

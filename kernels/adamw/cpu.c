@@ -9,8 +9,9 @@
  * adamw_update:  inputs p, g, m, v [N], t, factor f, lr [] float32, moves [] bool
  *                outputs p, m, v [N], t [];  sizes N;  reals b1, b2, eps, decay
  * adamw_rows:    inputs p, m, v [V, D], g [U, D], t, factor f, lr [] float32,
- *                moves [] bool, rows [U] int32 (distinct), wanted [U] float32
- *                outputs p, m, v [V, D], t [];  sizes V, D, U;  reals b1, b2, eps
+ *                moves [] bool, wanted [U] float32, rows [U] int32 (distinct)
+ *                outputs p, m, v [V, D], t [];  sizes V, D, U, whether
+ *                rows are given (else U = V);  reals b1, b2, eps
  *
  * Outputs may be the inputs of the same name. Where `moves` is false they equal them.
  * Partial sums of the norm are added in one order, whatever the threads.
@@ -150,7 +151,7 @@ static void rows_chunk(void *context, int64_t i) {
   int64_t end = least((i + 1) * ADAMW_ROWS, c->count), d = c->width;
   for (int64_t u = i * ADAMW_ROWS; u < end; ++u) {
     if (c->wanted[u] == 0.0f) continue;
-    int64_t at = (int64_t)c->rows[u] * d;
+    int64_t at = (c->rows ? c->rows[u] : u) * d;
     float *p = c->p + at, *m = c->m + at, *v = c->v + at;
     adamw_span(c->rates, d, p, c->g + u * d, m, v, p, m, v);
   }
@@ -181,7 +182,7 @@ void adamw_rows(const Launch *l) {
   float t, *t_out = l->outputs[3];
   float before = *(const float *)in[4];
   int moves = *(const uint8_t *)in[7];
-  Rows c = {rates_of(l, 4, 0.0, &t), in[3], in[9], in[8],
+  Rows c = {rates_of(l, 4, 0.0, &t), in[3], in[8], l->sizes[3] ? in[9] : 0,
             l->outputs[0], l->outputs[1], l->outputs[2], width, count};
   if (moves) l->parallel((count + ADAMW_ROWS - 1) / ADAMW_ROWS, rows_chunk, &c);
   *t_out = moves ? t : before;

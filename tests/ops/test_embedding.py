@@ -8,7 +8,6 @@ from energyflow_mlx.ops import embedding
 from energyflow_mlx.ops.embedding import embedding_reference
 from tests.ops.comparison import (
     DTYPES,
-    TOLERANCE,
     as_numpy,
     assert_close,
     assert_same_bits,
@@ -59,7 +58,9 @@ def test_half_gradients_are_summed_in_float32():
 
     assert mx.vjp(function, [mx.zeros((2, 1))], [g])[1][0].tolist() == [[5000], [0]]
     half = mx.zeros((2, 1), mx.bfloat16)
-    assert mx.vjp(function, [half], [g])[1][0][0].item() == pytest.approx(5000, rel=4e-3)
+    assert mx.vjp(function, [half], [g])[1][0][0].item() == pytest.approx(
+        5000, rel=4e-3
+    )
 
 
 @pytest.mark.parametrize("dtype", [None, mx.bfloat16], ids=str)
@@ -89,7 +90,9 @@ def test_kernels_gradient_of_a_float32_table_is_not_rounded_to_the_half_format(
     table, ids = mx.zeros((3, 8)), mx.zeros(1000, mx.int32)
     g = mx.full((1000, 8), 1.0078125).astype(mx.bfloat16)  # 1 + 2^-7, a bfloat16
     (gradient,) = mx.vjp(
-        lambda t: embedding(t, ids, dtype=mx.bfloat16, backend=gpu_backend), [table], [g]
+        lambda t: embedding(t, ids, dtype=mx.bfloat16, backend=gpu_backend),
+        [table],
+        [g],
     )[1]
     assert_close(gradient[0], mx.full((8,), 1007.8125), 1e-6)
     assert not as_numpy(gradient[1:]).any()
@@ -157,5 +160,3 @@ def test_wrong_arguments_are_named():
         embedding(table.astype(mx.int32), ids)
     with pytest.raises(TypeError, match="must be float formats, got .*int32"):
         embedding(table, ids, dtype=mx.int32)
-
-

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.config import OptimizerConfig
+from energyflow_mlx.training import feed, token_rows
 from energyflow_mlx.training.optimizer import adamw, init_moments
 from energyflow_mlx.training.state import TrainState
 from energyflow_mlx.training.token_rows import (
@@ -12,6 +13,7 @@ from energyflow_mlx.training.token_rows import (
     adamw_rows,
     candidate_softmax,
     draw_candidates,
+    gathering_pays,
     occurring_rows,
     token_shares,
 )
@@ -22,9 +24,10 @@ from tests.training.small import (
     make_feed,
     make_stepper,
     step,
+    weights,
 )
 
-B = "reconstruction"
+A, B = "distillation", "reconstruction"
 CONFIG = OptimizerConfig(weight_decay=0.1)
 
 
@@ -71,11 +74,11 @@ def test_sampled_partition_function_is_unbiased():
     assert np.mean(sums) == pytest.approx(np.exp(logits).sum(), rel=0.01)
 
 
-def test_whole_softmax_keeps_logits_and_ids():
-    logits, ids = mx.ones((1, 2, V)), mx.array([[4, 9]])
+def test_whole_softmax_keeps_ids_and_lowers_nothing():
+    tokens = mx.array([4, 9])
     rows = TokenRows(None, None, mx.zeros(V, mx.int32))
-    same, targets = candidate_softmax(rows, logits, ids)
-    assert same is logits and targets is ids
+    targets, lowered = candidate_softmax(rows, tokens)
+    assert targets is tokens and lowered is None
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -132,15 +135,37 @@ def test_shares_are_those_of_the_training_text():
 
 
 def test_candidate_logits_are_lowered_by_their_chance_of_being_drawn():
+    log_p = mx.array([0.0, -1.0, -2.5])
     rows = TokenRows(
         mx.array([4, 2, 9]),
         mx.array([1.0, 1.0, 0.0]),
         mx.array([0, 0, 1, 0, 0]),
-        mx.array([0.0, -1.0, -2.5]),
+        log_p,
     )
-    logits, targets = candidate_softmax(rows, mx.ones((1, 2, 3)), mx.array([[4, 2]]))
-    np.testing.assert_allclose(logits[0, 0], [1.0, 2.0, 3.5])
-    assert targets.tolist() == [[0, 1]]
+    targets, lowered = candidate_softmax(rows, mx.array([4, 2]))
+    assert lowered is log_p
+    assert targets.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("objective", [A, B])
+def test_an_update_of_whole_tables_is_that_of_gathered_rows(objective, monkeypatch):
+    """The same tokens move, by the same amount, whichever way is faster."""
+    found = []
+    for pays in (True, False):
+        monkeypatch.setattr(feed, "gathering_pays", lambda *_, pays=pays: pays)
+        stepper = make_stepper(make_config())
+        for seed in range(3):
+            step(stepper, objective, make_batch(seed))
+        found.append(weights(stepper))
+    for path in found[0]:
+        np.testing.assert_allclose(found[1][path], found[0][path], atol=1e-6)
+
+
+def test_rows_are_gathered_where_few_tokens_meet_a_large_table(monkeypatch):
+    monkeypatch.setattr(token_rows, "on_gpu", lambda: False)
+    assert gathering_pays(100, 200) and not gathering_pays(101, 200)
+    monkeypatch.setattr(token_rows, "on_gpu", lambda: True)
+    assert gathering_pays(100, 1600) and not gathering_pays(101, 1600)
 
 
 def test_every_update_draws_its_own_candidates():
