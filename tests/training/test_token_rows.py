@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.config import OptimizerConfig
+from energyflow_mlx.ops.adamw import Adamw, Rates, adamw
 from energyflow_mlx.training import feed, token_rows
-from energyflow_mlx.training.optimizer import adamw, init_moments
+from energyflow_mlx.training.optimizer import constants, init_moments
 from energyflow_mlx.training.state import TrainState
 from energyflow_mlx.training.token_rows import (
     TokenRows,
-    adamw_rows,
     candidate_softmax,
     draw_candidates,
     gathering_pays,
     occurring_rows,
+    step_rows,
     token_shares,
 )
 from tests.training.small import (
@@ -111,22 +112,19 @@ def test_row_update_equals_dense_adamw_on_the_touched_rows():
     mx.random.seed(1)
     table = mx.random.normal((10, 4))
     tokens, occurs = mx.array([2, 5, 7, 9]), mx.array([1.0, 1.0, 1.0, 0.0])
-    rows, lr = TokenRows(tokens, occurs, None), mx.array(0.01)
+    rows = TokenRows(tokens, occurs, None)
+    rates = Rates(mx.array(1.0), mx.array(0.01), mx.array(True))
     gradient = mx.random.normal((4, 4))
-    moments = init_moments(table)
-    new, changed = adamw_rows(
-        table, gradient, moments, rows, lr, CONFIG, only_occurring=True
-    )
+    state = Adamw(table, **init_moments(table))
+    new = step_rows(state, gradient, rows, rates, CONFIG, only_occurring=True)
     dense = mx.zeros((10, 4)).at[tokens[:3]].add(gradient[:3])
-    expected, _ = adamw(table, dense, moments, lr, 0.0, CONFIG)
-    np.testing.assert_allclose(new, expected, atol=1e-6)
+    expected = adamw(state, dense, rates, constants(CONFIG))
+    np.testing.assert_allclose(new.p, expected.p, atol=1e-6)
     untouched = [0, 1, 3, 4, 6, 8, 9]
-    assert np.array_equal(np.array(new)[untouched], np.array(table)[untouched])
-    assert np.all(np.array(changed["v"])[untouched] == 0)
-    every, _ = adamw_rows(
-        table, gradient, moments, rows, lr, CONFIG, only_occurring=False
-    )
-    assert not np.array_equal(np.array(every)[9], np.array(table)[9])
+    assert np.array_equal(np.array(new.p)[untouched], np.array(table)[untouched])
+    assert np.all(np.array(new.v)[untouched] == 0)
+    every = step_rows(state, gradient, rows, rates, CONFIG, only_occurring=False)
+    assert not np.array_equal(np.array(every.p)[9], np.array(table)[9])
 
 
 def test_shares_are_those_of_the_training_text():
