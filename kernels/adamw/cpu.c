@@ -68,7 +68,9 @@ void gradient_norm(const Launch *l) {
 /* -- AdamW -- */
 
 typedef struct {
-  float b1, b2, eps, decay, factor, lr, c1, c2;
+  float b1, b2, eps, decay, factor, lr;
+  float a1, a2; /* 1 - b1, 1 - b2: of the doubles, for 1 - 0.999f is 1e-5 off */
+  float c1, c2; /* bias corrections */
 } Rates;
 
 /* Rates of an update, and the step count after it. */
@@ -78,6 +80,7 @@ static Rates rates_of(const Launch *l, int t_at, double decay, float *t_out) {
   double b1 = l->reals[0], b2 = l->reals[1], step = (double)*t + 1.0;
   Rates r = {(float)b1,  (float)b2, (float)l->reals[2],
              (float)decay, *factor, *lr,
+             (float)(1.0 - b1), (float)(1.0 - b2),
              (float)(1.0 / (1.0 - pow(b1, step))),
              (float)(1.0 / (1.0 - pow(b2, step)))};
   *t_out = (float)step;
@@ -87,12 +90,11 @@ static Rates rates_of(const Launch *l, int t_at, double decay, float *t_out) {
 static inline void adamw_span(Rates r, int64_t n, const float *p, const float *g,
                               const float *m, const float *v, float *p_out,
                               float *m_out, float *v_out) {
-  float a1 = 1.0f - r.b1, a2 = 1.0f - r.b2;
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
     float x = g[j] * r.factor;
-    float first = r.b1 * m[j] + a1 * x;
-    float second = r.b2 * v[j] + a2 * x * x;
+    float first = r.b1 * m[j] + r.a1 * x;
+    float second = r.b2 * v[j] + r.a2 * x * x;
     float step = first * r.c1 / (sqrtf(second * r.c2) + r.eps);
     p_out[j] = p[j] - r.lr * (step + r.decay * p[j]);
     m_out[j] = first;

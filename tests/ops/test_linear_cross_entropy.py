@@ -192,7 +192,7 @@ def test_columns_of_chance_zero_get_none():
     arguments = (h, weight, bias, mx.minimum(target, 5), count)
     found = value_and_gradients(arguments, "cpu", lowered=lowered)
     assert all(np.isfinite(as_numpy(a)).all() for a in found)
-    assert not as_numpy(found[2])[6].any()
+    assert np.abs(as_numpy(found[2])[6]).max() < 1e-30
 
 
 def test_wrong_arguments_are_named():
