@@ -7,7 +7,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.held_out import final_metrics
 from energyflow_mlx.model import count_parameters
 from energyflow_mlx.runs.folder import differences, flatten
-from energyflow_mlx.runtime import blas, device
+from energyflow_mlx.runtime import blas, device, native
 from energyflow_mlx.training.loop import Trainer
 
 
@@ -57,6 +57,7 @@ def _header(trainer: Trainer) -> dict[str, str]:
     return {
         "device": str(device.describe()),
         "BLAS": str(blas.info()),
+        "operations": _operations(),
         "precision": config.precision.dtype,
         "parameters": parts,
         "teacher": f"{data.teacher}, {data.dimension} numbers",
@@ -69,6 +70,12 @@ def _header(trainer: Trainer) -> dict[str, str]:
         "run folder": str(trainer.folder.path),
         "changed": _changes(config) or "nothing",
     }
+
+
+def _operations() -> str:
+    """Which forms of the package's own operations run."""
+    here = device.describe().backend
+    return str(native.info()) if here == "cpu" else f"{here} kernels"
 
 
 def _changes(config: Config) -> str:
