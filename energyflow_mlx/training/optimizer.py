@@ -68,8 +68,8 @@ def _bias_corrections(betas: Sequence[float], t: mx.array) -> tuple[mx.array, mx
     of every element, where it would be the dearest operation by far.
     """
     power = mx.power(mx.array([[b] for b in betas]), t.reshape(1, 1))  # [2, 1]
-    both = mx.sum(1.0 / (1.0 - power), axis=1)
-    return both[0], both[1]
+    first, second = mx.split(mx.sum(1.0 / (1.0 - power), axis=1), 2)
+    return first.reshape(()), second.reshape(())
 
 
 def global_norm(gradients: dict[str, mx.array]) -> mx.array:

@@ -26,7 +26,7 @@ import numpy as np
 
 from energyflow_mlx.config import Config, OptimizerConfig
 from energyflow_mlx.model import EnergyFlow, install_parameters
-from energyflow_mlx.ops import on_gpu
+from energyflow_mlx.ops import embedding, on_gpu, pack_rows
 from energyflow_mlx.training.optimizer import Arrays, Moments, adamw
 
 _INPUT = re.compile(r"^(encoder|decoder)\.embedding\.weight$")
@@ -44,8 +44,8 @@ class TokenRows(NamedTuple):
             table, U = V.
         occurs: 1 where the token occurs in the update, 0 where the row is a drawn
             negative, only fills the fixed size or is one of the others, ``[U]`` float32.
-        place: Row of each token id among the gathered ones, ``[V]`` int32; 0 for
-            tokens that do not occur; none where the rows are the whole table.
+        place: Row of each token id among the gathered ones, ``[V]`` int32, -1 for the
+            others; none where the rows are the whole table.
         log_p: Log probability that the row is among the candidates, ``[U]`` float32;
             none where the softmax runs over the whole vocabulary.
     """
@@ -80,10 +80,16 @@ def occurring_rows(ids: np.ndarray, vocab_size: int) -> TokenRows:
     real = np.flatnonzero(occurs)
     size = min(ids.size, vocab_size)
     fillers = np.flatnonzero(~occurs)[: size - len(real)]
-    place = np.zeros(vocab_size, np.int32)
-    place[real] = np.arange(len(real))
     index = np.concatenate([real, fillers]).astype(np.int32)
-    return TokenRows(index, (np.arange(size) < len(real)).astype(np.float32), place)
+    occurring = (np.arange(size) < len(real)).astype(np.float32)
+    return TokenRows(index, occurring, _places(index, vocab_size))
+
+
+def _places(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Inverse of ``tokens``, ``[V]``: the row of each token, or -1."""
+    place = np.full(vocab_size, -1, np.int32)
+    place[tokens] = np.arange(len(tokens))
+    return place
 
 
 def whole_rows(ids: np.ndarray, vocab_size: int) -> TokenRows:
@@ -132,8 +138,8 @@ def draw_candidates(
     drawing = drawn / max(len(others), 1)
     log_p = np.log(occurs + (1.0 - occurs) * max(drawing, 1e-6))
     valid = (np.arange(capacity) < len(occurring)).astype(np.float32)
-    # ``place`` stays: the occurring tokens come first, as they did.
-    return TokenRows(index, valid, rows.place, log_p.astype(np.float32))
+    place = _places(index, vocabulary)
+    return TokenRows(index, valid, place, log_p.astype(np.float32))
 
 
 def token_shares(rows: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
@@ -185,7 +191,12 @@ def gather(parameters: Arrays, gathered: Collection[str], rows: TokenRows) -> Ar
     """Parameters with the rows of the update in place of every gathered table."""
     if rows.tokens is None:
         return parameters
-    return {**parameters, **{p: parameters[p][rows.tokens] for p in gathered}}
+    return {**parameters, **{p: _at(parameters[p], rows.tokens) for p in gathered}}
+
+
+def _at(table: mx.array, rows: mx.array) -> mx.array:
+    """Rows of a table ``[V, D]`` or ``[V]``."""
+    return embedding(table, rows) if table.ndim == 2 else table[rows]
 
 
 @contextmanager
@@ -259,24 +270,55 @@ def adamw_rows(
         config: Betas and eps.
         only_occurring: Leave drawn negatives and fillers alone.
     """
-    index = rows.tokens
+    if rows.tokens is not None and gathering_pays(rows.tokens.size, len(table)):
+        moved = rows.occurs > 0 if only_occurring else None
+        return _step_gathered(table, gradient, moments, rows.tokens, moved, lr, config)
+    occurs = rows.occurs
+    if rows.tokens is not None:
+        flat = gradient.reshape(len(gradient), -1)  # [U, D]
+        gradient = pack_rows(flat, rows.place, rows.tokens).reshape(table.shape)
+        among = rows.place >= 0
+        occurs = among
+        if only_occurring:
+            occurs = among & (rows.occurs[mx.maximum(rows.place, 0)] > 0)
+    return _step_whole(table, gradient, moments, occurs > 0, lr, config)
 
-    def read(whole: mx.array) -> mx.array:
-        return whole if index is None else whole[index]
 
-    part = {"m": read(moments["m"]), "v": read(moments["v"]), "t": moments["t"]}
-    old = read(table)
+def _step_whole(
+    table: mx.array,
+    gradient: mx.array,
+    moments: Moments,
+    moved: mx.array,
+    lr: mx.array,
+    config: OptimizerConfig,
+) -> tuple[mx.array, Moments]:
+    """One pass over the table, whose rows move where ``moved [V]`` says so."""
+    new, changed = adamw(table, gradient, moments, lr, 0.0, config)
+    moved = moved.reshape(-1, *[1] * (table.ndim - 1))
+    kept = {k: mx.where(moved, changed[k], moments[k]) for k in ("m", "v")}
+    return mx.where(moved, new, table), {**kept, "t": changed["t"]}
+
+
+def _step_gathered(
+    table: mx.array,
+    gradient: mx.array,
+    moments: Moments,
+    tokens: mx.array,
+    moved: mx.array | None,
+    lr: mx.array,
+    config: OptimizerConfig,
+) -> tuple[mx.array, Moments]:
+    """A pass over the gathered rows, put back; those move where ``moved [U]`` says."""
+    part = {"m": moments["m"][tokens], "v": moments["v"][tokens], "t": moments["t"]}
+    old = table[tokens]
     new, changed = adamw(old, gradient, part, lr, 0.0, config)
     column = (-1, *[1] * (table.ndim - 1))
-    occurs = rows.occurs.reshape(column) > 0
 
     def write(whole: mx.array, before: mx.array, after: mx.array) -> mx.array:
-        if only_occurring:
-            after = mx.where(occurs, after, before)
-        if index is None:
-            return after
+        if moved is not None:
+            after = mx.where(moved.reshape(column), after, before)
         # The rows are distinct: they are put in place, and nothing is added to them.
-        places = mx.broadcast_to(index.reshape(column), after.shape)
+        places = mx.broadcast_to(tokens.reshape(column), after.shape)
         return mx.put_along_axis(whole, places, after, axis=0)
 
     return write(table, old, new), {
