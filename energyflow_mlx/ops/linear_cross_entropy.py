@@ -13,8 +13,9 @@ format of ``h``, and each chunk is turned at once into its share of the gradient
 which are kept until the cotangent of the sum, a scalar, is there to scale them. To
 compute the logits again in the backward pass would keep ``[N, D] + [V, D]`` numbers
 less and cost a fourth product over the vocabulary beside the three there are: a third
-more of the dearest work of a step. Who wants the value alone says so. Chunks, and gradients of W in float32 over them, follow
-Hsu et al., "Liger Kernel", 2024, section 3.2.
+more of the dearest work of a step. Who wants the value alone says so. Chunks, and
+gradients of W in float32 over them, follow Hsu et al., "Liger Kernel", 2024, section
+3.2.
 """
 
 from __future__ import annotations
@@ -139,28 +140,6 @@ def linear_cross_entropy_reference(
     return mx.sum(loss * count.astype(mx.float32))
 
 
-def linear_cross_entropy_cpu(
-    h: mx.array,
-    weight: mx.array,
-    bias: mx.array,
-    target: mx.array,
-    count: mx.array,
-    lowered: mx.array | None = None,
-    label_smoothing: float = 0.0,
-) -> mx.array:
-    """Form for the CPU: one exponential a logit, shared by value and gradient."""
-    return linear_cross_entropy(
-        h,
-        weight,
-        bias,
-        target,
-        count,
-        lowered=lowered,
-        label_smoothing=label_smoothing,
-        backend="cpu",
-    )
-
-
 @cache
 def _summed(backend: str) -> Callable[..., tuple[mx.array, ...]]:
     """``(h, weight, bias, ...) -> (sum, gh, gweight, gbias)``, with the gradient."""
@@ -195,9 +174,10 @@ def _sum_and_gradients(
     smoothing: mx.array,
 ) -> tuple[mx.array, ...]:
     """Sum and gradients for h, weight and bias; what is not asked for costs nothing."""
-    form: _Loss = _on_cpu if backend == "cpu" else _kernels(backend)
+    is_cpu = backend == "cpu"
+    form: _Loss = linear_cross_entropy_cpu if is_cpu else _kernels(backend)
     rows = _Rows(bias.astype(mx.float32) - lowered, target, count, smoothing)
-    return _in_chunks(h, weight, rows, form, is_padded=backend != "cpu")
+    return _in_chunks(h, weight, rows, form, is_padded=not is_cpu)
 
 
 def _in_chunks(
@@ -254,7 +234,13 @@ def _slopes(
     return exponentials * scale - mx.where(hit, weight, 0.0) - spread
 
 
-def _on_cpu(logits: mx.array, rows: _Rows) -> tuple[mx.array, mx.array]:
+def linear_cross_entropy_cpu(
+    logits: mx.array, rows: _Rows
+) -> tuple[mx.array, mx.array]:
+    """Losses ``[N]`` of a chunk's products ``[N, V]``, and their gradient.
+
+    The exponentials, one a logit, serve both.
+    """
     exponentials, peak = _exponentials(logits, rows.offset, rows.count)
     total = mx.sum(exponentials, axis=-1, keepdims=True)
     count, s = rows.count[:, None], rows.smoothing

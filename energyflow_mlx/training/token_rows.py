@@ -43,7 +43,7 @@ class TokenRows(NamedTuple):
         tokens: Distinct token ids, ``[U]`` int32; none where the rows are the whole
             table, U = V.
         occurs: 1 where the token occurs in the update, 0 where the row is a drawn
-            negative, only fills the fixed size or is one of the others, ``[U]`` float32.
+            negative, only fills the size or is one of the others, ``[U]`` float32.
         place: Row of each token id among the gathered ones, ``[V]`` int32, -1 for the
             others; none where the rows are the whole table.
         log_p: Log probability that the row is among the candidates, ``[U]`` float32;

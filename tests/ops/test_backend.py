@@ -12,7 +12,7 @@ from energyflow_mlx.ops._backend import KernelSpec, kernel_folder, resolve, sour
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 OPS = tuple(_backend._AUTO)
-TUNED_FOR_CPU = {"gelu", "gru_blend"}
+TUNED_FOR_CPU = {"gelu", "gru_blend", "linear_cross_entropy"}
 KERNELS = sorted(kernel_folder().glob("*/*.metal"))
 PARTS = [path for path in KERNELS if path.stem != "header"]
 
