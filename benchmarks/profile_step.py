@@ -16,22 +16,18 @@ import argparse
 import itertools
 import json
 import re
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-torch = None
-if "--no-kernels" not in sys.argv:
-    try:
-        import torch  # its libraries before MLX's, where there are both
-    except ImportError:
-        pass
+try:
+    import torch  # its libraries before MLX's, where there are both
+except ImportError:
+    torch = None
 
-import training_step as ts  # isort: skip
-
-import mlx.core as mx
+import training_step as ts  # isort: skip  before mlx: it brings the BLAS
+import mlx.core as mx  # isort: skip
 
 from energyflow_mlx.runtime import device
 
@@ -163,7 +159,6 @@ def main() -> None:
     parser.add_argument("--full-vocabulary", action="store_true")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--show", type=int, default=10, help="kernels in the table")
-    parser.add_argument("--no-kernels", action="store_true")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--output", type=Path)

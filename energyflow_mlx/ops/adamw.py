@@ -140,8 +140,9 @@ def adamw_reference(
     t = t + 1
     m = b1 * m + (1 - b1) * gradient
     v = b2 * v + (1 - b2) * gradient * gradient
-    step = m * _bias_correction(b1, t)
-    scale = mx.sqrt(v * _bias_correction(b2, t)) + eps
+    first, second = _bias_corrections((b1, b2), t)
+    step = m * first
+    scale = mx.sqrt(v * second) + eps
     new = p - rates.lr * (step / scale + decay * p)
     return Adamw(
         *(
@@ -151,13 +152,17 @@ def adamw_reference(
     )
 
 
-def _bias_correction(beta: float, t: mx.array) -> mx.array:
-    """Return 1 / (1 - beta^t), scalar.
+def _bias_corrections(
+    betas: tuple[float, float], t: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Return 1 / (1 - beta^t) of both betas, scalars.
 
     The sum over one element keeps compilation from fusing the power into the update
     of every element, where it would be the dearest operation by far.
     """
-    return mx.sum(1.0 / (1.0 - mx.power(beta, t.reshape(1))))
+    power = mx.power(mx.array([[b] for b in betas]), t.reshape(1, 1))  # [2, 1]
+    first, second = mx.split(mx.sum(1.0 / (1.0 - power), axis=1), 2)
+    return first.reshape(()), second.reshape(())
 
 
 def adamw_rows(
@@ -221,11 +226,10 @@ def adamw_rows_reference(
     constants: Constants,
 ) -> Adamw:
     """Plain MLX form of ``adamw_rows``; the specification of the others."""
-    whole = [state.p, state.m, state.v]
-    part = [x if rows is None else x[rows] for x in whole]
-    after = adamw_reference(
-        Adamw(*part, state.t), gradient, rates, constants._replace(decay=0.0)
-    )
+    part = state
+    if rows is not None:
+        part = Adamw(state.p[rows], state.m[rows], state.v[rows], state.t)
+    after = adamw_reference(part, gradient, rates, constants._replace(decay=0.0))
     column = (-1, *[1] * (state.p.ndim - 1))
 
     def write(table: mx.array, new: mx.array, old: mx.array) -> mx.array:
@@ -236,4 +240,9 @@ def adamw_rows_reference(
         places = mx.broadcast_to(rows.reshape(column), new.shape)
         return mx.put_along_axis(table, places, new, axis=0)
 
-    return Adamw(*map(write, whole, after[:3], part), after.t)
+    return Adamw(
+        write(state.p, after.p, part.p),
+        write(state.m, after.m, part.m),
+        write(state.v, after.v, part.v),
+        after.t,
+    )

@@ -11,6 +11,8 @@ splits over the whole device. On a CPU MLX's own sums stay.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import mlx.core as mx
 
 from energyflow_mlx.ops import _backend
@@ -51,7 +53,14 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.
 
 def row_sum(x: mx.array) -> mx.array:
     """Sum of the rows, ``[N, D]`` to ``[D]``, as a product with ones."""
-    return (mx.ones((1, x.shape[0]), x.dtype) @ x)[0]
+    # Reshaped, since MLX takes an index into an array as a gather.
+    return (_ones(x.shape[0], x.dtype) @ x).reshape(-1)
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int, dtype: mx.Dtype) -> mx.array:
+    """Row of ones ``[1, N]``, with its values, so that no graph fills it again."""
+    return mx.array([[1.0] * count], dtype)
 
 
 @mx.custom_function

@@ -26,7 +26,7 @@ import numpy as np
 
 from energyflow_mlx.config import Config, OptimizerConfig
 from energyflow_mlx.model import EnergyFlow, install_parameters
-from energyflow_mlx.ops import on_gpu
+from energyflow_mlx.ops import embedding, on_gpu, pack_rows
 from energyflow_mlx.ops.adamw import Adamw, Rates, adamw_rows
 from energyflow_mlx.training.optimizer import Arrays, constants
 
@@ -44,9 +44,9 @@ class TokenRows(NamedTuple):
         tokens: Distinct token ids, ``[U]`` int32; none where the rows are the whole
             table, U = V.
         occurs: 1 where the token occurs in the update, 0 where the row is a drawn
-            negative, only fills the fixed size or is one of the others, ``[U]`` float32.
-        place: Row of each token id among the gathered ones, ``[V]`` int32; 0 for
-            tokens that do not occur; none where the rows are the whole table.
+            negative, only fills the size or is one of the others, ``[U]`` float32.
+        place: Row of each token id among the gathered ones, ``[V]`` int32, -1 for the
+            others; none where the rows are the whole table.
         log_p: Log probability that the row is among the candidates, ``[U]`` float32;
             none where the softmax runs over the whole vocabulary.
     """
@@ -81,10 +81,16 @@ def occurring_rows(ids: np.ndarray, vocab_size: int) -> TokenRows:
     real = np.flatnonzero(occurs)
     size = min(ids.size, vocab_size)
     fillers = np.flatnonzero(~occurs)[: size - len(real)]
-    place = np.zeros(vocab_size, np.int32)
-    place[real] = np.arange(len(real))
     index = np.concatenate([real, fillers]).astype(np.int32)
-    return TokenRows(index, (np.arange(size) < len(real)).astype(np.float32), place)
+    occurring = (np.arange(size) < len(real)).astype(np.float32)
+    return TokenRows(index, occurring, _places(index, vocab_size))
+
+
+def _places(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Inverse of ``tokens``, ``[V]``: the row of each token, or -1."""
+    place = np.full(vocab_size, -1, np.int32)
+    place[tokens] = np.arange(len(tokens))
+    return place
 
 
 def whole_rows(ids: np.ndarray, vocab_size: int) -> TokenRows:
@@ -133,8 +139,8 @@ def draw_candidates(
     drawing = drawn / max(len(others), 1)
     log_p = np.log(occurs + (1.0 - occurs) * max(drawing, 1e-6))
     valid = (np.arange(capacity) < len(occurring)).astype(np.float32)
-    # ``place`` stays: the occurring tokens come first, as they did.
-    return TokenRows(index, valid, rows.place, log_p.astype(np.float32))
+    place = _places(index, vocabulary)
+    return TokenRows(index, valid, place, log_p.astype(np.float32))
 
 
 def token_shares(rows: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
@@ -186,7 +192,12 @@ def gather(parameters: Arrays, gathered: Collection[str], rows: TokenRows) -> Ar
     """Parameters with the rows of the update in place of every gathered table."""
     if rows.tokens is None:
         return parameters
-    return {**parameters, **{p: parameters[p][rows.tokens] for p in gathered}}
+    return {**parameters, **{p: _at(parameters[p], rows.tokens) for p in gathered}}
+
+
+def _at(table: mx.array, rows: mx.array) -> mx.array:
+    """Rows of a table ``[V, D]`` or ``[V]``."""
+    return embedding(table, rows) if table.ndim == 2 else table[rows]
 
 
 @contextmanager
@@ -255,5 +266,14 @@ def step_rows(
         config: Betas and eps.
         only_occurring: Leave drawn negatives, fillers and rows of other tokens alone.
     """
+    tokens = rows.tokens
     wanted = rows.occurs if only_occurring else mx.ones(rows.occurs.shape)
-    return adamw_rows(table, gradient, rows.tokens, wanted, rates, constants(config))
+    if on_gpu() and tokens is not None:
+        vocab_size = table.p.shape[0]
+        if not gathering_pays(tokens.size, vocab_size):
+            # One masked pass over the table takes less than six scattered ones.
+            flat = gradient.reshape(len(gradient), -1)  # [U, D]
+            gradient = pack_rows(flat, rows.place, tokens).reshape(table.p.shape)
+            each = wanted[mx.maximum(rows.place, 0)]
+            tokens, wanted = None, mx.where(rows.place >= 0, each, 0.0)
+    return adamw_rows(table, gradient, tokens, wanted, rates, constants(config))

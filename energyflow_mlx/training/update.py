@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import mlx.core as mx
+import numpy as np
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
@@ -116,9 +117,8 @@ class Stepper:
         each = {p: rate if decays(p, parameters[p]) else 0.0 for p in paths}
         if len(set(each.values())) == 1:
             return next(iter(each.values()))
-        return mx.concatenate(
-            [mx.full((parameters[p].size,), value) for p, value in each.items()]
-        )
+        numbers = [np.full(parameters[p].size, v, np.float32) for p, v in each.items()]
+        return mx.array(np.concatenate(numbers))
 
     @property
     def state(self) -> TrainState:

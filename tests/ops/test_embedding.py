@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.ops import embedding
+from energyflow_mlx.ops import embedding, pack_rows
 from energyflow_mlx.ops.embedding import embedding_reference
 from tests.ops.comparison import (
     DTYPES,
@@ -124,6 +124,36 @@ def test_kernels_read_zeros_outside_the_table_and_give_nothing_there(gpu_backend
     assert rows.tolist() == [[0, 0], [7, 8], [0, 0], [0, 0]]
     assert as_numpy(gradient)[3].all()
     assert not as_numpy(gradient)[:3].any()
+
+
+POSITION, PLACE = mx.array([4, 1, 3, 0]), mx.array([-1, 1, -1, 2, 0])
+
+
+def packed_and_gradient(backend, dtype=mx.float32):
+    x = mx.arange(15.0).reshape(5, 3).astype(dtype)
+    g = (mx.arange(12.0).reshape(4, 3) + 1).astype(dtype)
+    (rows,), (gradient,) = mx.vjp(
+        lambda x: pack_rows(x, POSITION, PLACE, backend=backend), [x], [g]
+    )
+    return rows, gradient
+
+
+def assert_packed(backend, dtype):
+    rows, gradient = packed_and_gradient(backend, dtype)
+    assert rows.dtype == gradient.dtype == dtype
+    assert rows[:, 0].tolist() == [12, 3, 9, 0]
+    # The last packed row fills the fixed size: no place names it.
+    assert gradient[:, 0].tolist() == [0, 4, 0, 7, 1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_packed_rows_and_their_gradients_are_looked_up(dtype):
+    assert_packed("reference", dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_kernels_pack_rows_too(gpu_backend, dtype):
+    assert_packed(gpu_backend, dtype)
 
 
 def test_equal_input_gives_equal_bits(gpu_backend):

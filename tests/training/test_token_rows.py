@@ -145,13 +145,19 @@ def test_candidate_logits_are_lowered_by_their_chance_of_being_drawn():
     assert targets.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("candidates", [0, 40])
 @pytest.mark.parametrize("objective", [A, B])
-def test_an_update_of_whole_tables_is_that_of_gathered_rows(objective, monkeypatch):
+def test_an_update_of_whole_tables_is_that_of_gathered_rows(
+    objective, candidates, tied, monkeypatch
+):
     """The same tokens move, by the same amount, whichever way is faster."""
     found = []
     for pays in (True, False):
-        monkeypatch.setattr(feed, "gathering_pays", lambda *_, pays=pays: pays)
-        stepper = make_stepper(make_config())
+        for module in (feed, token_rows):
+            monkeypatch.setattr(module, "gathering_pays", lambda *_, pays=pays: pays)
+        changes = {"token_rows.candidates": candidates, "decoder.tied": tied}
+        stepper = make_stepper(make_config(changes))
         for seed in range(3):
             step(stepper, objective, make_batch(seed))
         found.append(weights(stepper))
