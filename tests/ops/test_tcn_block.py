@@ -1,4 +1,4 @@
-"""The block operation: the native form against the composed one, value and gradients."""
+"""The block operation: the native form against the composed one, with gradients."""
 
 import os
 import subprocess

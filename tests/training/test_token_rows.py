@@ -156,6 +156,8 @@ def test_an_update_of_whole_tables_is_that_of_gathered_rows(
     for pays in (True, False):
         for module in (feed, token_rows):
             monkeypatch.setattr(module, "gathering_pays", lambda *_, pays=pays: pays)
+        # A CPU steps gathered rows where they lie; a GPU passes over the table.
+        monkeypatch.setattr(token_rows, "on_gpu", lambda pays=pays: not pays)
         changes = {"token_rows.candidates": candidates, "decoder.tied": tied}
         stepper = make_stepper(make_config(changes))
         for seed in range(3):
