@@ -268,7 +268,7 @@ def step_rows(
     """
     tokens = rows.tokens
     wanted = rows.occurs if only_occurring else mx.ones(rows.occurs.shape)
-    if on_gpu() and tokens is not None:
+    if on_gpu() and tokens is not None and rows.place is not None:
         vocab_size = table.p.shape[0]
         if not gathering_pays(tokens.size, vocab_size):
             # One masked pass over the table takes less than six scattered ones.

@@ -190,3 +190,46 @@ def test_wrong_arguments_are_named():
         embedding(table.astype(mx.int32), ids)
     with pytest.raises(TypeError, match="must be float formats, got .*int32"):
         embedding(table, ids, dtype=mx.int32)
+
+
+def looked_up(table, ids, backend):
+    weight = mx.random.normal((ids.size, table.shape[1]), key=mx.random.key(0))
+
+    def loss(table):
+        rows = embedding(table, ids, backend=backend)
+        return mx.sum(rows * weight), rows
+
+    (_, rows), gradient = mx.value_and_grad(loss)(table)
+    return rows, gradient
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_native_form_matches_reference(size, dtype, dirty_memory):
+    table, ids = sample(*size, dtype)
+    found = looked_up(table, ids, "cpu")
+    expected = looked_up(table, ids, "reference")
+    assert_same_bits(found[0], expected[0])
+    assert_close(found[1], expected[1])
+
+
+def test_native_form_reads_zeros_where_an_id_is_negative(dirty_memory):
+    x = mx.random.normal((5, 3))
+    position, place = mx.array([4, 1]), mx.array([-1, 1, -1, -1, 0])
+    for backend in ("cpu", "reference"):
+
+        def loss(x, backend=backend):
+            return mx.sum(pack_rows(x, position, place, backend=backend))
+
+        gradient = as_numpy(mx.grad(loss)(x))
+        np.testing.assert_array_equal(gradient[:, 0], [0, 1, 0, 0, 1])
+
+
+def test_native_form_gives_equal_bits_and_keeps_nan():
+    table, ids = sample(300, 33, 70)
+    one, two = (looked_up(table, ids, "cpu") for _ in range(2))
+    for a, b in zip(one, two, strict=True):
+        assert_same_bits(a, b)
+    table = mx.where(mx.arange(300)[:, None] == 7, float("nan"), table)
+    rows = as_numpy(embedding(table, mx.array([6, 7]), backend="cpu"))
+    assert np.isnan(rows[1]).all() and np.isfinite(rows[0]).all()

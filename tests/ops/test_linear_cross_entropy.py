@@ -82,7 +82,7 @@ def test_reference_is_the_formula_by_hand():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @every_size
-def test_form_for_the_cpu_matches_reference(size, dtype):
+def test_form_for_the_cpu_matches_reference(size, dtype, dirty_memory):
     arguments = sample(size, dtype)
     assert_form_is_right(arguments, "cpu")
     lowered = mx.random.normal((size[2],))
