@@ -76,7 +76,7 @@ def run(ts: Any, step: Any, batches: list[Any], count: int) -> tuple[float, floa
         if before is not None:
             mx.eval(before)
         before = loss
-    mx.eval(before, step.stepper.state.arrays())
+    mx.eval(before, step.arrays())
     mx.synchronize()
     return time.perf_counter() - start, float(before.item())
 
@@ -132,7 +132,6 @@ def cases(quick: bool) -> list[dict[str, Any]]:
     for batch, dtype in itertools.product(batches, dtypes):
         common = {"batch": batch, "dtype": dtype}
         found.append({"objective": "distillation", **common})
-        found.append({"objective": "distillation", "lazy": False, **common})
         for full in (False,) if quick else (False, True):
             for candidates in (0, 2048):
                 found.append(
@@ -153,8 +152,6 @@ def name_of(case: dict[str, Any]) -> str:
         words.append("V30522" if case["full_vocabulary"] else "V6585")
     if case.get("candidates"):
         words.append(f"{case['candidates']} candidates")
-    if not case.get("lazy", True):
-        words.append("not lazy")
     return " ".join(words)
 
 

@@ -169,10 +169,68 @@ def check_embedding() -> Iterator[Check]:
         yield from check(case, look_up, [table], g, limit)
 
 
-def _look_up(
-    table: mx.array, ids: mx.array, dtype: mx.Dtype, backend: str
-) -> mx.array:
+def _look_up(table: mx.array, ids: mx.array, dtype: mx.Dtype, backend: str) -> mx.array:
     return ops.embedding(table, ids, dtype=dtype, backend=backend)
+
+
+def check_linear_cross_entropy() -> Iterator[Check]:
+    """Check sums and gradients over a vocabulary, padded and whole."""
+    sizes = [(1, 1, 2), (5, 3, 7), (70, 33, 2500), (700, 384, 6585)]
+    for (name, dtype), (rows, width, vocabulary), smoothing in itertools.product(
+        DTYPES.items(), sizes, (0.0, 0.1)
+    ):
+        h = mx.random.normal((rows, width)).astype(dtype)
+        weight = 0.1 * mx.random.normal((vocabulary, width))
+        bias, lowered = (mx.random.normal((vocabulary,)) for _ in range(2))
+        target = mx.random.randint(0, vocabulary, (rows,))
+        count = (mx.random.uniform(shape=(rows,)) > 0.3).astype(mx.float32)
+        total = partial(
+            ops.linear_cross_entropy,
+            target=target,
+            count=count,
+            lowered=lowered,
+            label_smoothing=smoothing,
+        )
+        # Slopes are rounded to the format of h; float32 products may run in TF32.
+        limit = 5e-3 if name == "float32" else 2 * TOLERANCE[name]
+        case = f"{name} {rows}x{width} V{vocabulary} smoothing {smoothing}"
+        yield from check(case, total, [h, weight, bias], mx.array(1.0), limit)
+
+
+def check_row_sums() -> Iterator[Check]:
+    """Check linear and layer norm against MLX's own on the CPU."""
+    for (name, dtype), rows in itertools.product(DTYPES.items(), (1, 77, 12288)):
+        x = mx.random.normal((rows, 384)).astype(dtype)
+        weight, bias = (mx.random.normal((384,)).astype(dtype) for _ in range(2))
+        matrix = (0.05 * mx.random.normal((512, 384))).astype(dtype)
+        wide = mx.random.normal((512,)).astype(dtype)
+        limit = 5e-3 if name == "float32" else 4 * TOLERANCE[name]
+        g = mx.random.normal((rows, 512)).astype(dtype)
+        yield _as_on_cpu(
+            f"linear {name} {rows}", ops.linear, [x, matrix, wide], g, limit
+        )
+        norm = partial(ops.layer_norm, eps=1e-5)
+        g = mx.random.normal(x.shape).astype(dtype)
+        yield _as_on_cpu(f"norm {name} {rows}", norm, [x, weight, bias], g, limit)
+
+
+def _as_on_cpu(
+    name: str,
+    function: Callable[..., mx.array],
+    arrays: list[mx.array],
+    g: mx.array,
+    limit: float,
+) -> Check:
+    mx.eval(arrays, g)
+    (y,), gradients = mx.vjp(function, arrays, [g])
+    mx.eval(y, gradients)
+
+    def plain() -> list[mx.array]:
+        wide = [a.astype(mx.float32) for a in arrays]
+        (y,), gradients = mx.vjp(function, wide, [g.astype(mx.float32)])
+        return [a.astype(g.dtype) for a in (y, *gradients)]
+
+    return compare(name, [y, *gradients], on_cpu(plain), limit)
 
 
 def check_lattice() -> Iterator[Check]:
@@ -266,6 +324,8 @@ SECTIONS = {
     "gelu": check_gelu,
     "gru_blend": check_gru_blend,
     "embedding": check_embedding,
+    "linear_cross_entropy": check_linear_cross_entropy,
+    "row_sums": check_row_sums,
     "lattice": check_lattice,
     "transforms": check_transforms,
 }

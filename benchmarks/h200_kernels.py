@@ -30,8 +30,8 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 # Sections of h200_checks.py.
 CORRECTNESS = (
-    *("masked_mean", "causal_im2col", "gelu", "gru_blend", "embedding", "lattice"),
-    "transforms",
+    *("masked_mean", "causal_im2col", "gelu", "gru_blend", "embedding"),
+    *("linear_cross_entropy", "row_sums", "lattice", "transforms"),
 )
 COLUMNS = "bench_causal_im2col"
 # Section: script in benchmarks/ops and its arguments; each takes under a minute.
@@ -44,6 +44,7 @@ TIMING = {
     "gelu_float32": ("bench_gelu", "--dtype", "float32"),
     "gru_blend_float32": ("bench_gru_blend", "--dtype", "float32"),
     "embedding_times": ("bench_embedding",),
+    "cross_entropy_times": ("bench_linear_cross_entropy",),
     "scatter": ("bench_lattice_scatter",),
     "readout": ("bench_lattice_readout",),
     "tuning": ("tune_kernels",),

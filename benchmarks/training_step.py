@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
 
@@ -43,7 +44,6 @@ class Case:
         dtype: Compute format.
         candidates: Candidates of the softmax; 0 = the whole vocabulary.
         full_vocabulary: Take the teacher's vocabulary.
-        lazy: Step the touched rows of the token tables only.
     """
 
     objective: str = "distillation"
@@ -51,14 +51,12 @@ class Case:
     dtype: str = "bfloat16"
     candidates: int = 0
     full_vocabulary: bool = False
-    lazy: bool = True
 
     def config(self) -> Config:
         """Configuration of the ``ab`` experiment with this case's settings."""
         config = Config()
         config.objectives.reconstruction.latent_noise = 0.1
         config.token_rows.candidates = self.candidates
-        config.token_rows.lazy = self.lazy
         config.data.buckets = [LENGTH]
         config.data.max_length = LENGTH
         config.precision.dtype = self.dtype
@@ -145,7 +143,13 @@ class Step:
 
     def start(self, loss: mx.array) -> None:
         """Hand an update to the device without waiting."""
-        mx.async_eval(loss, self.stepper.state.arrays())
+        mx.async_eval(loss, self.arrays())
+
+    def arrays(self) -> Any:
+        """Parameters and moments, whichever checkout's they are."""
+        if hasattr(self.stepper, "arrays"):
+            return self.stepper.arrays()
+        return self.stepper.state.arrays()
 
     def gradients(self, batch: StepBatch) -> mx.array:
         """Gradients alone."""

@@ -16,7 +16,7 @@ from energyflow_mlx.config import Config
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow
-from energyflow_mlx.nn.losses import sequence_cross_entropy
+from energyflow_mlx.ops import linear_cross_entropy
 from energyflow_mlx.text.generation import Decoding, Generator, correct
 from energyflow_mlx.text.tokenizer import Tokenizer
 
@@ -279,5 +279,12 @@ def _sentence_losses(
     model: EnergyFlow, ids: mx.array, mask: mx.array, z: mx.array
 ) -> tuple[mx.array, mx.array]:
     """Teacher-forced cross entropy over the whole vocabulary."""
-    logits = model.decoder.logits(model.decode_features(ids[:, :-1], mask[:, :-1], z))
-    return sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
+    features = model.decode_features(ids[:, :-1], mask[:, :-1], z)
+    count = mask[:, 1:].reshape(-1)
+    weight, bias = model.decoder.output_layer()
+    total = linear_cross_entropy(
+        *(features.reshape(-1, features.shape[-1]), weight, bias),
+        *(ids[:, 1:].reshape(-1), count),
+        value_only=True,
+    )
+    return total, mx.sum(count)

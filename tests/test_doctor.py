@@ -39,7 +39,8 @@ def by_name(findings):
 
 def test_everything_is_looked_at(quick):
     names = [finding.name for finding in diagnosis.examine()]
-    assert names == ["python", "mlx", "blas", "matmul", "compilers", "teacher", "disk"]
+    assert names[:5] == ["python", "mlx", "blas", "matmul", "native"]
+    assert names[5:] == ["compilers", "teacher", "disk"]
 
 
 def test_json_is_one_object_with_plain_values(quick, capsys):
@@ -110,6 +111,18 @@ def test_reference_blas_is_a_shortfall_on_the_cpu_only(monkeypatch):
     assert "C none, C++ none" in found["compilers"].value
     assert "g++" in found["compilers"].advice
     assert diagnosis._blas(cpu._replace(backend="cuda")).level == "ok"
+
+
+def test_missing_native_operations_are_a_shortfall_on_the_cpu_only(monkeypatch):
+    from energyflow_mlx.runtime import device, native
+
+    slow = native.NativeInfo("no_headers", 2, "pip install nanobind")
+    monkeypatch.setattr(native, "info", lambda: slow)
+    cpu = device.describe()._replace(backend="cpu")
+    found = diagnosis._native(cpu)
+    assert (found.level, found.advice) == ("slow", "pip install nanobind")
+    assert found.facts["status"] == "no_headers"
+    assert diagnosis._native(cpu._replace(backend="cuda")).level == "ok"
 
 
 def test_missing_teacher_is_missing_and_says_how_to_get_it(monkeypatch):

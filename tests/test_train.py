@@ -69,7 +69,15 @@ def test_a_run_leaves_everything_in_its_folder(finished):
 
 def test_header_names_machine_model_and_data(finished):
     _, output = finished
-    for word in ("device", "cpu, ", "BLAS", "float32", "minilm", "held out"):
+    for word in (
+        "device",
+        "cpu, ",
+        "BLAS",
+        "operations",
+        "float32",
+        "minilm",
+        "held out",
+    ):
         assert word in output
 
 

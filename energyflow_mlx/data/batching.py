@@ -7,7 +7,7 @@ exactly the batches it would have got.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,74 @@ class Batch(NamedTuple):
     ids: np.ndarray
     mask: np.ndarray
     target: np.ndarray
+
+
+class TargetRows(NamedTuple):
+    """The real next tokens of a batch, packed; padding has no row.
+
+    The target of position ``t`` is token ``t + 1``, so a position is a place in
+    ``[B, L - 1]``, flattened. NumPy arrays while it is prepared, then on the device.
+
+    Attributes:
+        position: Position of each target, ``[T]`` int32; 0 beyond the real ones.
+        token: Token to be predicted there, ``[T]`` int32.
+        count: 1 for real targets, 0 beyond them, ``[T]`` float32.
+        place: Row of each position, ``[B * (L - 1)]`` int32; -1 where there is none.
+    """
+
+    position: Any
+    token: Any
+    count: Any
+    place: Any
+
+
+def target_rows(ids: np.ndarray, mask: np.ndarray, capacity: int) -> TargetRows:
+    """Pack the targets of padded sentences.
+
+    Args:
+        ids: ``[B, L]``.
+        mask: ``[B, L]``.
+        capacity: Rows T; where more targets are real, T is all positions.
+    """
+    real = np.flatnonzero(mask[:, 1:].reshape(-1))
+    positions = mask[:, 1:].size
+    size = positions if len(real) > capacity else min(capacity, positions)
+    position, token = np.zeros(size, np.int32), np.zeros(size, np.int32)
+    position[: len(real)] = real
+    token[: len(real)] = ids[:, 1:].reshape(-1)[real]
+    place = np.full(positions, -1, np.int32)
+    place[real] = np.arange(len(real))
+    count = (np.arange(size) < len(real)).astype(np.float32)
+    return TargetRows(position, token, count, place)
+
+
+def target_capacities(
+    lengths: np.ndarray, buckets: Sequence[int], batch_size: int
+) -> dict[int, int]:
+    """Rows that nearly always hold the targets of a batch, for each bucket.
+
+    Four standard deviations above the mean of such batches, so that a bucket has one
+    compiled shape, and a second, of all positions, about once in 30,000 batches.
+
+    Args:
+        lengths: Tokens of each sentence.
+        buckets: Lengths to pad to, rising.
+        batch_size: Sentences B of a batch.
+
+    Returns:
+        T by padded length, a multiple of 64 and at most ``B * (L - 1)``.
+    """
+    numbers = bucket_of(lengths, buckets)
+    found = {}
+    for number, bucket in enumerate(buckets):
+        own = np.minimum(lengths[numbers == number], bucket) - 1.0
+        all_positions = batch_size * (bucket - 1)
+        if len(own) == 0:
+            found[bucket] = all_positions
+            continue
+        expected = batch_size * own.mean() + 4.0 * np.sqrt(batch_size) * own.std()
+        found[bucket] = min(all_positions, -(-int(expected) // 64) * 64)
+    return found
 
 
 def pad_rows(

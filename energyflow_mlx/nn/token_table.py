@@ -25,6 +25,7 @@ class TokenTable(nn.Embedding):
         super().__init__(vocab_size, dim)
         self.weight = mx.random.normal((vocab_size, dim), scale=_STD)
         self._place: mx.array | None = None
+        self._dtype: mx.Dtype | None = None
 
     def __call__(self, ids: mx.array) -> mx.array:
         """Rows of tokens.
@@ -33,13 +34,15 @@ class TokenTable(nn.Embedding):
             ids: Token ids of any shape, integers; not checked to be in the table.
 
         Returns:
-            ``[*ids.shape, D]`` in the table's dtype.
+            ``[*ids.shape, D]`` in the table's dtype, unless another is being read.
         """
         ids = ids if self._place is None else self._place[ids]
-        return embedding(self.weight, ids)
+        return embedding(self.weight, ids, dtype=self._dtype)
 
     @contextmanager
-    def gathered(self, place: mx.array | None) -> Iterator[None]:
+    def gathered(
+        self, place: mx.array | None, dtype: mx.Dtype | None = None
+    ) -> Iterator[None]:
         """Look tokens up in ``weight[place[ids]]`` inside the ``with`` block.
 
         State, because parameters are state in MLX: a gathered table is installed into
@@ -51,9 +54,12 @@ class TokenTable(nn.Embedding):
             place: Row of each token in the present ``weight``, ``[V]`` int32; what it
                 says of a token that was not gathered is never asked. None when
                 ``weight`` is the whole table.
+            dtype: Format of the rows that are read; that of the table if None. The
+                table itself stays as it is, and so does its gradient.
         """
-        before, self._place = self._place, place
+        before = self._dtype, self._place
+        self._dtype, self._place = dtype, place
         try:
             yield
         finally:
-            self._place = before
+            self._dtype, self._place = before

@@ -52,7 +52,9 @@ _AUTO: dict[str, dict[str, str]] = {
     "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "flow_carry": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
-    "embedding": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "adamw": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
+    "linear_cross_entropy": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
+    "embedding": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
 }
 
 # Suffixes of a kernel's body and of headers.
@@ -192,6 +194,11 @@ def _device() -> str:
     if mx.default_device().type != mx.DeviceType.gpu:
         return "cpu"
     return next((b for b in ("metal", "cuda") if available(b)), "cpu")
+
+
+def on_gpu() -> bool:
+    """Whether the default device is a GPU."""
+    return _device() != "cpu"
 
 
 def resolve(backend: str, op: str) -> str:

@@ -22,6 +22,7 @@ from energyflow_mlx.ops._backend import (
     resolve,
 )
 from energyflow_mlx.ops._vmap import fold_mapped_axis
+from energyflow_mlx.ops.row_sums import linear
 
 FORWARD = KernelSpec(
     "causal_im2col", "forward", inputs=("samples",), outputs=("columns",)
@@ -133,7 +134,7 @@ def causal_conv1d(
         columns = causal_im2col(x, live, dilation, backend=backend)
     if bias is None:
         return columns @ weight.T
-    return mx.addmm(bias, columns, weight.T)
+    return linear(columns, weight, bias)
 
 
 @cache

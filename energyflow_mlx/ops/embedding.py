@@ -26,10 +26,9 @@ from energyflow_mlx.ops._backend import (
     launch,
     resolve,
 )
+from energyflow_mlx.runtime import native
 
-FORWARD = KernelSpec(
-    "embedding", "forward", inputs=("table", "ids"), outputs=("rows",)
-)
+FORWARD = KernelSpec("embedding", "forward", inputs=("table", "ids"), outputs=("rows",))
 SEGMENTS = KernelSpec(
     "embedding",
     "segments",
@@ -95,6 +94,8 @@ def _lookup(backend: str, dtype: mx.Dtype) -> Callable[..., mx.array]:
 
     @mx.custom_function
     def lookup(table: mx.array, ids: mx.array) -> mx.array:
+        if backend == "cpu":
+            return _rows_on_cpu(table, ids).astype(dtype)
         lane = features_per_lane(dtype, backend)
         template = [("S", table.dtype), ("T", dtype), ("V", lane)]
         shape = (ids.size, table.shape[1])
@@ -122,6 +123,8 @@ def _segment_sum(
 
     @mx.custom_function
     def segment_sum(grad: mx.array, ids: mx.array) -> mx.array:
+        if backend == "cpu":
+            return _sum_on_cpu(grad, ids, rows).astype(dtype)
         order = mx.argsort(ids)
         return _sum_sorted(grad, order, ids[order], rows, dtype, backend)
 
@@ -150,12 +153,76 @@ def _sum_sorted(
     template = [("T", grad.dtype), ("ROWS", rows), ("CHUNK", _CHUNK), ("V", lane)]
     threads = _threads(chunks, width, lane, template, least=rows + 1)
     outputs = [((rows + 1,), mx.int32), ((chunks, width), mx.float32)]
-    starts, partial = launch(SEGMENTS, [grad, order, ordered], outputs, threads, backend)
+    starts, partial = launch(
+        SEGMENTS, [grad, order, ordered], outputs, threads, backend
+    )
     template = [("S", dtype), ("T", grad.dtype), ("CHUNK", _CHUNK), ("V", lane)]
     threads = _threads(rows, width, lane, template)
     inputs = [grad, order, starts, partial]
     (gtable,) = launch(BACKWARD, inputs, [((rows, width), dtype)], threads, backend)
     return gtable
+
+
+def _rows_on_cpu(table: mx.array, ids: mx.array) -> mx.array:
+    """Rows of the table, float32; zero where an id is negative."""
+    inputs, sizes = [table.astype(mx.float32), ids], [ids.size, *table.shape]
+    outputs = [((ids.size, table.shape[1]), mx.float32)]
+    return native.launch("embedding_forward", inputs, outputs, sizes)[0]
+
+
+def _sum_on_cpu(grad: mx.array, ids: mx.array, rows: int) -> mx.array:
+    """Sum of the rows of ``grad [N, D]`` by id, ``[rows, D]`` float32."""
+    inputs, sizes = [grad.astype(mx.float32), ids], [*grad.shape, rows]
+    outputs = [((rows, grad.shape[1]), mx.float32)]
+    return native.launch("embedding_backward", inputs, outputs, sizes)[0]
+
+
+def pack_rows(
+    x: mx.array, position: mx.array, place: mx.array, *, backend: Backend = "auto"
+) -> mx.array:
+    """Rows of ``x`` that are wanted, side by side; gradients go back by a look-up too.
+
+        y[t] = x[position[t]]        gx[n] = gy[place[n]], or 0 where place[n] < 0
+
+    Args:
+        x: ``[N, D]``; float32, float16 or bfloat16.
+        position: Row of ``x`` for each packed row, ``[T]`` integers.
+        place: Packed row of each row of ``x``, ``[N]`` integers, -1 where it is in
+            none; a packed row that no place names gets no gradient through.
+        backend: Which implementation of the embedding to run; see ``ops._backend``.
+
+    Returns:
+        ``[T, D]`` in ``x.dtype``.
+    """
+    chosen = resolve(backend, "embedding")
+    if position.size == 0 or x.size == 0:
+        chosen = "reference"
+    arrays = [mx.stop_gradient(a.astype(mx.int32)) for a in (position, place)]
+    return _packed(chosen)(x, *arrays)
+
+
+@cache
+def _packed(backend: str) -> Callable[..., mx.array]:
+    """``(x, position, place) -> y``, with its gradient."""
+
+    def rows(x: mx.array, ids: mx.array) -> mx.array:
+        if backend != "reference":
+            return _lookup(backend, x.dtype)(x, ids)
+        return mx.where(ids[:, None] >= 0, x[mx.maximum(ids, 0)], 0)
+
+    @mx.custom_function
+    def packed(x: mx.array, position: mx.array, place: mx.array) -> mx.array:
+        return rows(x, position)
+
+    @packed.vjp
+    def packed_vjp(
+        primals: tuple[mx.array, mx.array, mx.array], g: mx.array, _output: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        x, position, place = primals
+        gx = rows(g.astype(x.dtype), place)
+        return gx, mx.zeros_like(position), mx.zeros_like(place)
+
+    return packed
 
 
 def _threads(

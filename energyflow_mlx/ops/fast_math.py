@@ -1,13 +1,12 @@
-"""Approximations for the CPU: exponential, error function, tanh, sigmoid.
+"""Approximations for the CPU: exponential, tanh, sigmoid.
 
-On the CPU, MLX spends 16-21 ns an element on a built-in exponential, tanh or sigmoid
-and 35 ns on an error function, more than the matrix products of a small network take. A
-rational approximation that ``mx.compile`` fuses into one loop costs about 3 ns. All
-take and return float32, and are meant for use inside larger compiled expressions.
+On the CPU, MLX spends 16-21 ns an element on a built-in exponential, tanh or sigmoid,
+more than the matrix products of a small network take. A rational approximation that
+``mx.compile`` fuses into one loop costs about 3 ns. All take and return float32, and
+are meant for use inside larger compiled expressions.
 
 The coefficients are weighted least-squares fits on Chebyshev nodes: degree 5 for
-``2**f``; in ``x**2`` degree 6 over degree 4 for erf, and iteratively reweighted degree
-4 over degree 4 for tanh.
+``2**f``, and iteratively reweighted degree 4 over degree 4 in ``x**2`` for tanh.
 """
 
 import math
@@ -26,18 +25,6 @@ _EXP2 = (
     0.009675541246025265,
     0.0013276460871979867,
 )
-# erf(x / sqrt(2)) = x P(x^2) / Q(x^2) on |x| <= 5.6, where erf is 1 to float32.
-_ERF_LIMIT = 5.6
-_ERF_P = (
-    0.7978842519084369,
-    0.074227389707625,
-    0.009175261569137092,
-    0.0003649598276899267,
-    6.72345679006208e-06,
-    -4.399440995415293e-08,
-    2.160452513655067e-10,
-)
-_ERF_Q = (1.0, 0.259694358, 0.0297866766, 0.00190154554, 6.62520354e-05)
 # tanh(x) = x P(x^2) / Q(x^2) on |x| <= 7.9, where tanh is 1 to float32.
 _TANH_LIMIT = 7.9
 _TANH_P = (
@@ -104,13 +91,6 @@ def fast_exp(x: mx.array) -> mx.array:
     if mx.default_device().type == mx.gpu:
         return mx.exp(x)
     return _power_of_two(x)
-
-
-def fast_erf_over_sqrt2(x: mx.array) -> mx.array:
-    """Compute ``erf(x / sqrt(2))`` of any shape, absolute error 4e-7."""
-    bounded = mx.clip(x, -_ERF_LIMIT, _ERF_LIMIT)
-    square = bounded * bounded
-    return bounded * horner(square, _ERF_P) / horner(square, _ERF_Q)
 
 
 def fast_tanh(x: mx.array) -> mx.array:

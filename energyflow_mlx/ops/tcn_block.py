@@ -22,6 +22,7 @@ import mlx.core as mx
 from energyflow_mlx.ops._backend import Backend, resolve
 from energyflow_mlx.ops.causal_im2col import causal_conv1d
 from energyflow_mlx.ops.gelu import Form, gelu
+from energyflow_mlx.ops.row_sums import layer_norm, linear
 from energyflow_mlx.runtime import native
 
 Film = tuple[mx.array, mx.array]
@@ -106,9 +107,7 @@ def tcn_block(
 
 def normalized_input(x: mx.array, weights: BlockWeights, film: Film | None) -> mx.array:
     """Layer-normalise the last axis of ``x`` and apply FiLM, if there is one."""
-    u = mx.fast.layer_norm(
-        x, weights.norm_weight, weights.norm_bias, eps=LAYER_NORM_EPS
-    )
+    u = layer_norm(x, weights.norm_weight, weights.norm_bias, LAYER_NORM_EPS)
     if film is None:
         return u
     scale, shift = film
@@ -142,7 +141,7 @@ def tcn_block_reference(
         h = causal_conv1d(u, weights.conv1_weight, weights.conv1_bias, dilation)
         h = h[:, ahead:]
     h = gelu(h, form)  # [B, L, H]
-    branch = h @ weights.conv2_weight.T + weights.conv2_bias
+    branch = linear(h, weights.conv2_weight, weights.conv2_bias)
     if drop is not None:
         scaled = branch * drop.astype(branch.dtype)
         branch = mx.where(drop != 0, scaled, mx.zeros_like(branch))

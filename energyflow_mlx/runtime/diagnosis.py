@@ -75,7 +75,7 @@ def examine() -> list[Finding]:
     except ImportError as error:  # on Linux the front end installs without a backend
         return [*findings, _mlx_missing(error), _disk()]
     found = device.describe()
-    findings += [_mlx(found), _blas(found), _matmul(found)]
+    findings += [_mlx(found), _blas(found), _matmul(found), _native(found)]
     return [*findings, _compilers(found), _teacher(), _disk()]
 
 
@@ -175,6 +175,22 @@ def _matmul(found: DeviceInfo) -> Finding:
         advice = "see blas; if blas is well, another program holds the processor"
         return Finding("matmul", "slow", value, advice, facts)
     return Finding("matmul", "ok", value, facts=facts)
+
+
+def _native(found: DeviceInfo) -> Finding:
+    """Whether the C forms of the operations run; builds them where they are missing."""
+    from energyflow_mlx.runtime import native  # needs MLX, like the device
+
+    start = time.perf_counter()
+    info = native.info()
+    facts = info._asdict() | {"seconds": round(time.perf_counter() - start, 2)}
+    needed = found.backend == "cpu" and info.status != "active"
+    level: Level = "slow" if needed else "ok"
+    if info.status == "active":
+        return Finding(
+            "native", level, f"C operations, {info.threads} threads", "", facts
+        )
+    return Finding("native", level, "no C operations", info.advice, facts)
 
 
 def _compilers(found: DeviceInfo) -> Finding:

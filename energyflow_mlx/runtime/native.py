@@ -166,7 +166,7 @@ def _load() -> _Loaded:
     except _BuildError as error:
         return _Loaded(NativeInfo(error.status, threads, str(error)), None, None)
     except (OSError, ImportError) as error:
-        advice = f"the build does not load: {error}"
+        advice = f"remove {blas.cache_folder()} and start again: {error}"
         return _Loaded(NativeInfo("failed", threads, advice), None, None)
     bridge.start(threads, *blas.thread_functions())
     return _Loaded(NativeInfo("active", threads), bridge, kernels)

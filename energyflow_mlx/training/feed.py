@@ -8,7 +8,13 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.data.batching import Batch, BucketBatcher
+from energyflow_mlx.data.batching import (
+    Batch,
+    BucketBatcher,
+    TargetRows,
+    target_capacities,
+    target_rows,
+)
 from energyflow_mlx.data.prefetch import prefetch
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
 from energyflow_mlx.runtime.distributed import ALONE, Group
@@ -17,8 +23,10 @@ from energyflow_mlx.training.objectives.base import StepBatch
 from energyflow_mlx.training.token_rows import (
     TokenRows,
     draw_candidates,
+    gathering_pays,
     occurring_rows,
     token_shares,
+    whole_rows,
 )
 
 
@@ -79,6 +87,11 @@ class Feed:
             seed=config.seed,
         )
         self._shares = token_shares(data.train_ids, self._vocab_size)
+        self._capacities = target_capacities(
+            np.array([len(row) for row in data.train_ids]),
+            config.data.buckets,
+            trainer.micro_batch,
+        )
         self.updates_per_epoch = self._batcher.batches_per_epoch
 
     def updates(self, start: int) -> Generator[list[StepBatch]]:
@@ -97,8 +110,10 @@ class Feed:
 
     def rows_of(self, batch: Batch, number: int) -> TokenRows:
         """Rows of the token tables that update ``number`` touches, on the host."""
-        rows = occurring_rows(batch.ids, self._vocab_size)
         count, seed = self._config.token_rows.candidates, self._config.seed
+        if not count and not gathering_pays(batch.ids.size, self._vocab_size):
+            return whole_rows(batch.ids, self._vocab_size)
+        rows = occurring_rows(batch.ids, self._vocab_size)
         if not count:
             return rows
         total = batch.mask.sum()
@@ -121,6 +136,13 @@ class Feed:
                 mask=mx.array(batch.mask[cut]),
                 target=mx.array(batch.target[cut]),
                 rows=shared,
+                targets=self._targets(batch, cut),
             )
             for cut in cuts
         ]
+
+    def _targets(self, batch: Batch, cut: slice) -> TargetRows:
+        """Pack the targets of one micro-batch, on the device."""
+        ids, mask = batch.ids[cut], batch.mask[cut]
+        capacity = self._capacities.get(ids.shape[1], mask.size)
+        return TargetRows(*map(mx.array, target_rows(ids, mask, capacity)))

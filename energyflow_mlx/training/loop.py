@@ -189,7 +189,7 @@ class Trainer:
                 if is_last and total is not None:
                     report = self.stepper.apply(total, batch.rows, lr)
                 if is_last:
-                    self.engine.fence(self.stepper.state)
+                    self.engine.fence(self.stepper.arrays())
                     read = self.engine.defer(f"{objective.name} report", report)
             if flights:
                 flights[-1].land()

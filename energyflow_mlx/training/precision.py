@@ -5,6 +5,7 @@ are scaled before backward and unscaled in float32 after it. The overflow test a
 the choice between old and new state stay in the graph: no host decision is needed.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -49,13 +50,23 @@ def next_loss_scale(
 
 
 def cast_parameters(
-    parameters: dict[str, mx.array], config: PrecisionConfig
+    parameters: dict[str, mx.array],
+    config: PrecisionConfig,
+    keep: Callable[[str], bool] = lambda path: False,
 ) -> dict[str, mx.array]:
-    """Floating parameters in the compute format; gradients come back in float32."""
+    """Floating parameters in the compute format; gradients come back in float32.
+
+    Args:
+        parameters: By path, or packs by name.
+        config: The format.
+        keep: Which stay as they are, by path.
+    """
     dtype = DTYPES[config.dtype]
     if dtype == mx.float32:
         return parameters
     return {
-        path: p.astype(dtype) if mx.issubdtype(p.dtype, mx.floating) else p
+        path: p
+        if keep(path) or not mx.issubdtype(p.dtype, mx.floating)
+        else p.astype(dtype)
         for path, p in parameters.items()
     }

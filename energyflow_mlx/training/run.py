@@ -7,7 +7,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.held_out import final_metrics
 from energyflow_mlx.model import count_parameters
 from energyflow_mlx.runs.folder import differences, flatten
-from energyflow_mlx.runtime import blas, device
+from energyflow_mlx.runtime import blas, device, native
 from energyflow_mlx.training.loop import Trainer
 
 
@@ -62,6 +62,7 @@ def _header(trainer: Trainer) -> dict[str, str]:
     return {
         "device": f"{device.describe()}{trainer.group}",
         "BLAS": str(blas.info()),
+        "operations": _operations(),
         "precision": _precision(config),
         "parameters": parts,
         "teacher": f"{data.teacher}, {data.dimension} numbers",
@@ -80,6 +81,12 @@ def _precision(config: Config) -> str:
     """The number format, and whether it is the one that the device does well."""
     chosen, fast = config.precision.dtype, device.fast_format()
     return chosen if chosen == fast else f"{chosen}; {fast} is fast here"
+
+
+def _operations() -> str:
+    """Which forms of the package's own operations run."""
+    here = device.describe().backend
+    return str(native.info()) if here == "cpu" else f"{here} kernels"
 
 
 def _changes(config: Config) -> str:

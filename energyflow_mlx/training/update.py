@@ -1,15 +1,18 @@
 """One training update: gradients of micro-batches, clip, AdamW, all in one graph.
 
 Parameters, moments and the loss scale are inputs and outputs of pure functions,
-compiled once per objective and batch shape. Gathered token tables enter the gradient as
-the rows the update touches; see ``token_rows``.
+compiled once per objective and batch shape. Between updates they lie in packs, see
+``packing``: clipping, AdamW and the change of format are a few passes over a few
+vectors. Gathered token tables enter the gradient as the rows the update touches; see
+``token_rows``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import mlx.core as mx
+import numpy as np
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import (
@@ -19,6 +22,8 @@ from energyflow_mlx.model import (
     parameter_slots,
     put_parameters,
 )
+from energyflow_mlx.ops import on_gpu
+from energyflow_mlx.ops.adamw import Adamw, Rates, adamw, gradient_norm
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.objectives.base import (
@@ -28,15 +33,16 @@ from energyflow_mlx.training.objectives.base import (
 )
 from energyflow_mlx.training.optimizer import (
     Arrays,
-    StepScalars,
-    adamw,
-    begin_step,
+    Moments,
     clip_scale,
+    constants,
     decays,
-    global_norm,
     init_moments,
+    stepped,
 )
+from energyflow_mlx.training.packing import Packing
 from energyflow_mlx.training.precision import (
+    DTYPES,
     cast_parameters,
     init_loss_scale,
     next_loss_scale,
@@ -44,11 +50,12 @@ from energyflow_mlx.training.precision import (
 from energyflow_mlx.training.state import Gradients, TrainState, sum_over
 from energyflow_mlx.training.token_rows import (
     TokenRows,
-    adamw_rows,
     gather,
     gathered_tables,
     installed,
     is_only_looked_up,
+    is_token_parameter,
+    step_rows,
 )
 from energyflow_mlx.training.trainable import trainable_paths, under
 
@@ -65,7 +72,7 @@ class Stepper:
         group: The processes whose gradients are summed.
 
     Attributes:
-        state: Current parameters, moments, loss scale.
+        packing: Which parameters lie together.
         traces: How often each compiled function was traced, by name; a test
             holds it to once per objective and shape.
     """
@@ -75,7 +82,7 @@ class Stepper:
     objectives: Sequence[Objective]
     engine: ReadbackEngine = field(default_factory=ReadbackEngine)
     group: Group = ALONE
-    state: TrainState = field(init=False)
+    packing: Packing = field(init=False)
     traces: dict[str, int] = field(default_factory=dict)
     _slots: Slots = field(init=False)
     _compiled: dict[str, Callable] = field(default_factory=dict)
@@ -93,20 +100,71 @@ class Stepper:
         self._stepped = {
             o.name: under(self.trainable, o.parts) for o in self.objectives
         }
-        # Parameters that the same objectives step have had equally many updates.
-        self._stepped_by = {
-            path: tuple(name for name, paths in self._stepped.items() if path in paths)
-            for path in self.trainable
+        self.packing = Packing(parameters, self._fate)
+        self._decay = {
+            pack.name: self._decay_of(pack.shapes, parameters)
+            for pack in self.packing.packs.values()
         }
-        self.state = TrainState(
+        state = TrainState(
             parameters=parameters,
             moments={p: init_moments(parameters[p]) for p in sorted(self.trainable)},
             loss_scale=init_loss_scale(self.config.precision),
         )
+        self.restore(state)
+
+    def _fate(self, path: str) -> Hashable | None:
+        """Name what parameters of a pack share: the objectives that step them.
+
+        On a CPU, where nothing is launched, every tensor is alone.
+        """
+        if not on_gpu():
+            return None
+        steppers = frozenset(n for n, paths in self._stepped.items() if path in paths)
+        return None if is_token_parameter(path) or not steppers else steppers
+
+    def _decay_of(self, paths: Iterable[str], parameters: Arrays) -> float | mx.array:
+        """Weight decay of a pack: one number, or one for each of its numbers."""
+        rate = self.config.optimizer.weight_decay
+        each = {p: rate if decays(p, parameters[p]) else 0.0 for p in paths}
+        if len(set(each.values())) == 1:
+            return next(iter(each.values()))
+        numbers = [np.full(parameters[p].size, v, np.float32) for p, v in each.items()]
+        return mx.array(np.concatenate(numbers))
+
+    @property
+    def state(self) -> TrainState:
+        """Current parameters, moments and loss scale, by path."""
+        moments: dict[str, Moments] = {}
+        for name, packed in self._packed.moments.items():
+            split = {k: self.packing.split({name: packed[k]}) for k in ("m", "v")}
+            for path in self.packing.packs[name].shapes:
+                own = {k: arrays[path] for k, arrays in split.items()}
+                moments[path] = {**own, "t": packed["t"]}
+        parameters = self.packing.split(self._packed.parameters)
+        return TrainState(parameters, moments, self._packed.loss_scale)
+
+    def arrays(self) -> list[mx.array]:
+        """Give what an update computes and the next one needs, to wait for."""
+        parameters, moments, scale = self._packed
+        return [
+            *parameters.values(),
+            *(a for moment in moments.values() for a in moment.values()),
+            *scale,
+        ]
 
     def restore(self, state: TrainState) -> None:
         """Continue from a saved state."""
-        self._take(state)
+        moments: dict[str, Moments] = {}
+        for pack in self.packing.of(set(state.moments)):
+            each = [state.moments[path] for path in pack.shapes]
+            by_path = dict(zip(pack.shapes, each, strict=True))
+            moments[pack.name] = {
+                k: pack.join({path: moment[k] for path, moment in by_path.items()})
+                for k in ("m", "v")
+            }
+            moments[pack.name]["t"] = each[0]["t"]
+        packed = self.packing.join(state.parameters)
+        self._take(TrainState(packed, moments, state.loss_scale), state.parameters)
 
     # -- pure functions ------------------------------------------------------
 
@@ -114,24 +172,34 @@ class Stepper:
         self, parameters: Arrays, rows: TokenRows
     ) -> AbstractContextManager[None]:
         """Context in which the model has an update's parameters, in compute format."""
-        cast = cast_parameters(parameters, self.config.precision)
-        return installed(self.model, cast, self.gathered, rows)
+        precision = self.config.precision
+        cast = cast_parameters(parameters, precision, keep=is_token_parameter)
+        dtype = DTYPES[precision.dtype]
+        return installed(self.model, cast, self.gathered, rows, dtype)
 
     def _gradients(
         self, name: str, state: TrainState, batch: StepBatch, key: mx.array
     ) -> Gradients:
         """Gradients of one micro-batch's loss sum with respect to what it steps."""
-        everything = gather(state.parameters, self.gathered, batch.rows)
+        vectors = gather(state.parameters, self.gathered, batch.rows)
+        differentiated = self._differentiated[name]
+        if differentiated.is_one_graph:  # else its parts add up float32 gradients
+            precision = self.config.precision
+            vectors = cast_parameters(vectors, precision, keep=is_token_parameter)
+        everything = self.packing.split(vectors)
         stepped = {path: everything.pop(path) for path in self._stepped[name]}
-        function = self._differentiated[name].function
         scale = state.loss_scale.scale
-        outcome, gradients = function(stepped, everything, batch, key, scale)
-        return Gradients(gradients, *outcome)
+        outcome, gradients = differentiated.function(
+            stepped, everything, batch, key, scale
+        )
+        joined = self.packing.join(gradients)
+        wide = {name: g.astype(mx.float32) for name, g in joined.items()}
+        return Gradients(wide, *outcome)
 
     def _apply(
         self, state: TrainState, total: Gradients, rows: TokenRows, lr: mx.array
-    ) -> tuple[TrainState, Arrays]:
-        """New state from summed gradients, and the values to report.
+    ) -> tuple[TrainState, Arrays, Arrays]:
+        """New state from summed gradients, its tensors, and the values to report.
 
         The sum over all processes is taken here, once an update. The state stays as it
         was where loss or gradient is not finite: the host learns of it when later
@@ -141,39 +209,26 @@ class Stepper:
         parameters, moments, loss_scale = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)
-        gradients = {
-            path: g.astype(mx.float32) * divide for path, g in total.gradients.items()
-        }
-        norm = global_norm(gradients)
+        norm = gradient_norm(list(total.gradients.values())) * divide
         finite = mx.isfinite(norm) & mx.isfinite(total.loss)
-        clip = clip_scale(norm, config.clip_norm)
+        rates = Rates(divide * clip_scale(norm, config.clip_norm), lr, finite)
         new_parameters, new_moments = dict(parameters), dict(moments)
-        steps: dict[tuple[str, ...], StepScalars] = {}
-        for path, gradient in gradients.items():
-            old, moment = parameters[path], moments[path]
-            gradient = mx.where(finite, gradient * clip, 0.0)
-            group = self._stepped_by[path]
-            if group not in steps:
-                steps[group] = begin_step(moment["t"], lr, finite, config)
-            if path in self.gathered:
-                new, changed = adamw_rows(
-                    old,
-                    gradient,
-                    moment,
-                    rows,
-                    steps[group],
-                    config,
-                    only_occurring=is_only_looked_up(path, self.config),
+        for name, gradient in total.gradients.items():
+            old = Adamw(parameters[name], **moments[name])
+            if name in self.gathered:
+                only_looked_up = is_only_looked_up(name, self.config)
+                new = step_rows(
+                    old, gradient, rows, rates, config, only_occurring=only_looked_up
                 )
             else:
-                decay = config.weight_decay if decays(path, old) else 0.0
-                new, changed = adamw(old, gradient, moment, steps[group], decay, config)
-            new_parameters[path], new_moments[path] = new, changed
+                new = adamw(old, gradient, rates, constants(config, self._decay[name]))
+            new_parameters[name], new_moments[name] = stepped(new)
         scale = next_loss_scale(loss_scale, finite, self.config.precision)
         report = {name: m / total.count for name, m in total.metrics.items()}
         report["loss"] = total.loss / total.count
         report["grad_norm"] = norm
-        return TrainState(new_parameters, new_moments, scale), report
+        tensors = self.packing.split(new_parameters)
+        return TrainState(new_parameters, new_moments, scale), tensors, report
 
     def _whole_update(
         self,
@@ -182,7 +237,7 @@ class Stepper:
         batch: StepBatch,
         key: mx.array,
         lr: mx.array,
-    ) -> tuple[TrainState, Arrays]:
+    ) -> tuple[TrainState, Arrays, Arrays]:
         """Forward to AdamW."""
         total = self._gradients(name, state, batch, key)
         return self._apply(state, total, batch.rows, lr)
@@ -214,8 +269,8 @@ class Stepper:
         if self._differentiated[objective].is_one_graph:
             function = self._compile(f"{objective} gradients", function)
         # Of the state the gradients read no moments: they stay out of the graph.
-        found = function(self.state._replace(moments={}), batch, key)
-        put_parameters(self._slots, self.state.parameters)
+        found = function(self._packed._replace(moments={}), batch, key)
+        put_parameters(self._slots, self._tensors)
         self._time(f"{objective} gradient", found.gradients)
         return found
 
@@ -237,7 +292,7 @@ class Stepper:
             if self._differentiated[name].is_one_graph:
                 function = self._compile(f"{name} {part}", function)
             found = function(self.state._replace(moments={}), batch, key)
-            put_parameters(self._slots, self.state.parameters)
+            put_parameters(self._slots, self._tensors)
             if found is not None:
                 self._time(f"{name} {part}", found)
 
@@ -246,7 +301,7 @@ class Stepper:
         everything = gather(self.state.parameters, self.gathered, batch.rows)
         with self._installed(everything, batch.rows):
             found = self._objective(name).forward(self.model, batch, key)
-        put_parameters(self._slots, self.state.parameters)
+        put_parameters(self._slots, self._tensors)
         return found
 
     def _objective(self, name: str) -> Objective:
@@ -260,9 +315,9 @@ class Stepper:
     def apply(self, total: Gradients, rows: TokenRows, lr: float) -> Arrays:
         """Apply summed gradients to the state; returns the lazy report values."""
         compiled = self._compile("apply", self._apply)
-        state, report = compiled(self.state, total, rows, mx.array(lr))
-        self._take(state)
-        self._time("update", self.state.arrays())
+        state, tensors, report = compiled(self._packed, total, rows, mx.array(lr))
+        self._take(state, tensors)
+        self._time("update", self.arrays())
         return report
 
     def update(
@@ -277,14 +332,14 @@ class Stepper:
             total = self.micro_gradients(objective, batch, key)
             return self.apply(total, batch.rows, lr)
 
-        def function(*arguments: object) -> tuple[TrainState, Arrays]:
+        def function(*arguments: object) -> tuple[TrainState, Arrays, Arrays]:
             return self._whole_update(objective, *arguments)  # type: ignore[arg-type]
 
         compiled = self._compile(f"{objective} update", function)
-        state, report = compiled(self.state, batch, key, mx.array(lr))
-        self._take(state)
+        state, tensors, report = compiled(self._packed, batch, key, mx.array(lr))
+        self._take(state, tensors)
         return report
 
-    def _take(self, state: TrainState) -> None:
-        self.state = TrainState(*state)
-        put_parameters(self._slots, self.state.parameters)
+    def _take(self, packed: TrainState, tensors: Arrays) -> None:
+        self._packed, self._tensors = TrainState(*packed), tensors
+        put_parameters(self._slots, tensors)

@@ -21,7 +21,7 @@ from energyflow_mlx.config import TransformerEncoderConfig as Transformer
 from energyflow_mlx.config.lattice import CarrierConfig, CubeConfig, SpawnConfig
 from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.nn.losses import cosine, sequence_cross_entropy
+from energyflow_mlx.nn.losses import cosine
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 V, E = 50, 12
@@ -110,8 +110,10 @@ def trained_codec(steps=60):
     def loss(model):
         features = model.decode_features(ids[:, :-1], mask[:, :-1], target)
         logits = model.decoder.logits(features)
-        ce, count = sequence_cross_entropy(logits, ids[:, 1:], mask[:, 1:])
-        return ce / count + mx.mean(1 - cosine(model.encode(ids, mask), target))
+        losses = nn.losses.cross_entropy(logits, ids[:, 1:]) * mask[:, 1:]
+        return losses.sum() / mask[:, 1:].sum() + mx.mean(
+            1 - cosine(model.encode(ids, mask), target)
+        )
 
     model, optimizer = codec.model, optim.Adam(1e-2)
     gradients_of = nn.value_and_grad(model, loss)

@@ -12,6 +12,8 @@ from energyflow_mlx.data.batching import (
     cover,
     lengths_that_pad_least,
     pad_rows,
+    target_capacities,
+    target_rows,
 )
 from energyflow_mlx.data.captions.generate import generate_captions
 
@@ -309,3 +311,39 @@ def test_real_captions_pad_less_in_8_chosen_lengths_than_in_fixed_ones():
         if name == "chosen":
             assert len(set(batches)) <= 8
     assert tokens["chosen"] < tokens["fixed"]
+
+
+@pytest.mark.parametrize("capacity", [5, 8, 99])
+def test_target_rows_hold_every_real_next_token_and_lead_back(capacity):
+    """Five are real: they fit, with or without room; 99 is more than there is."""
+    ids, mask = pad_rows([np.array([2, 7, 9, 3]), np.array([2, 5, 3])], 6)
+    rows = target_rows(ids, mask, capacity)
+    assert len(rows.token) == min(capacity, 10)
+    np.testing.assert_array_equal(rows.token[:5], [7, 9, 3, 5, 3])
+    np.testing.assert_array_equal(
+        ids[:, 1:].reshape(-1)[rows.position[:5]], rows.token[:5]
+    )
+    assert rows.count.tolist() == [1.0] * 5 + [0.0] * (len(rows.count) - 5)
+    real = mask[:, 1:].reshape(-1) > 0
+    np.testing.assert_array_equal(rows.place[real], np.arange(5))
+    assert (rows.place[~real] == -1).all()
+
+
+def test_target_rows_above_the_capacity_take_every_position():
+    ids, mask = pad_rows([np.array([2, 7, 9, 3]), np.array([2, 5, 3])], 6)
+    rows = target_rows(ids, mask, 4)
+    assert len(rows.token) == 10 and rows.count.sum() == 5
+
+
+def test_target_capacities_hold_nearly_every_batch_of_an_epoch():
+    rows, targets = sentences(4000)
+    lengths = np.array([len(row) for row in rows])
+    found = target_capacities(lengths, BUCKETS, 32)
+    batches = over(rows, targets, batch_size=32).batches(0)
+    needed = [
+        (b.ids.shape[1], b.mask[:, 1:].sum()) for _, b in itertools.islice(batches, 120)
+    ]
+    assert all(count <= found[bucket] for bucket, count in needed)
+    assert all(found[bucket] <= 32 * (bucket - 1) for bucket in BUCKETS)
+    assert found[16] < 32 * 15  # and padding has little room
+    assert target_capacities(lengths[:0], BUCKETS, 32)[16] == 32 * 15

@@ -16,10 +16,12 @@ import pytest
 from energyflow_mlx.ops import (
     _backend,
     causal_im2col,
+    embedding,
     gelu,
     gru_blend,
     lattice_readout,
     lattice_scatter,
+    linear_cross_entropy,
     masked_mean,
 )
 from tests.metal_host.harness import HostOptions, KernelHost, compiler
@@ -34,6 +36,11 @@ _KERNELS = [
     ("causal_im2col", "backward"),
     ("gelu", "forward"),
     ("gelu", "backward"),
+    ("embedding", "forward"),
+    ("embedding", "segments"),
+    ("embedding", "backward"),
+    ("linear_cross_entropy", "forward"),
+    ("linear_cross_entropy", "backward"),
     ("gru_blend", "forward"),
     ("gru_blend", "backward"),
     ("lattice_scatter", "forward"),
@@ -87,6 +94,17 @@ def _cases(op: str) -> list[tuple[Callable[..., mx.array], list]]:
             for n in (3, 8, 1027)
             for form in ("exact", "tanh")
         ]
+    if op == "embedding":
+        sizes = [(3, 5, 7), (5, 33, 300), (40, 8, 70)]
+        return [
+            (
+                partial(_look_up, ids=_ids(rows, count)),
+                [mx.random.normal((rows, width))],
+            )
+            for rows, width, count in sizes
+        ]
+    if op == "linear_cross_entropy":
+        return [_cross_entropy(*size) for size in [(4, 3, 5), (5, 8, 64), (3, 4, 2500)]]
     if op == "gru_blend":
         sizes = [(3, 5), (33, 33), (70, 264), (35, 127)]
         return [
@@ -107,6 +125,28 @@ def _cases(op: str) -> list[tuple[Callable[..., mx.array], list]]:
         (partial(function, size=size, mode=mode), _flows(2, count, least_weight))
         for size, mode, count in surfaces
     ]
+
+
+def _ids(rows: int, count: int) -> mx.array:
+    """Ids of which half are one row."""
+    ids = mx.random.randint(0, rows, (count,))
+    ids = mx.where(mx.random.uniform(shape=(count,)) < 0.5, 1, ids)
+    return ids.astype(mx.int32)
+
+
+def _look_up(table: mx.array, *, ids: mx.array, backend: str) -> mx.array:
+    return embedding(table, ids, backend=backend)
+
+
+def _cross_entropy(
+    rows: int, width: int, columns: int
+) -> tuple[Callable[..., mx.array], list]:
+    count = (mx.arange(rows) % 3 != 1).astype(mx.float32)
+    target = mx.random.randint(0, columns, (rows,))
+    shapes = [(rows, width), (columns, width), (columns,)]
+    arrays = [2 * mx.random.normal(shape) for shape in shapes]
+    fixed = {"target": target, "count": count, "label_smoothing": 0.1}
+    return partial(linear_cross_entropy, **fixed), arrays
 
 
 def _gru_shapes(rows: int, width: int) -> list[tuple[int, ...]]:

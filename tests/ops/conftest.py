@@ -5,6 +5,8 @@ executing or recording stand-ins there, so the project's own Python (grid sizes,
 templates, dtypes, gradients) and the shipped kernel text are both under test.
 """
 
+import ctypes
+import platform
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +20,18 @@ _GPU_BACKENDS = [
     pytest.param(("metal", "device"), id="metal-on-device", marks=pytest.mark.metal),
     pytest.param(("cuda", "device"), id="cuda-on-device", marks=pytest.mark.cuda),
 ]
+
+
+@pytest.fixture
+def dirty_memory() -> Iterator[None]:
+    """Fill new memory with a large number, so that a cell nobody writes shows."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("memory is filled by glibc")
+    perturb = -6  # M_PERTURB of malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(perturb, 1)
+    yield
+    mallopt(perturb, 0)
 
 
 @pytest.fixture

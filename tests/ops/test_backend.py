@@ -13,8 +13,10 @@ from energyflow_mlx.ops._backend import KernelSpec, kernel_folder, resolve, sour
 CHECKOUT = Path(__file__).resolve().parents[2]
 OPS = tuple(_backend._AUTO)
 # On a GPU these are made of other operations and the library's products.
-COMPOSED_ON_GPU = {"covered_tokens", "flow_carry", "layer_norm", "tcn_block"}
-TUNED_FOR_CPU = {"gelu", "gru_blend"} | COMPOSED_ON_GPU
+COMPOSED_ON_GPU = {"adamw", "covered_tokens", "flow_carry", "tcn_block"}
+TUNED_FOR_CPU = COMPOSED_ON_GPU | {
+    *("embedding", "gelu", "gru_blend", "layer_norm", "linear_cross_entropy"),
+}
 KERNELS = sorted(kernel_folder().glob("*/*.metal"))
 PARTS = [path for path in KERNELS if path.stem != "header"]
 

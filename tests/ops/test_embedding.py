@@ -4,11 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.ops import embedding
+from energyflow_mlx.ops import embedding, pack_rows
 from energyflow_mlx.ops.embedding import embedding_reference
 from tests.ops.comparison import (
     DTYPES,
-    TOLERANCE,
     as_numpy,
     assert_close,
     assert_same_bits,
@@ -59,7 +58,9 @@ def test_half_gradients_are_summed_in_float32():
 
     assert mx.vjp(function, [mx.zeros((2, 1))], [g])[1][0].tolist() == [[5000], [0]]
     half = mx.zeros((2, 1), mx.bfloat16)
-    assert mx.vjp(function, [half], [g])[1][0][0].item() == pytest.approx(5000, rel=4e-3)
+    assert mx.vjp(function, [half], [g])[1][0][0].item() == pytest.approx(
+        5000, rel=4e-3
+    )
 
 
 @pytest.mark.parametrize("dtype", [None, mx.bfloat16], ids=str)
@@ -89,7 +90,9 @@ def test_kernels_gradient_of_a_float32_table_is_not_rounded_to_the_half_format(
     table, ids = mx.zeros((3, 8)), mx.zeros(1000, mx.int32)
     g = mx.full((1000, 8), 1.0078125).astype(mx.bfloat16)  # 1 + 2^-7, a bfloat16
     (gradient,) = mx.vjp(
-        lambda t: embedding(t, ids, dtype=mx.bfloat16, backend=gpu_backend), [table], [g]
+        lambda t: embedding(t, ids, dtype=mx.bfloat16, backend=gpu_backend),
+        [table],
+        [g],
     )[1]
     assert_close(gradient[0], mx.full((8,), 1007.8125), 1e-6)
     assert not as_numpy(gradient[1:]).any()
@@ -121,6 +124,36 @@ def test_kernels_read_zeros_outside_the_table_and_give_nothing_there(gpu_backend
     assert rows.tolist() == [[0, 0], [7, 8], [0, 0], [0, 0]]
     assert as_numpy(gradient)[3].all()
     assert not as_numpy(gradient)[:3].any()
+
+
+POSITION, PLACE = mx.array([4, 1, 3, 0]), mx.array([-1, 1, -1, 2, 0])
+
+
+def packed_and_gradient(backend, dtype=mx.float32):
+    x = mx.arange(15.0).reshape(5, 3).astype(dtype)
+    g = (mx.arange(12.0).reshape(4, 3) + 1).astype(dtype)
+    (rows,), (gradient,) = mx.vjp(
+        lambda x: pack_rows(x, POSITION, PLACE, backend=backend), [x], [g]
+    )
+    return rows, gradient
+
+
+def assert_packed(backend, dtype):
+    rows, gradient = packed_and_gradient(backend, dtype)
+    assert rows.dtype == gradient.dtype == dtype
+    assert rows[:, 0].tolist() == [12, 3, 9, 0]
+    # The last packed row fills the fixed size: no place names it.
+    assert gradient[:, 0].tolist() == [0, 4, 0, 7, 1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_packed_rows_and_their_gradients_are_looked_up(dtype):
+    assert_packed("reference", dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_kernels_pack_rows_too(gpu_backend, dtype):
+    assert_packed(gpu_backend, dtype)
 
 
 def test_equal_input_gives_equal_bits(gpu_backend):
@@ -159,3 +192,44 @@ def test_wrong_arguments_are_named():
         embedding(table, ids, dtype=mx.int32)
 
 
+def looked_up(table, ids, backend):
+    weight = mx.random.normal((ids.size, table.shape[1]), key=mx.random.key(0))
+
+    def loss(table):
+        rows = embedding(table, ids, backend=backend)
+        return mx.sum(rows * weight), rows
+
+    (_, rows), gradient = mx.value_and_grad(loss)(table)
+    return rows, gradient
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_native_form_matches_reference(size, dtype, dirty_memory):
+    table, ids = sample(*size, dtype)
+    found = looked_up(table, ids, "cpu")
+    expected = looked_up(table, ids, "reference")
+    assert_same_bits(found[0], expected[0])
+    assert_close(found[1], expected[1])
+
+
+def test_native_form_reads_zeros_where_an_id_is_negative(dirty_memory):
+    x = mx.random.normal((5, 3))
+    position, place = mx.array([4, 1]), mx.array([-1, 1, -1, -1, 0])
+    for backend in ("cpu", "reference"):
+
+        def loss(x, backend=backend):
+            return mx.sum(pack_rows(x, position, place, backend=backend))
+
+        gradient = as_numpy(mx.grad(loss)(x))
+        np.testing.assert_array_equal(gradient[:, 0], [0, 1, 0, 0, 1])
+
+
+def test_native_form_gives_equal_bits_and_keeps_nan():
+    table, ids = sample(300, 33, 70)
+    one, two = (looked_up(table, ids, "cpu") for _ in range(2))
+    for a, b in zip(one, two, strict=True):
+        assert_same_bits(a, b)
+    table = mx.where(mx.arange(300)[:, None] == 7, float("nan"), table)
+    rows = as_numpy(embedding(table, mx.array([6, 7]), backend="cpu"))
+    assert np.isnan(rows[1]).all() and np.isfinite(rows[0]).all()

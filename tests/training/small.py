@@ -9,7 +9,7 @@ from rich.console import Console
 from energyflow_mlx.build.model import build_model, start_tables
 from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.config import Config, objectives_type
-from energyflow_mlx.data.batching import Batch
+from energyflow_mlx.data.batching import Batch, TargetRows, target_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
@@ -70,6 +70,7 @@ def make_feed(config, vocab_size=V):
     feed = Feed.__new__(Feed)
     feed._config, feed._vocab_size, feed._group = config, vocab_size, ALONE
     feed._shares = np.full(vocab_size, 1 / vocab_size)
+    feed._capacities = {}
     return feed
 
 
@@ -82,7 +83,9 @@ def to_update(batch, config, number=0):
 def on_device(batch):
     """One micro-batch without an update around it."""
     rows = occurring_rows(batch.ids, V)
-    return StepBatch(*(mx.array(a) for a in batch), rows=rows)
+    targets = target_rows(batch.ids, batch.mask, batch.mask.size)
+    targets = TargetRows(*map(mx.array, targets))
+    return StepBatch(*(mx.array(a) for a in batch), rows=rows, targets=targets)
 
 
 def step(stepper, objective, batch, lr=1e-2, seed=0):
@@ -101,7 +104,7 @@ def gradients(stepper, objective, batch, seed=0):
     (micro,) = to_update(batch, stepper.config)
     found = stepper.micro_gradients(objective, micro, mx.random.key(seed))
     mx.eval(found)
-    return found
+    return found._replace(gradients=stepper.packing.split(found.gradients))
 
 
 def weights(stepper):

@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.config import OptimizerConfig
-from energyflow_mlx.training.optimizer import adamw, begin_step, init_moments
+from energyflow_mlx.ops.adamw import Adamw, Rates, adamw
+from energyflow_mlx.training import feed, token_rows
+from energyflow_mlx.training.optimizer import constants, init_moments
 from energyflow_mlx.training.state import TrainState
 from energyflow_mlx.training.token_rows import (
     TokenRows,
-    adamw_rows,
     candidate_softmax,
     draw_candidates,
+    gathering_pays,
     occurring_rows,
+    step_rows,
     token_shares,
 )
 from tests.training.small import (
@@ -22,9 +25,10 @@ from tests.training.small import (
     make_feed,
     make_stepper,
     step,
+    weights,
 )
 
-B = "reconstruction"
+A, B = "distillation", "reconstruction"
 CONFIG = OptimizerConfig(weight_decay=0.1)
 
 
@@ -71,11 +75,11 @@ def test_sampled_partition_function_is_unbiased():
     assert np.mean(sums) == pytest.approx(np.exp(logits).sum(), rel=0.01)
 
 
-def test_whole_softmax_keeps_logits_and_ids():
-    logits, ids = mx.ones((1, 2, V)), mx.array([[4, 9]])
+def test_whole_softmax_keeps_ids_and_lowers_nothing():
+    tokens = mx.array([4, 9])
     rows = TokenRows(None, None, mx.zeros(V, mx.int32))
-    same, targets = candidate_softmax(rows, logits, ids)
-    assert same is logits and targets is ids
+    targets, lowered = candidate_softmax(rows, tokens)
+    assert targets is tokens and lowered is None
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -108,20 +112,19 @@ def test_row_update_equals_dense_adamw_on_the_touched_rows():
     mx.random.seed(1)
     table = mx.random.normal((10, 4))
     tokens, occurs = mx.array([2, 5, 7, 9]), mx.array([1.0, 1.0, 1.0, 0.0])
-    rows, lr = TokenRows(tokens, occurs, None), mx.array(0.01)
+    rows = TokenRows(tokens, occurs, None)
+    rates = Rates(mx.array(1.0), mx.array(0.01), mx.array(True))
     gradient = mx.random.normal((4, 4))
-    moments = init_moments(table)
-    scalars = begin_step(moments["t"], lr, mx.array(True), CONFIG)
-    arguments = (table, gradient, moments, rows, scalars, CONFIG)
-    new, changed = adamw_rows(*arguments, only_occurring=True)
+    state = Adamw(table, **init_moments(table))
+    new = step_rows(state, gradient, rows, rates, CONFIG, only_occurring=True)
     dense = mx.zeros((10, 4)).at[tokens[:3]].add(gradient[:3])
-    expected, _ = adamw(table, dense, moments, scalars, 0.0, CONFIG)
-    np.testing.assert_allclose(new, expected, atol=1e-6)
+    expected = adamw(state, dense, rates, constants(CONFIG))
+    np.testing.assert_allclose(new.p, expected.p, atol=1e-6)
     untouched = [0, 1, 3, 4, 6, 8, 9]
-    assert np.array_equal(np.array(new)[untouched], np.array(table)[untouched])
-    assert np.all(np.array(changed["v"])[untouched] == 0)
-    every, _ = adamw_rows(*arguments, only_occurring=False)
-    assert not np.array_equal(np.array(every)[9], np.array(table)[9])
+    assert np.array_equal(np.array(new.p)[untouched], np.array(table)[untouched])
+    assert np.all(np.array(new.v)[untouched] == 0)
+    every = step_rows(state, gradient, rows, rates, CONFIG, only_occurring=False)
+    assert not np.array_equal(np.array(every.p)[9], np.array(table)[9])
 
 
 def test_shares_are_those_of_the_training_text():
@@ -130,15 +133,45 @@ def test_shares_are_those_of_the_training_text():
 
 
 def test_candidate_logits_are_lowered_by_their_chance_of_being_drawn():
+    log_p = mx.array([0.0, -1.0, -2.5])
     rows = TokenRows(
         mx.array([4, 2, 9]),
         mx.array([1.0, 1.0, 0.0]),
         mx.array([0, 0, 1, 0, 0]),
-        mx.array([0.0, -1.0, -2.5]),
+        log_p,
     )
-    logits, targets = candidate_softmax(rows, mx.ones((1, 2, 3)), mx.array([[4, 2]]))
-    np.testing.assert_allclose(logits[0, 0], [1.0, 2.0, 3.5])
-    assert targets.tolist() == [[0, 1]]
+    targets, lowered = candidate_softmax(rows, mx.array([4, 2]))
+    assert lowered is log_p
+    assert targets.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("candidates", [0, 40])
+@pytest.mark.parametrize("objective", [A, B])
+def test_an_update_of_whole_tables_is_that_of_gathered_rows(
+    objective, candidates, tied, monkeypatch
+):
+    """The same tokens move, by the same amount, whichever way is faster."""
+    found = []
+    for pays in (True, False):
+        for module in (feed, token_rows):
+            monkeypatch.setattr(module, "gathering_pays", lambda *_, pays=pays: pays)
+        # A CPU steps gathered rows where they lie; a GPU passes over the table.
+        monkeypatch.setattr(token_rows, "on_gpu", lambda pays=pays: not pays)
+        changes = {"token_rows.candidates": candidates, "decoder.tied": tied}
+        stepper = make_stepper(make_config(changes))
+        for seed in range(3):
+            step(stepper, objective, make_batch(seed))
+        found.append(weights(stepper))
+    for path in found[0]:
+        np.testing.assert_allclose(found[1][path], found[0][path], atol=1e-6)
+
+
+def test_rows_are_gathered_where_few_tokens_meet_a_large_table(monkeypatch):
+    monkeypatch.setattr(token_rows, "on_gpu", lambda: False)
+    assert gathering_pays(100, 200) and not gathering_pays(101, 200)
+    monkeypatch.setattr(token_rows, "on_gpu", lambda: True)
+    assert gathering_pays(100, 1600) and not gathering_pays(101, 1600)
 
 
 def test_every_update_draws_its_own_candidates():

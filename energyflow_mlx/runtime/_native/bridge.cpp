@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
@@ -127,6 +128,43 @@ void parallel(int64_t count, Body body, void *context) {
   pool->run(count, body, context);
 }
 
+void copy_run(char *to, const char *from, int64_t count, int64_t stride, size_t bytes) {
+  if (stride == 1) {
+    std::memcpy(to, from, count * bytes);
+  } else if (bytes == 4) {
+    for (int64_t i = 0; i < count; ++i)
+      std::memcpy(to + 4 * i, from + 4 * i * stride, 4);
+  } else {
+    const auto step = stride * static_cast<int64_t>(bytes);
+    for (int64_t i = 0; i < count; ++i)
+      std::memcpy(to + bytes * i, from + step * i, bytes);
+  }
+}
+
+// Copy of an array in row order. A node of the graph that made it would hold the memory
+// of arrays that need none, and so keep outputs from reusing it.
+mx::array row_order(const mx::array &x, mx::cpu::CommandEncoder &encoder) {
+  mx::array y(x.shape(), x.dtype(), nullptr, {});
+  y.set_data(mx::allocator::malloc(y.nbytes()));
+  encoder.dispatch([from = x.data<char>(), to = y.data<char>(), shape = x.shape(),
+                    strides = x.strides(), bytes = x.itemsize(), count = x.size()] {
+    const int last = static_cast<int>(shape.size()) - 1;  // one number is in order
+    std::vector<int> index(shape.size(), 0);
+    const char *at = from;
+    for (size_t done = 0; done < count; done += shape[last]) {
+      copy_run(to + done * bytes, at, shape[last], strides[last], bytes);
+      for (int axis = last - 1; axis >= 0; --axis) {
+        const auto step = strides[axis] * static_cast<int64_t>(bytes);
+        at += step;
+        if (++index[axis] < shape[axis]) break;
+        at -= step * shape[axis];
+        index[axis] = 0;
+      }
+    }
+  });
+  return y;
+}
+
 using Kernel = void (*)(const Launch *);
 
 // Whether somebody needs the last output of a kernel. A gradient says so while the
@@ -162,18 +200,28 @@ class NativeKernel : public mx::Primitive {
 
   void eval_cpu(const std::vector<mx::array> &inputs,
                 std::vector<mx::array> &outputs) override {
+    auto &encoder = mx::cpu::get_command_encoder(stream());
+    std::vector<mx::array> kept;  // inputs in row order
+    for (const auto &x : inputs)
+      if (!x.flags().row_contiguous) kept.push_back(row_order(x, encoder));
+    // Every output holds the inputs. One is enough, and nobody else's memory is reused.
+    for (auto &y : outputs)
+      if (&y.inputs() != &inputs) y.inputs().clear();
     for (auto [output, input] : reuse_) {
       const auto &from = inputs[input];
-      if (from.is_donatable() && from.nbytes() == outputs[output].nbytes())
+      if (from.flags().row_contiguous && from.is_donatable() &&
+          from.nbytes() == outputs[output].nbytes())
         outputs[output].copy_shared_buffer(from);
     }
     std::vector<const void *> in;
     std::vector<void *> out;
-    auto &encoder = mx::cpu::get_command_encoder(stream());
+    auto copy = kept.begin();
     for (const auto &x : inputs) {
-      encoder.set_input_array(x);
-      in.push_back(x.data<char>());
+      const auto &from = x.flags().row_contiguous ? x : *copy++;
+      encoder.set_input_array(from);
+      in.push_back(from.data<char>());
     }
+    encoder.add_temporaries(std::move(kept));
     const bool leaves_last = last_ != nullptr && !last_->run();
     for (auto &y : outputs) {
       if (leaves_last && &y == &outputs.back()) {
@@ -221,9 +269,6 @@ std::vector<mx::array> launch(
     const std::vector<int64_t> &sizes, const std::vector<double> &reals,
     const std::vector<std::pair<int, int>> &reuse, const std::shared_ptr<Kept> &last) {
   const auto stream = mx::default_stream(mx::Device::cpu);
-  std::vector<mx::array> contiguous;
-  for (const auto &x : inputs)
-    contiguous.push_back(mx::contiguous(x, false, stream));
   std::vector<mx::Shape> shapes;
   std::vector<mx::Dtype> dtypes;
   for (const auto &[shape, dtype] : outputs) {
@@ -234,7 +279,7 @@ std::vector<mx::array> launch(
       std::move(shapes), dtypes,
       std::make_shared<NativeKernel>(stream, name, address, sizes, reals, reuse,
                                      last),
-      contiguous);
+      inputs);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import Config
+from energyflow_mlx.data.batching import TargetRows
 from energyflow_mlx.evaluation.flow_record import FlowRecord
 from energyflow_mlx.evaluation.held_out import HeldOut, ReadBack
 from energyflow_mlx.inference import SentenceCodec
@@ -34,6 +35,7 @@ class StepBatch(NamedTuple):
         target: The teacher's vectors, ``[B, E]`` float32.
         rows: Rows of the token tables that the update touches.
         controls: Values of the objective's schedules, scalars by name.
+        targets: The real next tokens; none where nothing is written.
     """
 
     ids: mx.array
@@ -41,6 +43,7 @@ class StepBatch(NamedTuple):
     target: mx.array
     rows: TokenRows
     controls: Mapping[str, mx.array] = {}
+    targets: TargetRows | None = None
 
 
 class Outcome(NamedTuple):

@@ -6,7 +6,8 @@ from energyflow_mlx.config import ReconstructionConfig
 from energyflow_mlx.evaluation.held_out import HeldOut, ReadBack, mean_cross_entropy
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import EnergyFlow
-from energyflow_mlx.nn.losses import sequence_cross_entropy, unit_rows
+from energyflow_mlx.nn.losses import unit_rows
+from energyflow_mlx.ops import linear_cross_entropy, pack_rows
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.training.objectives.base import Objective, Outcome, StepBatch
 from energyflow_mlx.training.token_rows import candidate_softmax
@@ -81,10 +82,16 @@ def sentence_loss(
         key: Random key of the dropouts.
         smoothing: Label smoothing.
     """
-    ids, mask = batch.ids, batch.mask
+    ids, mask, rows = batch.ids, batch.mask, batch.targets
+    assert rows is not None, "who writes text packs its targets"
     features = model.decode_features(ids[:, :-1], mask[:, :-1], z, key=key)
-    logits = model.decoder.logits(features)  # [B, L-1, V], or U candidates for V
-    logits, targets = candidate_softmax(batch.rows, logits, ids[:, 1:])
-    return sequence_cross_entropy(
-        logits, targets, mask[:, 1:], label_smoothing=smoothing
+    flat = features.reshape(-1, features.shape[-1])  # [B * (L-1), D]
+    h = pack_rows(flat, rows.position, rows.place)  # [T, D]
+    target, lowered = candidate_softmax(batch.rows, rows.token)
+    weight, bias = model.decoder.output_layer()  # of V tokens, or of U candidates
+    total = linear_cross_entropy(
+        *(h, weight, bias, target, rows.count),
+        lowered=lowered,
+        label_smoothing=smoothing,
     )
+    return total, mx.sum(rows.count)
