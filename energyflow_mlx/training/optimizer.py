@@ -4,8 +4,6 @@ A moment triple belongs to one parameter, whichever objective updates it, so a
 block shared by encoder and decoder has one state. ``ops.adamw`` has the update itself.
 """
 
-from typing import NamedTuple
-
 import mlx.core as mx
 
 from energyflow_mlx.config import OptimizerConfig

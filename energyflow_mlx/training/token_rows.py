@@ -123,6 +123,7 @@ def draw_candidates(
         The candidates, with ``log_p``.
     """
     vocabulary = len(shares)
+    assert rows.tokens is not None
     occurring = rows.tokens[np.asarray(rows.occurs) > 0]
     wanted = count
     while wanted < len(occurring):
@@ -242,7 +243,7 @@ def candidate_softmax(
         Column of each target among the candidates or in the vocabulary, ``[T]``, and
         ``log_p [U]`` where there are candidates.
     """
-    if rows.log_p is None:
+    if rows.log_p is None or rows.place is None:
         return tokens, None
     return rows.place[tokens], rows.log_p
 

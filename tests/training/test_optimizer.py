@@ -78,9 +78,10 @@ def test_an_update_that_is_not_finite_leaves_weights_and_moments(updates):
     weight, moments = mx.ones((3, 3)), init_moments(mx.ones((3, 3)))
     for finite in (*[True] * updates, False):
         before = {"weight": weight, **moments}
-        step = begin_step(moments["t"], mx.array(0.1), mx.array(finite), CONFIG)
-        gradient = mx.full((3, 3), 2.0 if finite else 0.0)
-        weight, moments = adamw(weight, gradient, moments, step, 0.5, CONFIG)
+        rates = Rates(mx.array(1.0), mx.array(0.1), mx.array(finite))
+        gradient = mx.full((3, 3), 2.0 if finite else float("nan"))
+        state = Adamw(weight, **moments)
+        weight, moments = stepped(adamw(state, gradient, rates, constants(CONFIG, 0.5)))
     for name, array in {"weight": weight, **moments}.items():
         np.testing.assert_array_equal(array, before[name])
 
