@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,8 @@ def measure(
     """Time one case in turn on every worker."""
     times: dict[str, list[float]] = {name: [] for name in workers}
     peaks, answer = {}, {}
+    with ThreadPoolExecutor() as pool:  # compilers at work side by side
+        list(pool.map(lambda worker: worker.ask(case, 1), workers.values()))
     for _ in range(rounds):
         for name, worker in workers.items():
             answer = worker.ask(case, steps)

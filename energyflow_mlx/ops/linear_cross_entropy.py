@@ -249,7 +249,7 @@ def _kernels(backend: str) -> _Loss:
         grouped = Threads(count * _GROUP, _GROUP, [*template, ("GROUP", _GROUP)])
         outputs = [((count,), mx.float32)] * 2
         losses, lse = launch(FORWARD, [logits, *rows], outputs, grouped, backend)
-        total = count * -(-columns // lane)
+        total = count * columns // lane  # columns are filled up to a multiple
         single = Threads(total, min(_GROUP, total), template)
         outputs = [(logits.shape, logits.dtype)]
         (gx,) = launch(BACKWARD, [logits, *rows, lse], outputs, single, backend)

@@ -6,20 +6,19 @@
 // in   logits [N, P] T    offset [VALID] float32    target [N] int32
 //      count [N] float32    smoothing [1] float32, s    lse [N] float32
 // out  grad [N, P] T
-// grid x: N * ceil(P / V) threads; thread = V neighbouring columns, columns fastest.
+// limits P is a multiple of V
+// grid x: N * P / V threads; thread = V neighbouring columns, columns fastest.
 // template T; VALID columns of P; V columns a thread (16 bytes)
 
 const int P = logits_shape[1];
 const int N = logits_shape[0];
-const unsigned int packs = (P + V - 1) / V;
+const unsigned int packs = P / V;
 const unsigned int at = blockIdx.x * blockDim.x + threadIdx.x;
 const int n = static_cast<int>(at / packs);
 if (n >= N) {
   return;
 }
 const int v = static_cast<int>(at % packs) * V;
-const int inside = P - v < V ? P - v : V;
-const bool wide = P % V == 0 && reinterpret_cast<size_t>(logits) % (V * sizeof(T)) == 0;
 const float weight = count[n];
 const float s = smoothing[0];
 const float norm = lse[n];
@@ -31,7 +30,7 @@ for (int j = 0; j < V; ++j) {
 }
 if (weight != 0.0f) {
   const T* row = logits + static_cast<size_t>(n) * P;
-  const LogitPack<T, V> found = logits_at<T, V>(row + v, wide, inside);
+  const LogitPack<T, V> found = logits_at<T, V>(row + v);
 #pragma unroll
   for (int j = 0; j < V; ++j) {
     if (v + j < VALID) {
@@ -42,10 +41,4 @@ if (weight != 0.0f) {
   }
 }
 T* out = grad + static_cast<size_t>(n) * P + v;
-if (P % V == 0) {
-  *reinterpret_cast<LogitPack<T, V>*>(out) = pack;
-} else {
-  for (int j = 0; j < inside; ++j) {
-    out[j] = pack.item[j];
-  }
-}
+*reinterpret_cast<LogitPack<T, V>*>(out) = pack;

@@ -6,12 +6,13 @@
 // in   logits [N, P] T    offset [VALID] float32    target [N] int32
 //      count [N] float32    smoothing [1] float32, s    lse [N] float32
 // out  grad [N, P] T
-// grid x: N * ceil(P / V) threads; thread = V neighbouring columns, columns fastest.
+// limits P is a multiple of V
+// grid x: N * P / V threads; thread = V neighbouring columns, columns fastest.
 // template T; VALID columns of P; V columns a thread
 
 const int P = logits_shape[1];
 const int N = logits_shape[0];
-const uint packs = uint((P + V - 1) / V);
+const uint packs = uint(P / V);
 const int n = int(thread_position_in_grid.x / packs);
 if (n >= N) {
   return;
@@ -21,7 +22,7 @@ const float weight = count[n];
 const float s = smoothing[0];
 const float norm = lse[n];
 const int t = target[n];
-for (int j = 0; j < V && v + j < P; ++j) {
+for (int j = 0; j < V; ++j) {
   const size_t at = size_t(n) * P + v + j;
   float slope = 0.0f;
   if (weight != 0.0f && v + j < VALID) {

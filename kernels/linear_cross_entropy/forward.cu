@@ -9,6 +9,7 @@
 // out  loss [N] float32    lse [N] float32
 // grid x: N * GROUP threads; one group of GROUP threads a row, a power of two. Thread =
 //      every GROUP-th pack of V columns; threads are merged in a fixed tree.
+// limits P is a multiple of V
 // template T; VALID columns of P; GROUP threads; V columns a thread (16 bytes)
 
 constexpr float LOWEST = -3.4e38f;
@@ -21,12 +22,11 @@ const int n = static_cast<int>(blockIdx.x);
 const int tid = static_cast<int>(threadIdx.x);
 const T* row = logits + static_cast<size_t>(n) * P;
 const float weight = count[n];
-const bool wide = P % V == 0 && reinterpret_cast<size_t>(logits) % (V * sizeof(T)) == 0;
 const int last = weight != 0.0f ? VALID : 0;
 float peak = LOWEST, sum = 0.0f, all = 0.0f;
 for (int v = tid * V; v < last; v += GROUP * V) {
   const int inside = last - v < V ? last - v : V;
-  const LogitPack<T, V> pack = logits_at<T, V>(row + v, wide && inside == V, inside);
+  const LogitPack<T, V> pack = logits_at<T, V>(row + v);
   float x[V];
   float high = peak;
 #pragma unroll

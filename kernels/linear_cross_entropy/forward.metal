@@ -9,6 +9,7 @@
 // out  loss [N] float32    lse [N] float32
 // grid x: N * GROUP threads; one group of GROUP threads a row, a power of two. Thread =
 //      every GROUP-th pack of V columns; threads are merged in a fixed tree.
+// limits P is a multiple of V
 // template T; VALID columns of P; GROUP threads; V columns a thread
 
 constexpr float LOWEST = -3.4e38f;

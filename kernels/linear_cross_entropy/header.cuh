@@ -5,16 +5,16 @@ struct alignas(sizeof(T) * V) LogitPack {
   T item[V];
 };
 
-// V neighbouring logits, `count` of them inside the row; zeros beyond.
+// V neighbouring logits; wide where the address is a multiple of the pack.
 template <typename T, int V>
 __device__ inline LogitPack<T, V>
-logits_at(const T* at, bool whole, int count) {
+logits_at(const T* at) {
   LogitPack<T, V> pack;
-  if (whole) {
+  if (reinterpret_cast<size_t>(at) % (V * sizeof(T)) == 0) {
     pack = *reinterpret_cast<const LogitPack<T, V>*>(at);
   } else {
     for (int j = 0; j < V; ++j) {
-      pack.item[j] = j < count ? at[j] : static_cast<T>(0.0f);
+      pack.item[j] = at[j];
     }
   }
   return pack;
