@@ -20,7 +20,8 @@ class TokenRowsConfig:
     """How much of the vocabulary an update touches; see ``training.token_rows``.
 
     Attributes:
-        lazy: Gather and step only the rows of the token tables that a batch touches.
+        lazy: Step only the rows of the token tables that a batch touches; they are
+            gathered where that is faster than a pass over the table.
         candidates: Train the decoder's softmax over this many tokens an update, those
             that occur and drawn negatives, instead of the whole vocabulary; 0 = the
             whole. Validation always uses the whole.
