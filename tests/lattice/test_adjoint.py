@@ -18,6 +18,7 @@ from energyflow_mlx.config.lattice import (
     NoiseConfig,
     SpawnConfig,
 )
+from energyflow_mlx.data.batching import TargetRows, target_rows
 from energyflow_mlx.lattice.solve import StepRunner, propagate
 from energyflow_mlx.lattice.state import FlowOptions, launch
 from energyflow_mlx.training.objectives import StepBatch
@@ -68,7 +69,16 @@ def make_batch(seed=0, size=B):
     target /= np.linalg.norm(target, axis=1, keepdims=True)
     rows = TokenRows(mx.zeros(1, mx.int32), mx.zeros(1), mx.zeros(V, mx.int32))
     controls = {"displacement_scale": mx.array(1.3), "noise_sigma": mx.array(0.04)}
-    return StepBatch(ids, mx.ones((size, L)), mx.array(target), rows, controls)
+    mask = np.ones((size, L), np.float32)
+    targets = target_rows(np.array(ids), mask, mask.size)
+    targets = TargetRows(*map(mx.array, targets))
+    return StepBatch(ids, mx.array(mask), mx.array(target), rows, controls, targets)
+
+
+def gradients(stepper, name, batch, key):
+    """Gradients of one micro-batch by path."""
+    found = stepper.micro_gradients(name, batch, key)
+    return found._replace(gradients=stepper.packing.split(found.gradients))
 
 
 def in_one_graph(stepper, name, batch):
@@ -108,7 +118,7 @@ def test_gradient_is_that_of_plain_backpropagation(name, way):
     """So mapper, neuron, carrier, memory, collector and move head all learn."""
     stepper, batch = make_stepper(make_config(name, **WAYS[way])), make_batch()
     loss, expected = in_one_graph(stepper, name, batch)
-    found = stepper.micro_gradients(name, batch, KEY)
+    found = gradients(stepper, name, batch, KEY)
     assert found.loss.item() == pytest.approx(loss.item(), rel=1e-5)
     largest = max(mx.abs(g).max().item() for g in expected.values())
     reached = {p for p, g in expected.items() if mx.abs(g).max().item() > 0}
@@ -138,7 +148,7 @@ def test_truncated_gradient_is_staged_alike(way):
     config = make_config("flow", truncate_every=2, way=way)
     stepper, batch = make_stepper(config), make_batch()
     _, expected = in_one_graph(stepper, "flow", batch)
-    found = stepper.micro_gradients("flow", batch, KEY)
+    found = gradients(stepper, "flow", batch, KEY)
     for path, gradient in found.gradients.items():
         assert mx.allclose(gradient, expected[path], rtol=1e-3, atol=1e-4), path
 
@@ -147,12 +157,12 @@ def test_micro_batches_of_a_flow_add_up():
     config = make_config("flow")
     config.lattice.noise.sigma = 0.0
     stepper, batch = make_stepper(config), make_batch()
-    whole = stepper.micro_gradients("flow", batch, KEY)
+    whole = gradients(stepper, "flow", batch, KEY)
     total = None
     for half in (slice(0, 2), slice(2, 4)):
         part = batch._replace(ids=batch.ids[half], mask=batch.mask[half])
         part = part._replace(target=batch.target[half])
-        new = stepper.micro_gradients("flow", part, KEY)
+        new = gradients(stepper, "flow", part, KEY)
         total = add_gradients(total, new)
     for path, gradient in whole.gradients.items():
         assert mx.allclose(total.gradients[path], gradient, rtol=1e-3, atol=1e-4), path
@@ -179,7 +189,7 @@ def count_steps(way):
     carry = flow._carry
     flow._carry = lambda self, *rest: runs.append(1) or carry(self, *rest)
     try:
-        stepper.micro_gradients("flow", make_batch(), KEY)
+        gradients(stepper, "flow", make_batch(), KEY)
     finally:
         flow._carry = carry
     return len(runs), config.lattice.total_steps
@@ -195,7 +205,7 @@ def test_in_one_graph_no_step_is_computed_twice():
 def test_the_text_decoder_learns_from_either_update(name):
     stepper = make_stepper(make_config("flow_text"))
     assert stepper.model.decoder.training
-    found = stepper.micro_gradients(name, make_batch(), KEY)
+    found = gradients(stepper, name, make_batch(), KEY)
     moved = {p for p, g in found.gradients.items() if mx.abs(g).max().item() > 0}
     own = {p for p in stepper.trainable if p.startswith("decoder.")}
     assert len(own) > 5
@@ -209,7 +219,7 @@ def test_noise_of_the_schedule_reaches_the_flows():
     for sigma in (0.0, 0.04, 0.2):
         batch = make_batch()
         batch.controls["noise_sigma"] = mx.array(sigma)
-        losses.add(stepper.micro_gradients("flow", batch, KEY).loss.item())
+        losses.add(gradients(stepper, "flow", batch, KEY).loss.item())
     assert len(losses) == 3
 
 
@@ -220,7 +230,7 @@ def test_scale_of_the_schedule_reaches_the_flows(way):
     for scale in (0.0, 1.0, 2.0):
         batch = make_batch()
         batch.controls["displacement_scale"] = mx.array(scale)
-        losses.add(stepper.micro_gradients("flow", batch, KEY).loss.item())
+        losses.add(gradients(stepper, "flow", batch, KEY).loss.item())
     assert len(losses) == 3
 
 
@@ -242,7 +252,7 @@ def test_surface_term_adds_its_weight_and_gives_the_mapper_no_gradient_of_its_ow
         config.objectives.flow_text.surface = weight
         stepper = make_stepper(config)
         batch = make_batch()
-        found[weight] = stepper.micro_gradients("flow_text", batch, KEY)
+        found[weight] = gradients(stepper, "flow_text", batch, KEY)
     assert found[0.3].loss.item() > found[0.0].loss.item()
     assert not any("mapper" in path for path in found[0.3].gradients)
 
@@ -253,7 +263,7 @@ def test_text_term_adds_its_weight():
         config = make_config("flow_text")
         config.objectives.flow_text.text = weight
         stepper = make_stepper(config)
-        found = stepper.micro_gradients("flow_text", make_batch(), KEY)
+        found = gradients(stepper, "flow_text", make_batch(), KEY)
         losses.append(found.loss.item())
     own = found.metrics["own_ce"].item()
     np.testing.assert_allclose(np.diff(losses), 0.1 * own, rtol=1e-3)
