@@ -44,6 +44,7 @@ TIMING = {
     "gelu_float32": ("bench_gelu", "--dtype", "float32"),
     "gru_blend_float32": ("bench_gru_blend", "--dtype", "float32"),
     "embedding_times": ("bench_embedding",),
+    "layer_norm_times": ("bench_layer_norm",),
     "cross_entropy_times": ("bench_linear_cross_entropy",),
     "scatter": ("bench_lattice_scatter",),
     "readout": ("bench_lattice_readout",),

@@ -48,7 +48,7 @@ _AUTO: dict[str, dict[str, str]] = {
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "covered_tokens": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
-    "layer_norm": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
+    "layer_norm": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "tcn_block": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "flow_carry": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "gru_blend": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},

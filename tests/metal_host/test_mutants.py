@@ -21,6 +21,7 @@ from energyflow_mlx.ops import (
     gru_blend,
     lattice_readout,
     lattice_scatter,
+    layer_norm,
     linear_cross_entropy,
     masked_mean,
 )
@@ -39,6 +40,8 @@ _KERNELS = [
     ("embedding", "forward"),
     ("embedding", "segments"),
     ("embedding", "backward"),
+    ("layer_norm", "forward"),
+    ("layer_norm", "backward"),
     ("linear_cross_entropy", "forward"),
     ("linear_cross_entropy", "backward"),
     ("gru_blend", "forward"),
@@ -102,6 +105,12 @@ def _cases(op: str) -> list[tuple[Callable[..., mx.array], list]]:
                 [mx.random.normal((rows, width))],
             )
             for rows, width, count in sizes
+        ]
+    if op == "layer_norm":
+        return [
+            (partial(layer_norm, eps=1e-5), [mx.random.normal(s) for s in (size, *two)])
+            for size in [(3, 5), (7, 264), (2100, 9)]
+            for two in [((size[1],), (size[1],))]
         ]
     if op == "linear_cross_entropy":
         return [_cross_entropy(*size) for size in [(4, 3, 5), (5, 8, 64), (3, 4, 2500)]]
