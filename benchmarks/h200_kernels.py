@@ -31,7 +31,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # Sections of h200_checks.py.
 CORRECTNESS = (
     *("masked_mean", "causal_im2col", "gelu", "gru_blend", "embedding"),
-    *("linear_cross_entropy", "row_sums", "lattice", "transforms"),
+    *("linear_cross_entropy", "layer_norm", "linear", "lattice", "transforms"),
 )
 COLUMNS = "bench_causal_im2col"
 # Section: script in benchmarks/ops and its arguments; each takes under a minute.

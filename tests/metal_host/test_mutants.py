@@ -24,6 +24,7 @@ from energyflow_mlx.ops import (
     layer_norm,
     linear_cross_entropy,
     masked_mean,
+    pack_rows,
 )
 from tests.metal_host.harness import HostOptions, KernelHost, compiler
 from tests.metal_host.mutations import Mutant, mutants
@@ -99,13 +100,11 @@ def _cases(op: str) -> list[tuple[Callable[..., mx.array], list]]:
         ]
     if op == "embedding":
         sizes = [(3, 5, 7), (5, 33, 300), (40, 8, 70)]
-        return [
-            (
-                partial(_look_up, ids=_ids(rows, count)),
-                [mx.random.normal((rows, width))],
-            )
-            for rows, width, count in sizes
+        look_ups = [
+            (partial(_look_up, ids=_ids(size[0], count)), [mx.random.normal(size)])
+            for *size, count in sizes
         ]
+        return [*look_ups, (_packed, [mx.random.normal((9, 33))])]
     if op == "layer_norm":
         return [
             (partial(layer_norm, eps=1e-5), [mx.random.normal(s) for s in (size, *two)])
@@ -141,6 +140,14 @@ def _ids(rows: int, count: int) -> mx.array:
     ids = mx.random.randint(0, rows, (count,))
     ids = mx.where(mx.random.uniform(shape=(count,)) < 0.5, 1, ids)
     return ids.astype(mx.int32)
+
+
+def _packed(x: mx.array, *, backend: str) -> mx.array:
+    """Every other row; those between are looked up outside the rows there are."""
+    every = mx.arange(9)
+    outside = mx.where((every == 3) & (backend != "reference"), 5, -1)
+    place = mx.where(every % 2 == 0, every // 2, outside)
+    return pack_rows(x, every[::2], place, backend=backend)
 
 
 def _look_up(table: mx.array, *, ids: mx.array, backend: str) -> mx.array:
