@@ -17,6 +17,7 @@ MODES = ("forward", "forward+backward")
 def way(function: Function, arrays: Sequence[mx.array], mode: str) -> timing.Call:
     """Call ``function`` on arrays, for its value or for gradients too."""
     cotangent = mx.random.normal(function(*arrays).shape, key=mx.random.key(1))
+    mx.eval(cotangent)  # else it would be drawn again in every call
 
     def forward(*arrays: mx.array) -> list[mx.array]:
         return [function(*arrays)]
