@@ -295,7 +295,7 @@ def worker(args: argparse.Namespace) -> None:
         "all_sum": rows,
         "device": info.name,
         "mlx": info.mlx_version,
-        "command": " ".join(["python", *sys.argv]).partition(" --worker")[0],
+        "command": command_line(),
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -329,6 +329,12 @@ def spread(values: list[float]) -> list[float]:
     """20th, 50th and 80th percentile, rounded."""
     cuts = np.quantile(values, [0.2, 0.5, 0.8])
     return [round(float(cut), 3) for cut in cuts]
+
+
+def command_line() -> str:
+    """The command as typed in the checkout, without what its own processes get."""
+    given = sys.argv[1 : sys.argv.index("--worker")]
+    return " ".join(["python", f"benchmarks/{Path(__file__).name}", *given])
 
 
 def commit() -> str:
