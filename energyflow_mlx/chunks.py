@@ -28,8 +28,10 @@ from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.data.prefetch import prefetch
 
 # Tokens of one chunk. On the CPU a chunk's widest activation should stay in the
-# cache; a GPU wants enough rows to fill it.
-_CPU_CHUNK_TOKENS = 512
+# cache, and a network of few wide layers has fewer of them than one of attention; a GPU
+# wants enough rows to fill it.
+CPU_CHUNK_TOKENS = 512
+CPU_CHUNK_TOKENS_OF_FEW_LAYERS = 1024
 _GPU_CHUNK_TOKENS = 32_768
 # Sentences tokenised at a time: a few chunks of a GPU, so that both sides have work.
 WINDOW = 4096
@@ -94,7 +96,12 @@ def plan_chunks(
 
 
 def run_chunks(
-    forward: Forward, windows: Iterable[Rows], batch_size: int, limit: int
+    forward: Forward,
+    windows: Iterable[Rows],
+    batch_size: int,
+    limit: int,
+    *,
+    cpu_tokens: int = CPU_CHUNK_TOKENS,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Apply ``forward`` to all rows of all windows, in chunks and in parallel.
 
@@ -107,6 +114,7 @@ def run_chunks(
         windows: Token ids of the rows; consumed on a thread of its own, ahead.
         batch_size: Most rows in a chunk; 0 = as many as suit the device.
         limit: The longest input that ``forward`` takes, in tokens.
+        cpu_tokens: Tokens that suit the CPU.
 
     Yields:
         Row indices ``[B]``, counted over all windows, and their results ``[B, E]``, as
@@ -119,7 +127,7 @@ def run_chunks(
         _one_blas_thread() if len(streams) > 1 else nullcontext(),
         closing(prefetch(windows, _WINDOWS_AHEAD)) as ready,
     ):
-        for members, ids, mask in _padded_chunks(ready, batch_size, limit):
+        for members, ids, mask in _padded_chunks(ready, batch_size, limit, cpu_tokens):
             with mx.stream(next(turns)):
                 known = None if mask.all() else mx.array(mask)
                 y = forward(mx.array(ids), known)[: len(members)]
@@ -132,10 +140,10 @@ def run_chunks(
 
 
 def _padded_chunks(
-    windows: Iterable[Rows], batch_size: int, limit: int
+    windows: Iterable[Rows], batch_size: int, limit: int, cpu_tokens: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Row indices, ids and mask of each chunk of each window."""
-    tokens = _CPU_CHUNK_TOKENS if _on_cpu() else _GPU_CHUNK_TOKENS
+    tokens = cpu_tokens if _on_cpu() else _GPU_CHUNK_TOKENS
     first = 0
     for rows in windows:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))

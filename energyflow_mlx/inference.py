@@ -11,7 +11,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.chunks import Rows, run_chunks, windows_of
+from energyflow_mlx.chunks import (
+    CPU_CHUNK_TOKENS_OF_FEW_LAYERS,
+    Rows,
+    run_chunks,
+    windows_of,
+)
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
@@ -157,7 +162,10 @@ class SentenceCodec:
         # A row is cut where the training would have cut it.
         longest = self.config.data.buckets[-1]
         checked = map(self._checked_ids, windows)
-        found = run_chunks(forward, checked, batch_size, longest)
+        found = run_chunks(
+            *(forward, checked, batch_size, longest),
+            cpu_tokens=CPU_CHUNK_TOKENS_OF_FEW_LAYERS,
+        )
         if not normalize:
             return found
         return ((members, unit_rows(y)) for members, y in found)
