@@ -22,7 +22,8 @@ import mlx.core as mx
 from energyflow_mlx.ops._backend import Backend, resolve
 from energyflow_mlx.ops.causal_im2col import causal_conv1d
 from energyflow_mlx.ops.gelu import Form, gelu
-from energyflow_mlx.ops.row_sums import layer_norm, linear
+from energyflow_mlx.ops.layer_norm import layer_norm
+from energyflow_mlx.ops.row_sums import linear
 from energyflow_mlx.runtime import native
 
 Film = tuple[mx.array, mx.array]
