@@ -41,7 +41,7 @@ def ab_config(settings: Settings) -> Config:
     config.objectives.distillation.lr = 3e-3
     config.objectives.reconstruction.latent_noise = 0.1
     config.token_rows.candidates = 2048
-    config.data.buckets = [12, 14, 16, 18, 20, 24, 32, 64, 128]
+    config.data.buckets = []
     config.trainer.epochs = 6
     config.precision.dtype = settings.precision
     config.data.train = [settings.data] if settings.data else []

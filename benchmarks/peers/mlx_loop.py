@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.peers.captions import ab_config, start_model
 from benchmarks.peers.settings import Settings
 from energyflow_mlx.build.objectives import build_objectives
+from energyflow_mlx.build.run import lengths_for
 from energyflow_mlx.data.batching import BucketBatcher
 from energyflow_mlx.evaluation.held_out import vector_metrics
 from energyflow_mlx.inference import SentenceCodec
@@ -91,6 +92,7 @@ class LoopCase:
         config.trainer.micro_batch = settings.batch
         config.trainer.log_every = config.trainer.validate_every = settings.slice
         config.trainer.keep = 1
+        config.data.buckets = lengths_for(data.train_ids, config.data)
         self._runs = tempfile.TemporaryDirectory()
         config.run.dir = self._runs.name
         objectives = build_objectives(config)

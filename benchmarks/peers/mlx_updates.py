@@ -16,7 +16,7 @@ from benchmarks.peers.settings import Settings
 from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import flat_parameters
-from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.readback import Readback, ReadbackEngine
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import StepBatch
 from energyflow_mlx.training.update import Stepper
@@ -68,6 +68,7 @@ class UpdateCase:
         mx.eval(self.batches)
         self._cycle = itertools.cycle(self.batches)
         self._key = mx.random.key(0)
+        self._read: Readback | None = None
         self._write(folder, data)
 
     def _write(self, folder: Path, data: RunData) -> None:
@@ -86,23 +87,23 @@ class UpdateCase:
         }
 
     def call(self) -> None:
-        """One update of the next batch."""
-        self.update(next(self._cycle), LR)
+        """One update of the next batch, while the last one is computed."""
+        before, self._read = self._read, self._launch(next(self._cycle), LR)
+        if before is not None:
+            before.value()
 
-    def update(self, batch: StepBatch, lr: float) -> dict:
-        """One update as the trainer does it, its values read on the host."""
-        with self.engine.batch(self.objective):
+    def _launch(self, batch: StepBatch, lr: float) -> Readback:
+        """Start one update as the trainer does; its values are read later."""
+        with self.engine.launched(self.objective):
             report = self.stepper.update(self.objective, batch, self._key, lr)
-            self.engine.fence(self.stepper.state.arrays())
-            read = self.engine.defer("report", report)
-            self.engine.submit()
-        return read.value()
+            self.engine.fence(self.stepper.arrays())
+            return self.engine.defer("report", report)
 
     def agree(self) -> tuple[float, dict[str, np.ndarray]]:
         """Loss, gradients and what one update changes."""
         loss, gradients = self._gradients()
         before = flat_parameters(self.model)
-        self.update(self.batches[0], lr=1e-3)
+        self._launch(self.batches[0], lr=1e-3).value()
         after = flat_parameters(self.model)
         arrays = {f"gradient {k}": g for k, g in gradients.items()}
         return loss, arrays | {
@@ -116,10 +117,11 @@ class UpdateCase:
         mx.eval(found)
         count = found.count.item()
         gradients = {}
-        for path, gradient in found.gradients.items():
+        parameters = flat_parameters(self.model)
+        for path, gradient in self.stepper.packing.split(found.gradients).items():
             own = gradient.astype(mx.float32) / count
-            table = self.stepper.state.parameters[path]
-            if path in self.stepper.gathered:
+            table = parameters[path]
+            if path in self.stepper.gathered and batch.rows.tokens is not None:
                 own = mx.zeros(table.shape).at[batch.rows.tokens].add(own)
             gradients[path] = np.array(own)
         return found.loss.item() / count, gradients
@@ -128,7 +130,10 @@ class UpdateCase:
 def batch_arrays(batch: StepBatch) -> dict[str, np.ndarray]:
     """A batch on the host, as the other side reads it."""
     arrays = {"ids": batch.ids, "mask": batch.mask, "target": batch.target}
-    arrays |= {"tokens": batch.rows.tokens, "place": batch.rows.place}
-    if batch.rows.log_p is not None:
-        arrays["log_p"] = batch.rows.log_p
+    rows = batch.rows
+    every = mx.arange(rows.occurs.size, dtype=mx.int32)  # of tables that are not cut
+    arrays["tokens"] = every if rows.tokens is None else rows.tokens
+    arrays["place"] = every if rows.place is None else rows.place
+    if rows.log_p is not None:
+        arrays["log_p"] = rows.log_p
     return {name: np.array(array) for name, array in arrays.items()}

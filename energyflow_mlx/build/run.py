@@ -128,7 +128,7 @@ def build_trainer(
     words = folder.tokenizer if folder.is_writer and folder.exists() else None
     data = load_run_data(config, objectives, words, display)
     if not config.data.buckets:
-        config.data.buckets = _lengths_for(data.train_ids, config.data)
+        config.data.buckets = lengths_for(data.train_ids, config.data)
     _require_same(group, config, data)
     parts, vocab_size = parts_of(objectives), data.tokenizer.vocab_size
     model = build_model(config, parts, vocab_size, data.dimension)
@@ -137,7 +137,7 @@ def build_trainer(
     return Trainer(config, objectives, codec, data, folder, display, group)
 
 
-def _lengths_for(ids: list[np.ndarray], settings: DataConfig) -> list[int]:
+def lengths_for(ids: list[np.ndarray], settings: DataConfig) -> list[int]:
     """Lengths that pad the training sentences least, and the longest that is read.
 
     That one is for texts that the model meets later; training fills it where its own

@@ -43,7 +43,7 @@ def test_a_bad_word_is_refused_in_one_line(checkout, word):
 
 def test_its_main_job_is_the_experiment():
     """Written out there, since Hydra may be missing where it runs."""
-    expected = compose_config("+experiment=ab", "run.dir=x").to_json()
+    expected = compose_config("+experiment=ab", "precision=fp32", "run.dir=x").to_json()
     ours = ab_config(Settings()).to_json()
     del expected["run"], ours["run"]
     assert ours == expected

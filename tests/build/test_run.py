@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.build.run import _lengths_for, run
+from energyflow_mlx.build.run import lengths_for, run
 from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.errors import InputError
@@ -131,7 +131,7 @@ def test_an_update_is_traced_at_most_8_times_whatever_the_lengths():
     """The chosen lengths bound the shapes, and every shape is traced once."""
     settings = make_config({"data.max_length": 64}).data
     lengths = np.random.default_rng(0).integers(3, 60, 500)
-    chosen = _lengths_for([np.zeros(n, np.int32) for n in lengths], settings)
+    chosen = lengths_for([np.zeros(n, np.int32) for n in lengths], settings)
     assert chosen[-2:] == [int(lengths.max()), 64] and len(chosen) == 9
     config = make_config()
     stepper = make_stepper(config)
