@@ -34,8 +34,8 @@ from omegaconf import OmegaConf
 
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.model import build_model
-from energyflow_mlx.chunks import run_chunks
 from energyflow_mlx.config import Config, TcnEncoderConfig
+from energyflow_mlx.data.chunks import run_chunks
 from energyflow_mlx.evaluation.similarity import read_sts, sts_score
 from energyflow_mlx.export import ExportArgs, export
 from energyflow_mlx.inference import SentenceCodec

@@ -19,13 +19,13 @@ import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BL
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import build_trainer
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime import blas, device, jit_headers
+from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.training.loop import Trainer
 
 UPDATES = 10

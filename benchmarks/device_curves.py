@@ -19,13 +19,13 @@ import mlx.core as mx
 import numpy as np
 from matplotlib.figure import Figure
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.build.run import run
 from energyflow_mlx.config import Config
 from energyflow_mlx.plots.pictures import save
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runtime import device
+from energyflow_mlx.runtime.atomic import write_text
 
 TOLERANCE = 0.02
 Curves = dict[str, list[float]]

@@ -17,11 +17,11 @@ import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BL
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import BucketBatcher, lengths_that_pad_least
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import read_many
+from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.teacher import teacher_from
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.alternation import Alternation

@@ -20,12 +20,12 @@ import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BL
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.build.model import build_model
 from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.runtime import blas, device, jit_headers
+from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.training.objectives import StepBatch
 from energyflow_mlx.training.token_rows import TokenRows, occurring_rows
 from energyflow_mlx.training.update import Stepper

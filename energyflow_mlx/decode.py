@@ -7,11 +7,11 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import default_rows
+from energyflow_mlx.runtime.atomic import write_aside
 from energyflow_mlx.text.generation import Decoding
 
 logger = logging.getLogger(__name__)

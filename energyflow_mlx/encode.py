@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_aside
-from energyflow_mlx.chunks import WINDOW
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.data.chunks import WINDOW
 from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_aside
 
 if TYPE_CHECKING:
     from energyflow_mlx.inference import SentenceCodec

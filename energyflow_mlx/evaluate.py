@@ -184,8 +184,8 @@ def evaluate(args: EvaluateArgs) -> None:
         display.table(title, ["metric", "value"], rows)
     line = json.dumps(result, ensure_ascii=False)
     if args.run is not None:
-        from energyflow_mlx.atomic import write_text
         from energyflow_mlx.runs.folder import RunFolder
+        from energyflow_mlx.runtime.atomic import write_text
 
         write_text(RunFolder(Path(args.run)).evaluation, line + "\n")
     sys.stdout.write(line + "\n")

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_aside
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -107,10 +107,11 @@ def _encoder_alone(
 ) -> "dict[str, mx.array]":
     """Weights that encoding reads: what 8 bits were measured on."""
     parts = {name.partition(".")[0] for name in weights}
-    if "encoder" not in parts or "lattice" in parts:
+    known = {"encoder", "decoder", "shared"}
+    if "encoder" not in parts or parts - known:
         raise InputError(
-            f"[export] {args.run} must have a text encoder and no lattice for "
-            f"dtype=int8, got {', '.join(sorted(parts))}."
+            f"[export] {args.run} must have a text encoder, and beside it at most a "
+            f"decoder, for dtype=int8, got {', '.join(sorted(parts))}."
         )
     return {
         name: array

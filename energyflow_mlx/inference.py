@@ -11,13 +11,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.chunks import (
+from energyflow_mlx.config import Config
+from energyflow_mlx.data.chunks import (
     CPU_CHUNK_TOKENS_OF_FEW_LAYERS,
     Rows,
     run_chunks,
     windows_of,
 )
-from energyflow_mlx.config import Config
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow

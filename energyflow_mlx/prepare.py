@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from energyflow_mlx.atomic import sha256_of
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.distinct import deduplicate
@@ -25,6 +24,7 @@ from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime import jit_headers
+from energyflow_mlx.runtime.atomic import sha256_of
 from energyflow_mlx.teacher.bert import load_teacher
 from energyflow_mlx.teacher.folder import open_folder
 from energyflow_mlx.teacher.teacher import Teacher, cached_vectors

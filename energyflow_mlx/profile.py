@@ -76,7 +76,7 @@ def _measure(
 
 
 def _write(folder: Any, report: dict[str, Any], rows: list[list[str]]) -> None:
-    from energyflow_mlx.atomic import write_text
+    from energyflow_mlx.runtime.atomic import write_text
 
     write_text(folder.profile, json.dumps(report, indent=1) + "\n")
     width = max(len(name) for name, _ in rows)

@@ -15,10 +15,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.display import RunDisplay, format_value
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_text
 
 SUMMARY = "summary.json"
 CONFIG = "config.json"

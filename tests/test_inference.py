@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from energyflow_mlx import chunks
+from energyflow_mlx.data import chunks
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.text.generation import Decoding
 from tests.build.tiny import (

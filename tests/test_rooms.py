@@ -25,7 +25,6 @@ LADDER = (
     {"inference"},
     {"model"},
     {"text", "lattice", "teacher"},
-    {"chunks"},
     {"nn"},
     {"ops"},
 )
@@ -34,16 +33,15 @@ LEAVES = {
     "errors": set(),
     "runtime": {"errors"},
     "runtime.diagnosis": {"runtime", "errors", "teacher"},
-    "config": {"errors", "atomic"},
+    "config": {"errors", "runtime"},
     "config.command_line": {"errors", "config"},
     "config.store": {"errors", "config"},
-    "atomic": {"errors"},
-    "runs": {"atomic", "errors", "config"},
+    "runs": {"runtime", "errors", "config"},
     "display": {"errors"},
     "readback": {"errors"},
-    "data": {"atomic", "errors"},
+    "data": {"runtime", "errors"},
     "evaluation": {"errors", "data"},
-    "plots": {"runs", "evaluation", "atomic", "errors"},
+    "plots": {"runs", "evaluation", "runtime", "errors"},
 }
 # What only an entry point may look at, and what mathematics may know of beside itself.
 FOR_ENTRY_POINTS = {

@@ -14,7 +14,6 @@ from typing import Self
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.data.efb_layout import (
     HAS_TEXT,
     HAS_TOKENS,
@@ -36,6 +35,7 @@ from energyflow_mlx.data.provenance import (
     write_provenance,
 )
 from energyflow_mlx.errors import EFBError
+from energyflow_mlx.runtime.atomic import write_aside
 
 # Rows checked or copied at a time, so that memory stays bounded.
 _CHUNK = 16_384

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.data.files import read_lines
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_aside
 
 _MAX_ID = 2**31 - 1
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_text
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ gradients of W in float32 over them, follow Hsu et al., "Liger Kernel", 2024, se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -114,7 +114,7 @@ def linear_cross_entropy(
     fixed = (target.astype(mx.int32), count.astype(mx.float32), lowered)
     arrays = (h, weight, bias, *(mx.stop_gradient(a) for a in fixed))
     if value_only:
-        return _sum_and_gradients(chosen, label_smoothing, *arrays, value_only=True)[0]
+        return _sum_and_gradients(chosen, label_smoothing, arrays, value_only=True)[0]
     return _summed(chosen, label_smoothing)(*arrays)[0]
 
 
@@ -145,7 +145,7 @@ def _summed(backend: str, smoothing: float) -> Callable[..., tuple[mx.array, ...
 
     @mx.custom_function
     def summed(*arrays: mx.array) -> tuple[mx.array, ...]:
-        return _sum_and_gradients(backend, smoothing, *arrays)
+        return _sum_and_gradients(backend, smoothing, arrays)
 
     @summed.vjp
     def summed_vjp(
@@ -165,20 +165,23 @@ def _summed(backend: str, smoothing: float) -> Callable[..., tuple[mx.array, ...
 def _sum_and_gradients(
     backend: str,
     smoothing: float,
-    h: mx.array,
-    weight: mx.array,
-    bias: mx.array,
-    target: mx.array,
-    count: mx.array,
-    lowered: mx.array,
+    arrays: Sequence[mx.array],
     *,
     value_only: bool = False,
 ) -> tuple[mx.array, ...]:
-    """Sum and gradients for h, weight and bias."""
+    """Sum and gradients for h, weight and bias.
+
+    Args:
+        backend: Which kernels run.
+        smoothing: Label smoothing.
+        arrays: h, weight, bias, target, count, lowered.
+        value_only: No gradient is wanted.
+    """
+    h, weight, bias, target, count, lowered = arrays
     offset = bias.astype(mx.float32) - lowered
     if backend == "cpu":
-        arrays = (h.astype(mx.float32), weight.astype(mx.float32), offset)
-        return _on_cpu(*arrays, target, count, smoothing, value_only=value_only)
+        wide = (h.astype(mx.float32), weight.astype(mx.float32), offset)
+        return _on_cpu(*wide, target, count, smoothing, value_only=value_only)
     # Lazy: gradients that nobody asks for cost nothing.
     rows = _Rows(offset, target, count, mx.array([smoothing], mx.float32))
     return _in_chunks(h, weight, rows, _kernels(backend))

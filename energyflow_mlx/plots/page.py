@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
+from energyflow_mlx.runtime.atomic import write_text
 
 _CODES = 65535  # greatest code of a quantized number
 _SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end

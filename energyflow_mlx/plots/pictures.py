@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
+from energyflow_mlx.runtime.atomic import write_aside
 
 _SIGNED = "RdBu_r"  # energies: zero is white
 _COUNT = "viridis_r"  # arrivals; none is white

@@ -21,7 +21,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from energyflow_mlx.atomic import TEMPORARY_PREFIX, flush
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.weights import (
     Arrays,
@@ -30,6 +29,7 @@ from energyflow_mlx.runs.weights import (
     read_bytes,
     write_arrays,
 )
+from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, flush
 
 logger = logging.getLogger(__name__)
 

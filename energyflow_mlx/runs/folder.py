@@ -12,11 +12,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
+from energyflow_mlx.runtime.atomic import write_text
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_text
 
 logger = logging.getLogger(__name__)
 

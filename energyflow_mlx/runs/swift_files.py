@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_aside
 
 _F32 = np.dtype("<f4")
 _U32_MAX = 2**32 - 1

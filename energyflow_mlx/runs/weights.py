@@ -19,8 +19,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from energyflow_mlx.atomic import flush, sha256_of, write_aside
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import flush, sha256_of, write_aside
 
 Arrays = dict[str, mx.array]
 

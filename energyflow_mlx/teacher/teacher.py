@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 import tokenizers
 
-from energyflow_mlx.chunks import run_chunks, windows_of
+from energyflow_mlx.data.chunks import run_chunks, windows_of
 from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.vectors import open_matrix, unit_rows
 from energyflow_mlx.errors import InputError, TokenizerErrors

@@ -15,9 +15,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.atomic import write_aside
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runtime.atomic import write_aside
 
 
 def example(step=0):

@@ -227,5 +227,8 @@ def test_processes_share_out_every_update(size, accumulate):
     assert [len(part) for part in parts] == [accumulate] * size
     micro = [np.array(m.ids) for part in parts for m in part]
     np.testing.assert_array_equal(np.concatenate(micro), batch.ids)
-    tokens = {tuple(np.array(m.rows.tokens)) for part in parts for m in part}
-    assert len(tokens) == 1 and set(batch.ids.ravel()) <= set(tokens.pop())
+    occurs = {tuple(np.array(m.rows.occurs)) for part in parts for m in part}
+    tokens = [m.rows.tokens for part in parts for m in part]
+    first = np.arange(len(*occurs)) if tokens[0] is None else np.array(tokens[0])
+    assert all((t is None) == (tokens[0] is None) for t in tokens)
+    assert len(occurs) == 1 and set(batch.ids.ravel()) <= set(first)

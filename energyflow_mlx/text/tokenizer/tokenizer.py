@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from energyflow_mlx.atomic import write_text
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.text.tokenizer.detokenize import detokenize
 from energyflow_mlx.text.tokenizer.teacher_tokenizer import (
     check_word_pieces,

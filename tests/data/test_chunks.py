@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx import chunks
-from energyflow_mlx.chunks import (
+from energyflow_mlx.data import chunks
+from energyflow_mlx.data.chunks import (
     chunk_rows,
     padded_length,
     plan_chunks,
