@@ -71,7 +71,7 @@ def test_the_report_says_traces_operations_and_memory(profiled):
     assert traces.keys() == {"distillation update", "reconstruction update"}
     assert max(traces.values()) <= 2
     for kinds in report["operations"].values():
-        assert 10 < kinds["fused"] < kinds["all"] < 1500
+        assert 1 < kinds["fused"] < kinds["all"] < 1500
         assert kinds["fills"] < 10 and len(kinds) > 5
     memory = report["memory_bytes"]
     assert memory["moments"] > memory["parameters"] > 1000
