@@ -249,3 +249,18 @@ def test_cache_folder_follows_xdg_and_ignores_a_relative_one(monkeypatch, tmp_pa
     assert blas.cache_folder() == tmp_path / "energyflow_mlx"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert blas.cache_folder() == Path.home() / ".cache" / "energyflow_mlx"
+
+
+@linux_only
+@needs_compiler
+@pytest.mark.parametrize("given", [{}, {"OPENBLAS_THREAD_TIMEOUT": "9"}], ids=str)
+def test_blas_threads_do_not_spin_long_unless_the_user_says_so(checkout, given):
+    """A spinning thread takes a core from the native operation after a product."""
+    code = (
+        "import os\nfrom energyflow_mlx.runtime import blas\nblas.install()\n"
+        "print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    os.environ.pop("OPENBLAS_THREAD_TIMEOUT", None)  # this process has set it
+    out, err = start(code, checkout, **given).communicate()
+    assert not err
+    assert int(out) <= 20 and (not given or out.strip() == "9")
