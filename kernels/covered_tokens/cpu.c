@@ -17,7 +17,7 @@
 #include "native_gemm.h"
 #include "native_rows.h"
 
-enum { TILE_ROWS = 256, WEIGHT_ROWS = 192 };
+enum { TILE_ROWS = 128, WEIGHT_ROWS = 192 };
 
 typedef struct {
   int64_t D;

@@ -25,8 +25,9 @@
  * Measured on a Xeon with AVX-512 (B 256, L 24, 3,748 real tokens, D 384, H 512, K 3;
  * forward and backward, milliseconds of both threads together): 183 with OpenBLAS in
  * each thread, 157 with native_gemm.h. Of OpenBLAS's 183 the products were 165; on two
- * threads of its own over the whole batch they took as long. Tiles of 128 or 512 rows
- * and vectors of 512 bits for the elementwise work made no difference.
+ * threads of its own over the whole batch they took as long. Tiles of 256 or 512 rows
+ * made no difference there, and share a batch of 64 sentences less evenly; vectors of
+ * 512 bits for the elementwise work made none.
  */
 #include <math.h>
 #include <string.h>
@@ -36,7 +37,7 @@
 #include "native_math.h"
 #include "native_rows.h"
 
-enum { TILE_ROWS = 256, LEAST_PART = 64, MOST_PART = 512 };
+enum { TILE_ROWS = 128, LEAST_PART = 64, MOST_PART = 512 };
 
 typedef struct {
   const Launch *launch;
