@@ -75,12 +75,13 @@ def layer_norm(
     """
     _check(x, weight, bias, added)
     chosen = resolve(backend, "layer_norm")
-    if chosen == "cpu" and x.size:
+    width = x.shape[-1]
+    is_too_wide = chosen in ("metal", "cuda") and width > _WIDEST
+    if chosen == "reference" or x.size == 0 or is_too_wide:
+        return layer_norm_reference(x, weight, bias, eps, added)
+    if chosen == "cpu":
         given = [x, weight, bias] + ([] if added is None else [added])
         return _native(eps)(*(a.astype(mx.float32) for a in given)).astype(x.dtype)
-    width = x.shape[-1]
-    if chosen in ("cpu", "reference") or x.size == 0 or width > _WIDEST:
-        return layer_norm_reference(x, weight, bias, eps, added)
     v = _with_added(x, added)
     arrays = (v.reshape(-1, width), weight.astype(x.dtype), bias.astype(x.dtype))
     return _norm(chosen, eps)(*arrays).reshape(x.shape)
