@@ -3,9 +3,11 @@
 # Before anything imports mlx.core: the CPU backend takes its BLAS from the process.
 from energyflow_mlx.runtime import allocator as _allocator
 from energyflow_mlx.runtime import blas as _blas
+from energyflow_mlx.runtime import command_buffers as _command_buffers
 
 _blas.install()
 _allocator.install()
+_command_buffers.install()
 
 from typing import TYPE_CHECKING  # noqa: E402
 

@@ -14,6 +14,8 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
+from energyflow_mlx.ops import linear
+
 
 def _checked(name: str, z: mx.array, projection: nn.Linear) -> mx.array:
     """Check the width of ``z`` and return it in the weights' dtype."""
@@ -23,6 +25,10 @@ def _checked(name: str, z: mx.array, projection: nn.Linear) -> mx.array:
             f"[{name}] z must be [B, E] with E = {latent_dim}, got {list(z.shape)}."
         )
     return z.astype(projection.weight.dtype)
+
+
+def _projected(layer: nn.Linear, z: mx.array) -> mx.array:
+    return linear(z, layer.weight, layer.bias)
 
 
 class AdditiveConditioning(nn.Module):
@@ -39,7 +45,7 @@ class AdditiveConditioning(nn.Module):
             ValueError: ``z`` has another width.
         """
         z = _checked("AdditiveConditioning", z, self.projection)
-        return self.projection(z * math.sqrt(z.shape[-1]))
+        return _projected(self.projection, z * math.sqrt(z.shape[-1]))
 
 
 class FiLMConditioning(nn.Module):
@@ -60,6 +66,8 @@ class FiLMConditioning(nn.Module):
         Raises:
             ValueError: ``z`` has another width.
         """
-        both = self.projection(_checked("FiLMConditioning", z, self.projection))
+        both = _projected(
+            self.projection, _checked("FiLMConditioning", z, self.projection)
+        )
         scale, shift = mx.split(both[:, None, :], 2, axis=-1)
         return scale, shift

@@ -15,6 +15,7 @@ nobody else holds them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -134,35 +135,38 @@ def adamw_reference(
     state: Adamw, gradient: mx.array, rates: Rates, constants: Constants
 ) -> Adamw:
     """Plain MLX form of ``adamw``; the specification of the others."""
+    return _updated(state, gradient, rates, rates.moves, constants)
+
+
+def _updated(
+    state: Adamw,
+    gradient: mx.array,
+    rates: Rates,
+    moves: mx.array,
+    constants: Constants,
+) -> Adamw:
+    """One update where ``moves``, a scalar or a column ``[V, 1]``.
+
+    Whatever holds for many numbers is computed once, as a factor that is 0 or 1 where
+    nothing moves. The rest is short enough to be compiled into one kernel, which
+    writes parameter and moments over their old values: longer expressions are cut
+    where they are eleven operations deep, with all that crosses the cut in memory.
+    """
     (b1, b2), eps, decay = constants
     p, m, v, t = state
-    gradient = gradient * rates.factor
-    t = t + 1
-    m = b1 * m + (1 - b1) * gradient
-    v = b2 * v + (1 - b2) * gradient * gradient
-    first, second = _bias_corrections((b1, b2), t)
-    step = m * first
-    scale = mx.sqrt(v * second) + eps
-    new = p - rates.lr * (step / scale + decay * p)
-    return Adamw(
-        *(
-            mx.where(rates.moves, after, before)
-            for after, before in zip((new, m, v, t), state, strict=True)
-        )
-    )
+    # Not finite where nothing moves, perhaps: no product with zero may see it.
+    gradient = mx.where(moves, gradient, 0.0) * mx.where(rates.moves, rates.factor, 0.0)
+    lr = mx.where(moves, rates.lr, 0.0)
+    first, second = (-1.0 / mx.expm1((t + 1) * _log(b)) for b in (b1, b2))
+    m = mx.where(moves, b1, 1.0) * m + (1 - b1) * gradient
+    v = mx.where(moves, b2, 1.0) * v + (1 - b2) * gradient * gradient
+    p = (1.0 - lr * decay) * p - (lr * first) * (m / (mx.sqrt(v * second) + eps))
+    return Adamw(p, m, v, t + rates.moves)
 
 
-def _bias_corrections(
-    betas: tuple[float, float], t: mx.array
-) -> tuple[mx.array, mx.array]:
-    """Return 1 / (1 - beta^t) of both betas, scalars.
-
-    The sum over one element keeps compilation from fusing the power into the update
-    of every element, where it would be the dearest operation by far.
-    """
-    power = mx.power(mx.array([[b] for b in betas]), t.reshape(1, 1))  # [2, 1]
-    first, second = mx.split(mx.sum(1.0 / (1.0 - power), axis=1), 2)
-    return first.reshape(()), second.reshape(())
+def _log(beta: float) -> float:
+    """Logarithm of a decay rate, which may be 0."""
+    return math.log(beta) if beta else -math.inf
 
 
 def adamw_rows(
@@ -226,23 +230,16 @@ def adamw_rows_reference(
     constants: Constants,
 ) -> Adamw:
     """Plain MLX form of ``adamw_rows``; the specification of the others."""
-    part = state
-    if rows is not None:
-        part = Adamw(state.p[rows], state.m[rows], state.v[rows], state.t)
-    after = adamw_reference(part, gradient, rates, constants._replace(decay=0.0))
-    column = (-1, *[1] * (state.p.ndim - 1))
-
-    def write(table: mx.array, new: mx.array, old: mx.array) -> mx.array:
-        new = mx.where(wanted.reshape(column) > 0, new, old)
-        if rows is None:
-            return new
-        # The rows are distinct: they are put in place, and nothing is added to them.
-        places = mx.broadcast_to(rows.reshape(column), new.shape)
-        return mx.put_along_axis(table, places, new, axis=0)
-
-    return Adamw(
-        write(state.p, after.p, part.p),
-        write(state.m, after.m, part.m),
-        write(state.v, after.v, part.v),
-        after.t,
+    moves = rates.moves & (wanted > 0).reshape(-1, *[1] * (state.p.ndim - 1))
+    constants = constants._replace(decay=0.0)
+    if rows is None:
+        return _updated(state, gradient, rates, moves, constants)
+    part = Adamw(state.p[rows], state.m[rows], state.v[rows], state.t)
+    after = _updated(part, gradient, rates, moves, constants)
+    # The rows are distinct: they are put in place, and nothing is added to them.
+    places = mx.broadcast_to(rows.reshape(-1, *[1] * (state.p.ndim - 1)), part.p.shape)
+    p, m, v = (
+        mx.put_along_axis(table, places, new, axis=0)
+        for table, new in zip(state[:3], after[:3], strict=True)
     )
+    return Adamw(p, m, v, after.t)

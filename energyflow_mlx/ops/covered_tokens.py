@@ -14,6 +14,7 @@ from functools import cache
 import mlx.core as mx
 
 from energyflow_mlx.ops._backend import Backend, resolve
+from energyflow_mlx.ops.row_sums import linear
 from energyflow_mlx.runtime import native
 
 
@@ -66,7 +67,7 @@ def project_coverage(
 ) -> mx.array:
     """Map the sum of ``count`` token embeddings, float32, to ``[..., D]``."""
     scaled = total * mx.rsqrt(count.astype(mx.float32))
-    return mx.addmm(bias, scaled.astype(weight.dtype), weight.T)
+    return linear(scaled.astype(weight.dtype), weight, bias)
 
 
 @cache

@@ -21,6 +21,8 @@ from mlx.utils import tree_flatten
 from energyflow_mlx.ops._backend import Backend, resolve
 from energyflow_mlx.ops.gelu import gelu
 from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
+from energyflow_mlx.ops.layer_norm import layer_norm
+from energyflow_mlx.ops.row_sums import linear
 from energyflow_mlx.runtime import native
 
 # What goes into the recurrent cell and comes out of the heads is kept inside this.
@@ -189,11 +191,11 @@ def neuron_features(
     """Features ``[N, F]`` of flows at ``[N, 3]`` with energies ``[N, 1]``."""
     w = weights
     x = mx.concatenate([position, energy], axis=-1)
-    x = mx.addmm(w.entry_bias, x, w.entry.T)
-    x = gelu(mx.fast.layer_norm(x, w.norm_0, w.norm_0_bias, _NORM_EPSILON))
-    x = mx.addmm(w.layer_1_bias, x, w.layer_1.T)
-    x = gelu(mx.fast.layer_norm(x, w.norm_1, w.norm_1_bias, _NORM_EPSILON))
-    return mx.addmm(w.layer_2_bias, x, w.layer_2.T)
+    x = linear(x, w.entry, w.entry_bias)
+    x = gelu(layer_norm(x, w.norm_0, w.norm_0_bias, _NORM_EPSILON))
+    x = linear(x, w.layer_1, w.layer_1_bias)
+    x = gelu(layer_norm(x, w.norm_1, w.norm_1_bias, _NORM_EPSILON))
+    return linear(x, w.layer_2, w.layer_2_bias)
 
 
 def advance_cells(
@@ -220,8 +222,8 @@ def apply_heads(top: mx.array, memory: mx.array, weights: HeadWeights) -> mx.arr
     memory = mx.pad(memory, ((0, 0), (0, 1)), constant_values=1.0)  # for the bias
     past = memory @ weights.memory.T
     mixed = gelu(mx.addmm(past, top, weights.top.T))  # [N, H]
-    inner = gelu(mx.addmm(weights.inner_bias, mixed, weights.inner.T))
-    out = mx.addmm(weights.out_bias, inner, weights.out.T)  # [N, 4]
+    inner = gelu(linear(mixed, weights.inner, weights.inner_bias))
+    out = linear(inner, weights.out, weights.out_bias)  # [N, 4]
     return sanitize(out.astype(mx.float32))
 
 

@@ -1,5 +1,8 @@
 """AdamW and the norm of gradients: the native form against the reference."""
 
+import io
+import re
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -148,3 +151,35 @@ def test_wrong_arguments_are_named():
     each = CONSTANTS._replace(decay=mx.zeros((3, 5)))
     with pytest.raises(TypeError, match="decay must be a number"):
         adamw(state, mx.zeros((3, 5)), rates(), each, backend="cpu")
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["whole", "rows in order"])
+def test_the_plain_update_compiles_into_one_kernel_over_the_parameter(rows):
+    """A longer expression is cut into kernels, with what crosses a cut in memory."""
+
+    def update(p, m, v, t, gradient, wanted, factor, lr, moves):
+        state, rates = Adamw(p, m, v, t), Rates(factor, lr, moves)
+        if rows:
+            arguments = (gradient, None, wanted, rates, CONSTANTS)
+            return adamw_rows(state, *arguments, backend="reference")
+        return adamw(state, gradient, rates, CONSTANTS, backend="reference")
+
+    state = start((64, 32))
+    graph = io.StringIO()
+    arguments = [*state, mx.ones((64, 32)), mx.ones(64), *rates()]
+    mx.eval(arguments)
+    mx.export_to_dot(graph, *mx.compile(update)(*arguments))
+    kernels = re.findall(r'label ?="(Compiled\w+)"', graph.getvalue())
+    assert sum("Sqrt" in name for name in kernels) == 1
+    (kernel,) = (name for name in kernels if "Sqrt" in name)
+    assert not [
+        k for k in kernels if k != kernel and ("Multiply" in k or "Select" in k)
+    ]
+
+
+def test_a_decay_rate_of_zero_takes_the_last_gradient_alone():
+    state, gradient = start((3, 5)), mx.random.normal((3, 5))
+    none = CONSTANTS._replace(betas=(0.0, 0.0))
+    for backend in ("cpu", "reference"):
+        found = adamw(state, gradient, rates(), none, backend=backend)
+        assert_close(found.m, gradient * rates().factor, 1e-6)
