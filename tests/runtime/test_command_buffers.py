@@ -16,4 +16,4 @@ def test_portions_are_set_before_mlx_starts_unless_the_user_says_so(given):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MLX_MAX_OPS")}
     command = [sys.executable, "-c", code]
     out = subprocess.check_output(command, env=kept | given, cwd=CHECKOUT, text=True)
-    assert out.strip() == given.get("MLX_MAX_OPS_PER_BUFFER", "30")
+    assert out.strip() == given.get("MLX_MAX_OPS_PER_BUFFER", "20")
