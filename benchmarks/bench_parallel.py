@@ -54,6 +54,7 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime import device, distributed
 from energyflow_mlx.runtime.distributed import ALONE, Group
+from energyflow_mlx.text.tokenizer.vocabulary import SpecialIds
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.loop import Trainer
 
@@ -143,7 +144,8 @@ def make_data(sentences: int) -> RunData:
     targets = rng.normal(size=(sentences, TEACHER)).astype(np.float32)
     targets /= np.linalg.norm(targets, axis=1, keepdims=True)
     held_out = HeldOut([], ids[:64], targets[:64])
-    words: Any = SimpleNamespace(vocab_size=VOCABULARY)  # nothing is read or written
+    special = SpecialIds(*range(4))
+    words: Any = SimpleNamespace(vocab_size=VOCABULARY, special=special)
     return RunData(
         words, ids, targets, held_out, None, TEACHER, "random", "random", None
     )

@@ -98,10 +98,41 @@ def target_capacities(
     return found
 
 
+class PackedIds:
+    """Rows of token ids one after another in memory, to be padded many at a time."""
+
+    def __init__(self, ids: Sequence[np.ndarray]) -> None:
+        """Pack the rows, each ``[L_n]``."""
+        self.lengths = np.array([len(row) for row in ids], np.int64)
+        self._ends = np.cumsum(self.lengths)
+        self._flat = np.concatenate([*ids, np.zeros(1, np.int32)]).astype(np.int32)
+
+    def padded(
+        self, rows: np.ndarray, length: int, batch_size: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pad or cut some rows to one length; see ``pad_rows``."""
+        size = len(rows) if batch_size is None else batch_size
+        if length < 1 or size < len(rows):
+            raise ValueError(
+                f"[batching] rows must fit [B, L] = [{size}, {length}], "
+                f"got {len(rows)}."
+            )
+        lengths, ends = self.lengths[rows, None], self._ends[rows, None]  # [N, 1]
+        column = np.arange(length)
+        is_token = np.zeros((size, length), bool)
+        is_token[: len(rows)] = column < lengths
+        places = ends - lengths + column
+        is_cut = lengths[:, 0] > length
+        places[is_cut, -1] = ends[is_cut, 0] - 1
+        padded = np.full((size, length), _PAD_ID, np.int32)
+        padded[is_token] = self._flat[places[is_token[: len(rows)]]]
+        return padded, is_token.astype(np.float32)
+
+
 def pad_rows(
     ids: Sequence[np.ndarray], length: int, batch_size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pad or cut rows of token ids to one length; the only place that does.
+    """Pad or cut rows of token ids to one length.
 
     A row that is too long keeps its first ``length - 1`` ids and its last one, the
     end token.
@@ -117,22 +148,7 @@ def pad_rows(
     Raises:
         ValueError: ``length`` is below 1, or there are more rows than ``batch_size``.
     """
-    size = len(ids) if batch_size is None else batch_size
-    if length < 1 or size < len(ids):
-        raise ValueError(
-            f"[batching] rows must fit [B, L] = [{size}, {length}], got {len(ids)}."
-        )
-    cut = [
-        row if len(row) <= length else np.append(row[: length - 1], row[-1])
-        for row in ids
-    ]
-    lengths = np.zeros(size, np.int64)
-    lengths[: len(cut)] = [len(row) for row in cut]
-    is_token = np.arange(length) < lengths[:, None]  # [B, L]
-    padded = np.full((size, length), _PAD_ID, np.int32)
-    if cut:
-        padded[is_token] = np.concatenate(cut)
-    return padded, is_token.astype(np.float32)
+    return PackedIds(ids).padded(np.arange(len(ids)), length, batch_size)
 
 
 def bucket_of(lengths: np.ndarray, buckets: Sequence[int]) -> np.ndarray:
@@ -232,7 +248,7 @@ class BucketBatcher:
         """
         lengths = np.asarray([len(row) for row in ids], np.int64)
         _check(ids, lengths, targets, vocab_size, batch_size, tuple(buckets))
-        self._ids, self._targets = ids, targets
+        self._ids, self._targets = PackedIds(ids), targets
         self._batch_size = batch_size
         self._buckets, self._seed = tuple(buckets), seed
         self._bucket_of = bucket_of(lengths, self._buckets)
@@ -246,7 +262,7 @@ class BucketBatcher:
         left over moves up into the next longer one. The batches' order is drawn too.
         """
         size, count = self._batch_size, self.batches_per_epoch
-        order = permutation(len(self._ids), self._seed, epoch, 0)[: count * size]
+        order = permutation(len(self._targets), self._seed, epoch, 0)[: count * size]
         batches: list[tuple[int, np.ndarray]] = []
         waiting = order[:0]
         for number, bucket in enumerate(self._buckets):
@@ -259,7 +275,7 @@ class BucketBatcher:
 
     def batch(self, bucket: int, indices: np.ndarray) -> Batch:
         """Padded arrays of the samples at ``indices`` in a bucket of that length."""
-        ids, mask = pad_rows([self._ids[i] for i in indices], bucket)
+        ids, mask = self._ids.padded(indices, bucket)
         target = np.asarray(self._targets[indices], np.float32)
         return Batch(ids, mask, target)
 

@@ -101,12 +101,12 @@ class Feed:
         """
         depth = self._config.data.prefetch
         with closing(prefetch(self._prepared(start), depth)) as prepared:
-            for batch, rows in prepared:
-                yield self.on_device(batch, rows)
+            for update in prepared:
+                yield on_device(update)
 
-    def _prepared(self, start: int) -> Iterator[tuple[Batch, TokenRows]]:
+    def _prepared(self, start: int) -> Iterator[list[StepBatch]]:
         for number, batch in self._batcher.batches(start):
-            yield batch, self.rows_of(batch, number)
+            yield self.micro_batches(batch, self.rows_of(batch, number))
 
     def rows_of(self, batch: Batch, number: int) -> TokenRows:
         """Rows of the token tables that update ``number`` touches, on the host."""
@@ -119,30 +119,44 @@ class Feed:
         total = batch.mask.sum()
         return draw_candidates(rows, self._shares, total, count, (seed, number))
 
-    def on_device(self, batch: Batch, rows: TokenRows) -> list[StepBatch]:
+    def micro_batches(self, batch: Batch, rows: TokenRows) -> list[StepBatch]:
         """Cut out this process's micro-batches, which share the rows of their update.
 
         Sharing lets the parts' table gradients ``[U, D]`` be added up, over
-        micro-batches and over processes.
+        micro-batches and over processes. NumPy arrays: this is the host's part.
         """
-        shared = TokenRows(*(None if a is None else mx.array(a) for a in rows))
         count = self._config.trainer.accumulate
         size = len(batch.ids) // (count * self._group.size)
         first = self._group.rank * count
         cuts = [slice(n * size, (n + 1) * size) for n in range(first, first + count)]
         return [
             StepBatch(
-                ids=mx.array(batch.ids[cut]),
-                mask=mx.array(batch.mask[cut]),
-                target=mx.array(batch.target[cut]),
-                rows=shared,
+                ids=batch.ids[cut],
+                mask=batch.mask[cut],
+                target=batch.target[cut],
+                rows=rows,
                 targets=self._targets(batch, cut),
             )
             for cut in cuts
         ]
 
     def _targets(self, batch: Batch, cut: slice) -> TargetRows:
-        """Pack the targets of one micro-batch, on the device."""
+        """Pack the targets of one micro-batch."""
         ids, mask = batch.ids[cut], batch.mask[cut]
         capacity = self._capacities.get(ids.shape[1], mask.size)
-        return TargetRows(*map(mx.array, target_rows(ids, mask, capacity)))
+        return target_rows(ids, mask, capacity)
+
+
+def on_device(update: list[StepBatch]) -> list[StepBatch]:
+    """Micro-batches of NumPy arrays as MLX's, their rows still shared."""
+    rows = TokenRows(*(None if a is None else mx.array(a) for a in update[0].rows))
+    return [
+        StepBatch(
+            ids=mx.array(part.ids),
+            mask=mx.array(part.mask),
+            target=mx.array(part.target),
+            rows=rows,
+            targets=TargetRows(*map(mx.array, part.targets)),
+        )
+        for part in update
+    ]

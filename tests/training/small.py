@@ -14,6 +14,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime.distributed import ALONE
+from energyflow_mlx.training import feed as feeding
 from energyflow_mlx.training.feed import Feed
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.objectives import StepBatch
@@ -77,7 +78,7 @@ def make_feed(config, vocab_size=V):
 def to_update(batch, config, number=0):
     """Micro-batches of one update on the device."""
     feed = make_feed(config)
-    return feed.on_device(batch, feed.rows_of(batch, number))
+    return feeding.on_device(feed.micro_batches(batch, feed.rows_of(batch, number)))
 
 
 def on_device(batch):

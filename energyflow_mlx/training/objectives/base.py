@@ -27,7 +27,7 @@ Installed = Callable[[Arrays, TokenRows], AbstractContextManager[None]]
 
 
 class StepBatch(NamedTuple):
-    """One micro-batch on the device, with what holds for its update.
+    """One micro-batch, with what holds for its update; NumPy arrays while prepared.
 
     Attributes:
         ids: Token ids, ``[B, L]`` int32.
