@@ -97,16 +97,16 @@ class Feed:
     def updates(self, start: int) -> Generator[list[StepBatch]]:
         """Endless updates from number ``start``, the same after a restart.
 
-        The next ones are prepared on a thread.
+        The next ones are prepared and copied to the device on a thread.
         """
         depth = self._config.data.prefetch
         with closing(prefetch(self._prepared(start), depth)) as prepared:
-            for update in prepared:
-                yield on_device(update)
+            yield from prepared
 
     def _prepared(self, start: int) -> Iterator[list[StepBatch]]:
         for number, batch in self._batcher.batches(start):
-            yield self.micro_batches(batch, self.rows_of(batch, number))
+            # Copied here too: it took 0.8 ms of the training thread with an H200.
+            yield on_device(self.micro_batches(batch, self.rows_of(batch, number)))
 
     def rows_of(self, batch: Batch, number: int) -> TokenRows:
         """Rows of the token tables that update ``number`` touches, on the host."""
