@@ -127,6 +127,8 @@ def build_trainer(
     """
     words = folder.tokenizer if folder.is_writer and folder.exists() else None
     data = load_run_data(config, objectives, words, display)
+    for objective in objectives.values():
+        objective.require_dimension(data.dimension)
     if not config.data.buckets:
         config.data.buckets = lengths_for(data.train_ids, config.data)
     _require_same(group, config, data)

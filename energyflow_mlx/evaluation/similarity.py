@@ -9,6 +9,8 @@ from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation._rows import checked_pair
 
+_MOST_ROWS = 1000
+
 
 @dataclass(frozen=True)
 class StsPairs:
@@ -78,6 +80,22 @@ def sts_score(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> floa
         scores: Gold scores, ``[N]``.
     """
     return 100 * spearman(cosine_rows(first, second), scores)
+
+
+def similarity_score(vectors: np.ndarray, targets: np.ndarray) -> float:
+    """Spearman x 100 of the cosines between rows against those between target rows.
+
+    Of the first 1,000 rows; their 499,500 pairs say enough.
+
+    Args:
+        vectors: ``[N, D]``; NaN where N is below 3.
+        targets: ``[N, E]``; E may differ from D.
+    """
+    if len(vectors) < 3:
+        return float("nan")
+    pairs = np.triu_indices(min(len(vectors), _MOST_ROWS), k=1)
+    own, gold = (unit_rows(x[:_MOST_ROWS]) for x in (vectors, targets))
+    return 100 * spearman((own @ own.T)[pairs], (gold @ gold.T)[pairs])
 
 
 def read_sts(path: Path) -> StsPairs:

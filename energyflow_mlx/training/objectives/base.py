@@ -111,6 +111,19 @@ class Objective:
         """Prefixes of the parameters that its gradient reaches."""
         raise NotImplementedError
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of a shortened vector that mean something by themselves, if any."""
+        return ()
+
+    def require_dimension(self, dimension: int) -> None:
+        """Refuse settings that do not fit vectors of this many numbers.
+
+        Raises:
+            InputError: They do not.
+        """
+        return None
+
     def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
         """Loss of one micro-batch.
 
