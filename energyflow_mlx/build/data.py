@@ -18,6 +18,7 @@ from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
+from energyflow_mlx.evaluation.similarity import StsPairs, read_sts
 from energyflow_mlx.runtime.blas import cache_folder
 from energyflow_mlx.teacher.bert import teacher_from
 from energyflow_mlx.teacher.teacher import (
@@ -252,6 +253,7 @@ def load_run_data(
     Raises:
         InputError: Anything the user gave does not fit together.
     """
+    sts = _sts_pairs(config.trainer.sts)
     train, held_out, source = read_sets(config)
     reads_text = any(o.reads_text for o in objectives.values())
     if reads_text and train.texts is None and train.ids is None:
@@ -286,4 +288,21 @@ def load_run_data(
         source=source,
         teacher=teacher.name,
         embed=_embed(teacher, config),
+        sts=sts,
     )
+
+
+def _sts_pairs(path: str | None) -> StsPairs | None:
+    """The pairs that every validation measures.
+
+    Raises:
+        InputError: The file is missing or damaged, or its scores are all one.
+    """
+    if path is None:
+        return None
+    pairs = read_sts(Path(path))
+    if len(np.unique(pairs.scores)) < 2:
+        raise InputError(
+            f"[sts] {path}: must hold two different scores or more, got one."
+        )
+    return pairs

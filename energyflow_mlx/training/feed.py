@@ -17,6 +17,7 @@ from energyflow_mlx.data.batching import (
 )
 from energyflow_mlx.data.prefetch import prefetch
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
+from energyflow_mlx.evaluation.similarity import StsPairs
 from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.objectives.base import StepBatch
@@ -46,6 +47,7 @@ class RunData:
         source: Where the sentences came from, for the run header.
         teacher: Name of the teacher, for the run header.
         embed: The teacher's vectors of texts; none where it cannot read.
+        sts: Sentence pairs that every validation measures; none = no such set.
     """
 
     tokenizer: Tokenizer
@@ -57,6 +59,7 @@ class RunData:
     source: str
     teacher: str
     embed: Embed | None
+    sts: StsPairs | None = None
 
 
 class Feed:

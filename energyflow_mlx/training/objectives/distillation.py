@@ -26,9 +26,9 @@ class Distillation(Objective):
     L = sum_b distance(y_b, t_b) + ws S_b(y) + sum_d wd S_b(y[:d])
 
     S_b compares the cosines between sentence b and the others of the micro-batch with
-    the teacher's; see ``nn.losses``. y[:d] are the first d numbers of the vectors. Their
-    goal are the cosines of the teacher's *whole* vectors: those of the teacher's first
-    d numbers are an arbitrary part, because its numbers have no order.
+    the teacher's; see ``nn.losses``. y[:d] are the first d numbers of the vectors.
+    Their goal are the cosines of the teacher's *whole* vectors: those of the teacher's
+    first d numbers are an arbitrary part, because its numbers have no order.
 
     Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, section
     3, with the distillation of similarities as the loss of each size.
@@ -59,7 +59,9 @@ class Distillation(Objective):
             if weight > 0:
                 term = self._similarity(y[:, :size], batch.target, real)
                 found = Outcome(
-                    found.loss + weight * term, found.count, {**found.metrics, name: term}
+                    found.loss + weight * term,
+                    found.count,
+                    {**found.metrics, name: term},
                 )
         return found
 
