@@ -339,11 +339,8 @@ class Trainer:
 
     def _validate(self, log: MetricsLog) -> None:
         """Measure the held-out sentences, note the best, save."""
-        settings, measured = (
-            self.config.trainer,
-            self.group.of_first(self.validation.measure),
-        )
-        metrics, vectors = measured["metrics"], measured["vectors"]
+        settings, metrics = self.config.trainer, self.group.of_first(self.measure)
+        vectors = self.group.of_first(self.validation.vectors)
         measures = measures_of(self.objectives.values(), self.config)
         improved = self.progress.note(
             metrics[settings.best_metric],
@@ -366,7 +363,7 @@ class Trainer:
 
     def measure(self) -> dict[str, float]:
         """Validation metrics on the first held-out sentences."""
-        return self.validation.measure()["metrics"]
+        return self.validation.metrics()
 
     def _summary(self, status: str) -> dict[str, Any]:
         progress = self.progress

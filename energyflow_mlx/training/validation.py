@@ -4,7 +4,8 @@ The metrics of the objectives come from ``evaluation.held_out``; the ones here b
 the encoder, whichever objective trains it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,19 +44,20 @@ class Validation:
     data: RunData
     stepper: Stepper
 
-    def measure(self) -> dict[str, dict[str, float]]:
-        """``metrics`` and ``vectors`` of the weights that are kept, by these names."""
-        self.codec.model.eval()
-        with self.stepper.averaged():
-            found = {"metrics": self.metrics(), "vectors": self.vectors()}
-        self.codec.model.train()
-        return found
-
     def metrics(self) -> dict[str, float]:
         """Metrics of every objective on the first held-out sentences, and STS."""
         held_out = self.data.held_out.first(self.codec.config.data.val_limit)
-        chosen = self.objectives.values()
-        return validate(self.codec, chosen, held_out, self.stepper.engine) | self.sts()
+        chosen, engine = self.objectives.values(), self.stepper.engine
+        with self._kept_weights():
+            return validate(self.codec, chosen, held_out, engine) | self.sts()
+
+    @contextmanager
+    def _kept_weights(self) -> Iterator[None]:
+        """Context in which the model, in evaluation mode, has the weights to keep."""
+        self.codec.model.eval()
+        with self.stepper.averaged():
+            yield
+        self.codec.model.train()
 
     def sts(self) -> dict[str, float]:
         """Spearman x 100 on the run's STS set, for shortened vectors too, if any."""
@@ -74,7 +76,8 @@ class Validation:
         ids = self.data.held_out.ids[:_DESCRIBED]
         if "encoder" not in self.codec.model:
             return {}
-        return describe_vectors(self.codec.encode_ids(ids, normalize=False))
+        with self._kept_weights():
+            return describe_vectors(self.codec.encode_ids(ids, normalize=False))
 
 
 def describe_vectors(vectors: np.ndarray) -> dict[str, float]:

@@ -51,9 +51,9 @@ class Distillation(Objective):
         """Distance of the student's vectors to the teacher's."""
         y = self.forward(model, batch, key).astype(mx.float32)
         found = vector_distance(y, batch.target, self.settings)
-        terms = {"similarity": (y.shape[1], self.settings.similarity_weight)}
+        terms = {"similarity_loss": (y.shape[1], self.settings.similarity_weight)}
         sizes = self.settings.weight_of_size().items()
-        terms |= {f"similarity_{size}": (size, weight) for size, weight in sizes}
+        terms |= {f"similarity_{size}_loss": (size, weight) for size, weight in sizes}
         real = mx.max(batch.mask, axis=1)  # [B]
         for name, (size, weight) in terms.items():
             if weight > 0:
