@@ -131,7 +131,7 @@ class DistillationConfig(VectorDistanceConfig):
         similarity_temperature: Divides the cosines where the comparison is ``kl``.
         matryoshka: Sizes d, ascending: the cosines of the first d numbers are compared
             with those of the teacher's whole vectors.
-        matryoshka_weights: Weight of each size; none given = 10 each.
+        matryoshka_weights: Weight of each size; none given = 1 each.
     """
 
     similarity_weight: float = 0.0
@@ -159,7 +159,7 @@ class DistillationConfig(VectorDistanceConfig):
 
     def weight_of_size(self) -> dict[int, float]:
         """Weight of each size of ``matryoshka``."""
-        weights = self.matryoshka_weights or [10.0] * len(self.matryoshka)
+        weights = self.matryoshka_weights or [1.0] * len(self.matryoshka)
         return dict(zip(self.matryoshka, weights, strict=True))
 
 

@@ -162,8 +162,9 @@ def test_a_run_measures_saves_and_ends_with_averaged_weights(tmp_path):
     for one, other in zip(found, raw, strict=True):
         same = one["kind"] == "train"  # the training itself is the same
         assert (one == other) is same, one
-    trainer.restore_best()
     state = trainer.stepper.state
+    assert trainer.progress.best_step == trainer.progress.step
+    trainer.restore_best()
     best = RunFolder(tmp_path).best((MODEL,)).arrays_of(MODEL)
     installed = np.array(trainer.codec.model.encoder.head.weight)
     np.testing.assert_array_equal(installed, best[HEAD])
