@@ -222,3 +222,24 @@ class ReconstructionConfig(ObjectiveConfig):
         super().__post_init__()
         self.require_not_negative("student_ce", "latent_noise")
         require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+
+
+@objective_settings("paraphrase")
+@dataclass
+class ParaphraseConfig(ObjectiveConfig):
+    """The sentences of a pair near each other, by an in-batch contrastive loss.
+
+    Attributes:
+        file: Pairs: ``.tsv`` of ``sentence<TAB>sentence`` lines, or ``.jsonl`` with
+            ``text`` and ``pair_target``.
+        temperature: Divides the cosines.
+    """
+
+    file: str | None = None
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        value = self.temperature
+        require(value > 0, f"{self.key}.temperature", "> 0", value)

@@ -86,10 +86,10 @@ class Trainer:
         self.engine = ReadbackEngine(debug=settings.debug_timing)
         model = self.codec.model
         self.stepper = Stepper(model, self.config, objectives, self.engine, self.group)
-        self.feed = Feed(self.data, self.config, self.group)
+        shares = {o.name: o.settings.share for o in objectives}
+        self.feed = Feed(self.data, self.config, self.group, shares)
         self.steps_per_epoch = self.feed.updates_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
-        shares = {o.name: o.settings.share for o in objectives}
         self.alternation = Alternation(shares, self.config.seed)
         self._updates_of = self.alternation.counts(self.total)
         self.validation = Validation(

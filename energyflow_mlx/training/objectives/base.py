@@ -116,6 +116,11 @@ class Objective:
         """Numbers of a shortened vector that mean something by themselves, if any."""
         return ()
 
+    @property
+    def pair_file(self) -> str | None:
+        """File of the pairs that its updates are made of, in place of sentences."""
+        return None
+
     def require_dimension(self, dimension: int) -> None:
         """Refuse settings that do not fit vectors of this many numbers.
 
