@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,15 +66,22 @@ class EvaluateArgs:
     )
 
 
-def spearman_of(paths: Sequence[str], encode: Encode) -> dict[str, float]:
-    """Spearman x 100 of cosine against gold score, by file stem."""
-    from energyflow_mlx.evaluation.similarity import read_sts, sts_score
+def spearman_of(
+    paths: Sequence[str], encode: Encode, sizes: Collection[int] = ()
+) -> dict[str, float]:
+    """Spearman x 100 of cosine against gold score, by file stem.
 
-    found = {}
+    Args:
+        paths: STS files.
+        encode: Gives vectors of sentences, ``[N, E]``.
+        sizes: Sizes of shortened vectors, measured too, as ``STEM_SIZE``.
+    """
+    from energyflow_mlx.evaluation.similarity import read_sts, sts_scores
+
+    found: dict[str, float] = {}
     for path in paths:
         pairs = read_sts(Path(path))
-        first, second = encode(pairs.first), encode(pairs.second)
-        found[Path(path).stem] = sts_score(first, second, pairs.scores)
+        found |= sts_scores(Path(path).stem, pairs, encode, sizes)
     return found
 
 
@@ -84,6 +91,7 @@ def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
     With STS files alone only these are measured.
     """
     from energyflow_mlx.build.codec import load
+    from energyflow_mlx.build.objectives import build_objectives
 
     codec = load(folder, args.weights)
     if args.teacher:
@@ -93,9 +101,10 @@ def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
     if paths or not sts:
         result |= _held_out_metrics(args, codec, [Path(p) for p in paths])
     if sts:
-        result["spearman"] = spearman_of(
-            sts, partial(codec.encode, batch_size=args.batch_size)
-        )
+        encode = partial(codec.encode, batch_size=args.batch_size)
+        objectives = build_objectives(codec.config).values()
+        sizes = {size for objective in objectives for size in objective.sizes}
+        result["spearman"] = spearman_of(sts, encode, sizes)
     return result
 
 

@@ -14,10 +14,12 @@ from energyflow_mlx.data.dataset import (
     read_many,
     split,
 )
+from energyflow_mlx.data.pairs import TextPairs, read_pairs
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
+from energyflow_mlx.evaluation.similarity import StsPairs, read_sts
 from energyflow_mlx.runtime.blas import cache_folder
 from energyflow_mlx.teacher.bert import teacher_from
 from energyflow_mlx.teacher.teacher import (
@@ -28,6 +30,7 @@ from energyflow_mlx.teacher.teacher import (
 from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.objectives import Objective
+from energyflow_mlx.training.pairs import PairRows
 
 Objectives = Mapping[str, Objective]
 
@@ -73,16 +76,22 @@ def _check_suffixes(paths: Sequence[str], kind: str) -> None:
 
 
 def _build_tokenizer(
-    config: Config, train: SentenceSet, teacher: Teacher, *, reads_text: bool
+    config: Config,
+    train: SentenceSet,
+    more: list[str],
+    teacher: Teacher,
+    *,
+    reads_text: bool,
 ) -> Tokenizer:
+    """Tokenizer for the training sentences and ``more`` texts that are trained on."""
     settings = config.tokenizer
     if not reads_text:  # nothing to read or write: the smallest one
         return Tokenizer.from_source(teacher.tokenizer_path, [])
     if settings.kind == "bpe":
         if train.texts is None:
             raise InputError("[data] tokenizer.kind=bpe needs text, got token ids.")
-        return Tokenizer.train_bpe(train.texts, settings.bpe_size)
-    corpus = train.texts if train.texts is not None else train.ids
+        return Tokenizer.train_bpe(train.texts + more, settings.bpe_size)
+    corpus = train.texts + more if train.texts is not None else train.ids
     if settings.full_vocabulary:
         corpus = None
     return Tokenizer.from_source(
@@ -252,6 +261,7 @@ def load_run_data(
     Raises:
         InputError: Anything the user gave does not fit together.
     """
+    sts, pairs = _sts_pairs(config.trainer.sts), _text_pairs(objectives)
     train, held_out, source = read_sets(config)
     reads_text = any(o.reads_text for o in objectives.values())
     if reads_text and train.texts is None and train.ids is None:
@@ -263,7 +273,10 @@ def load_run_data(
     if tokenizer_folder is not None:
         tokenizer = Tokenizer.load(tokenizer_folder)
     else:
-        tokenizer = _build_tokenizer(config, train, teacher, reads_text=reads_text)
+        more = [text for _, both in pairs for side in both for text in side]
+        tokenizer = _build_tokenizer(
+            config, train, more, teacher, reads_text=reads_text
+        )
     settings = config.teacher
     with display.task("teacher vectors") as report:
         train_targets = _targets(train, settings.train_vectors, teacher, config, report)
@@ -286,4 +299,37 @@ def load_run_data(
         source=source,
         teacher=teacher.name,
         embed=_embed(teacher, config),
+        sts=sts,
+        pairs=_pair_rows(pairs, tokenizer, config),
     )
+
+
+def _text_pairs(objectives: Objectives) -> list[tuple[str, TextPairs]]:
+    """Name and pairs of each objective that takes some; one does at most."""
+    files = {name: o.pair_file for name, o in objectives.items()}
+    return [(name, read_pairs(Path(file))) for name, file in files.items() if file]
+
+
+def _pair_rows(
+    pairs: list[tuple[str, TextPairs]], tokenizer: Tokenizer, config: Config
+) -> PairRows | None:
+    for name, both in pairs:
+        first, second = (tokenizer.encode(s, config.data.max_length) for s in both)
+        return PairRows(name, first, second)
+    return None
+
+
+def _sts_pairs(path: str | None) -> StsPairs | None:
+    """The pairs that every validation measures.
+
+    Raises:
+        InputError: The file is missing or damaged, or its scores are all one.
+    """
+    if path is None:
+        return None
+    pairs = read_sts(Path(path))
+    if len(np.unique(pairs.scores)) < 2:
+        raise InputError(
+            f"[sts] {path}: must hold two different scores or more, got one."
+        )
+    return pairs

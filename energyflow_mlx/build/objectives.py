@@ -4,6 +4,7 @@ from energyflow_mlx.config import Config, chosen_objectives
 from energyflow_mlx.config.checks import require
 from energyflow_mlx.config.training import TRAINED
 from energyflow_mlx.training.objectives import Objective
+from energyflow_mlx.training.validation import measures_of
 
 
 def build_objectives(config: Config) -> dict[str, Objective]:
@@ -50,7 +51,10 @@ def _check(objectives: dict[str, Objective], config: Config) -> None:
             f"<= objectives.{name}.lr = {objective.settings.lr}",
             config.optimizer.min_lr,
         )
-    measured = dict.fromkeys(m for o in objectives.values() for m in o.measures)
+    if config.trainer.sts:
+        expected = f"unset, because {names} trains no encoder"
+        require("encoder" in parts, "trainer.sts", expected, config.trainer.sts)
+    measured = measures_of(objectives.values(), config)
     require(
         config.trainer.best_metric in measured,
         "trainer.best_metric",

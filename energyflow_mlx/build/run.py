@@ -127,6 +127,8 @@ def build_trainer(
     """
     words = folder.tokenizer if folder.is_writer and folder.exists() else None
     data = load_run_data(config, objectives, words, display)
+    for objective in objectives.values():
+        objective.require_dimension(data.dimension)
     if not config.data.buckets:
         config.data.buckets = lengths_for(data.train_ids, config.data)
     _require_same(group, config, data)
@@ -156,7 +158,8 @@ def _require_same(group: distributed.Group, config: Config, data: RunData) -> No
             first process.
     """
     facts = hashlib.sha256(repr(deciding(config)).encode())
-    for row in data.train_ids:
+    pairs = data.pairs.first + data.pairs.second if data.pairs else []
+    for row in data.train_ids + pairs:
         facts.update(np.int32(len(row)).tobytes() + row.astype(np.int32).tobytes())
     own = facts.hexdigest()
     if group.of_first(lambda: own) != own:

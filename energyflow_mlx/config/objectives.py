@@ -8,14 +8,16 @@ can be added without touching this package.
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from energyflow_mlx.config.checks import require, require_share
+from energyflow_mlx.config.checks import require, require_choice, require_share
 
 _Settings = TypeVar("_Settings", bound="type[ObjectiveConfig]")
 _REGISTERED: dict[str, "type[ObjectiveConfig]"] = {}
+# How cosines between sentences are compared with the teacher's.
+SIMILARITY = ("mse", "kl")
 
 
 @dataclass
@@ -120,7 +122,45 @@ class VectorDistanceConfig(ObjectiveConfig):
 @objective_settings("distillation")
 @dataclass
 class DistillationConfig(VectorDistanceConfig):
-    """The student's vector against the teacher's (mode A)."""
+    """The student's vector against the teacher's (mode A).
+
+    Attributes:
+        similarity_weight: Weight of the term that compares the cosines between the
+            sentences of a micro-batch with the teacher's.
+        similarity_kind: How it compares them: ``mse`` or ``kl``.
+        similarity_temperature: Divides the cosines where the comparison is ``kl``.
+        matryoshka: Sizes d, ascending: the cosines of the first d numbers are compared
+            with those of the teacher's whole vectors.
+        matryoshka_weights: Weight of each size; none given = 1 each.
+    """
+
+    similarity_weight: float = 0.0
+    similarity_kind: str = "mse"
+    similarity_temperature: float = 0.05
+    matryoshka: list[int] = field(default_factory=list)
+    matryoshka_weights: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("similarity_weight")
+        require_choice(self.similarity_kind, f"{self.key}.similarity_kind", SIMILARITY)
+        value = self.similarity_temperature
+        require(value > 0, f"{self.key}.similarity_temperature", "> 0", value)
+        sizes, weights = list(self.matryoshka), list(self.matryoshka_weights)
+        ascending = sizes == sorted(set(sizes)) and all(size >= 2 for size in sizes)
+        require(ascending, f"{self.key}.matryoshka", "ascending sizes >= 2", sizes)
+        require(
+            len(weights) in (0, len(sizes)) and all(weight > 0 for weight in weights),
+            f"{self.key}.matryoshka_weights",
+            f"empty or {len(sizes)} numbers > 0, one for each size",
+            weights,
+        )
+
+    def weight_of_size(self) -> dict[int, float]:
+        """Weight of each size of ``matryoshka``."""
+        weights = self.matryoshka_weights or [1.0] * len(self.matryoshka)
+        return dict(zip(self.matryoshka, weights, strict=True))
 
 
 @objective_settings("flow")
@@ -182,3 +222,24 @@ class ReconstructionConfig(ObjectiveConfig):
         super().__post_init__()
         self.require_not_negative("student_ce", "latent_noise")
         require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+
+
+@objective_settings("paraphrase")
+@dataclass
+class ParaphraseConfig(ObjectiveConfig):
+    """The sentences of a pair near each other, by an in-batch contrastive loss.
+
+    Attributes:
+        file: Pairs: ``.tsv`` of ``sentence<TAB>sentence`` lines, or ``.jsonl`` with
+            ``text`` and ``pair_target``.
+        temperature: Divides the cosines.
+    """
+
+    file: str | None = None
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        value = self.temperature
+        require(value > 0, f"{self.key}.temperature", "> 0", value)

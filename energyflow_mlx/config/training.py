@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from energyflow_mlx.config.checks import require, require_choice
+from energyflow_mlx.config.checks import require, require_choice, require_share
 
 # Choices of trainer.train and the prefixes of the parameters that then train.
 _PROJECTIONS = ("encoder.head", "decoder.output")
@@ -130,9 +130,13 @@ class TrainerConfig:
         save_every: Updates between checkpoints; 0 = at every validation.
         keep: Newest checkpoints kept beside the best one.
         best_metric: Validation metric that chooses the best checkpoint, one that the
-            objectives measure.
+            objectives measure, or ``sts`` where ``sts`` is given.
         patience: Validations without improvement before stopping; 0 = never.
         min_delta: Smallest change that counts as improvement.
+        sts: File of ``score<TAB>sentence<TAB>sentence`` lines; every validation gives
+            Spearman x 100 on it, as ``sts``.
+        ema: Decay of the moving average of the weights that is measured and kept, [0,
+            1); 0 = the weights themselves.
         decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
         backend: ``auto``, ``cpu``, ``metal`` or ``cuda``.
         compile: Compile each step (off for debugging only).
@@ -153,6 +157,8 @@ class TrainerConfig:
     best_metric: str = "cosine"
     patience: int = 0
     min_delta: float = 0.0
+    sts: str | None = None
+    ema: float = 0.0
     decode_samples: int = 200
     backend: str = "auto"
     compile: bool = True
@@ -176,6 +182,7 @@ class TrainerConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name}", ">= 0", value)
+        require_share(self.ema, "trainer.ema")
         require_choice(self.train, "trainer.train", tuple(TRAINED))
         require_choice(self.log_level, "trainer.log_level", LOG_LEVELS)
         require_choice(

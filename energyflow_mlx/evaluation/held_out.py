@@ -14,7 +14,11 @@ import numpy as np
 from energyflow_mlx.data.batching import cover, pad_rows
 from energyflow_mlx.evaluation.generation import score_generation
 from energyflow_mlx.evaluation.retrieval import precision_at
-from energyflow_mlx.evaluation.similarity import cosine_rows, mse_rows
+from energyflow_mlx.evaluation.similarity import (
+    cosine_rows,
+    mse_rows,
+    similarity_score,
+)
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import LatticeOutput
 from energyflow_mlx.readback import ReadbackEngine
@@ -138,6 +142,30 @@ def vector_metrics(vectors: np.ndarray, targets: np.ndarray) -> dict[str, float]
     }
     found = precision_at(vectors, targets, (1, 5, 10))
     return metrics | {f"p_at_{k}": value for k, value in found.items()}
+
+
+def shortened_metrics(
+    vectors: np.ndarray, targets: np.ndarray, sizes: Iterable[int]
+) -> dict[str, float]:
+    """How well the first numbers of the vectors do alone, for each of some sizes d.
+
+    ``similarity_d`` is Spearman x 100 of the cosines between sentences, by the first d
+    numbers, against those of the teacher's whole vectors; ``p_at_1_d`` is P@1 among the
+    teacher's vectors shortened likewise.
+
+    Args:
+        vectors: The student's, ``[N, E]``.
+        targets: The teacher's, ``[N, E]``.
+        sizes: Sizes d below E; with any, E itself is measured for comparison.
+    """
+    found: dict[str, float] = {}
+    sizes = list(sizes)
+    for size in [*sizes, vectors.shape[1]] if sizes else []:
+        part = vectors[:, :size]
+        found[f"similarity_{size}"] = similarity_score(part, targets)
+        if size in sizes:
+            found[f"p_at_1_{size}"] = precision_at(part, targets[:, :size], (1,))[1]
+    return found
 
 
 def decoding_metrics(texts: Sequence[str], truth: Sequence[str]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Cosine, squared error and the Spearman correlation of STS sets."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import numpy as np
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation._rows import checked_pair
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+_MOST_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,41 @@ def sts_score(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> floa
         scores: Gold scores, ``[N]``.
     """
     return 100 * spearman(cosine_rows(first, second), scores)
+
+
+def sts_scores(
+    name: str, pairs: StsPairs, encode: Encode, sizes: Iterable[int]
+) -> dict[str, float]:
+    """``sts_score`` of a set, named, and of shortened vectors as ``NAME_SIZE``.
+
+    Args:
+        name: Name of the set.
+        pairs: The set.
+        encode: Gives vectors of sentences, ``[N, E]``.
+        sizes: Sizes d: the first d numbers of every vector count.
+    """
+    first, second = encode(pairs.first), encode(pairs.second)
+    found = {name: sts_score(first, second, pairs.scores)}
+    for size in sorted(sizes):
+        parts = first[:, :size], second[:, :size]
+        found[f"{name}_{size}"] = sts_score(*parts, pairs.scores)
+    return found
+
+
+def similarity_score(vectors: np.ndarray, targets: np.ndarray) -> float:
+    """Spearman x 100 of the cosines between rows against those between target rows.
+
+    Of the first 1,000 rows; their 499,500 pairs say enough.
+
+    Args:
+        vectors: ``[N, D]``; NaN where N is below 3.
+        targets: ``[N, E]``; E may differ from D.
+    """
+    if len(vectors) < 3:
+        return float("nan")
+    pairs = np.triu_indices(min(len(vectors), _MOST_ROWS), k=1)
+    own, gold = (unit_rows(x[:_MOST_ROWS]) for x in (vectors, targets))
+    return spearman((own @ own.T)[pairs], (gold @ gold.T)[pairs]) * 100
 
 
 def read_sts(path: Path) -> StsPairs:

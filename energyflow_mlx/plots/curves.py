@@ -52,6 +52,18 @@ _PANELS = (
         lambda n: n.startswith("p_at_"),
     ),
     _Panel(
+        "sts",
+        "Similarity of sentences",
+        "Spearman x 100",
+        lambda n: n.startswith(("sts", "similarity")) and not n.endswith("_loss"),
+    ),
+    _Panel(
+        "vectors",
+        "Numbers of the encoder's vectors",
+        "value",
+        lambda n: n.startswith("vector_"),
+    ),
+    _Panel(
         "flows",
         "Flows that reach a face, cells they cover",
         "share",

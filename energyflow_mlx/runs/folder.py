@@ -22,6 +22,9 @@ from energyflow_mlx.runtime.atomic import write_text
 MODEL = "model"
 OPTIMIZER = "optimizer"
 SCALE = "scale"
+TRAINED = (
+    "trained"  # weights that training goes on from, where the model's are averages
+)
 
 # Settings that may differ when a run is resumed: they change no number of it.
 _FREE = {

@@ -1,6 +1,6 @@
 """From sentences to updates on the device: micro-batches and the rows they touch."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -17,9 +17,11 @@ from energyflow_mlx.data.batching import (
 )
 from energyflow_mlx.data.prefetch import prefetch
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
+from energyflow_mlx.evaluation.similarity import StsPairs
 from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.objectives.base import StepBatch
+from energyflow_mlx.training.pairs import PairRows, PairUpdates
 from energyflow_mlx.training.token_rows import (
     TokenRows,
     draw_candidates,
@@ -46,6 +48,8 @@ class RunData:
         source: Where the sentences came from, for the run header.
         teacher: Name of the teacher, for the run header.
         embed: The teacher's vectors of texts; none where it cannot read.
+        pairs: Pairs that some updates are made of; none = all are of sentences.
+        sts: Sentence pairs that every validation measures; none = no such set.
     """
 
     tokenizer: Tokenizer
@@ -57,6 +61,8 @@ class RunData:
     source: str
     teacher: str
     embed: Embed | None
+    sts: StsPairs | None = None
+    pairs: PairRows | None = None
 
 
 class Feed:
@@ -67,13 +73,23 @@ class Feed:
         updates_per_epoch: Updates of one pass over the sentences.
     """
 
-    def __init__(self, data: RunData, config: Config, group: Group = ALONE) -> None:
+    def __init__(
+        self,
+        data: RunData,
+        config: Config,
+        group: Group = ALONE,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
         """Plan the batches: ``accumulate`` micro-batches of every process.
 
         Args:
             data: Sentences and vectors.
             config: The run's configuration.
             group: The processes; each plans the same batches and takes its own part.
+            shares: Share of each objective, in their order; needed with pairs alone.
+
+        Raises:
+            InputError: There are fewer pairs than one update takes.
         """
         trainer, self._config, self._group = config.trainer, config, group
         self.batch_size = trainer.micro_batch * trainer.accumulate * group.size
@@ -93,6 +109,15 @@ class Feed:
             trainer.micro_batch,
         )
         self.updates_per_epoch = self._batcher.batches_per_epoch
+        self._pairs: PairUpdates | None = None
+        if data.pairs is not None:
+            self._pairs = PairUpdates(
+                data.pairs,
+                config,
+                shares or {},
+                vocab_size=self._vocab_size,
+                batch_size=self.batch_size,
+            )
 
     def updates(self, start: int) -> Generator[list[StepBatch]]:
         """Endless updates from number ``start``, the same after a restart.
@@ -104,7 +129,10 @@ class Feed:
             yield from prepared
 
     def _prepared(self, start: int) -> Iterator[list[StepBatch]]:
-        for number, batch in self._batcher.batches(start):
+        batches = self._batcher.batches(start)
+        if self._pairs is not None:
+            batches = self._pairs.put_into(batches, start)
+        for number, batch in batches:
             # Copied here too: it took 0.8 ms of the training thread with an H200.
             yield on_device(self.micro_batches(batch, self.rows_of(batch, number)))
 

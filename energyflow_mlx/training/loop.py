@@ -22,7 +22,6 @@ import mlx.core as mx
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.evaluation.held_out import validate
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import install_parameters
 from energyflow_mlx.readback import Flight, ReadbackEngine
@@ -33,7 +32,6 @@ from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
-from energyflow_mlx.training.optimizer import Arrays
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
     Gradients,
@@ -41,10 +39,12 @@ from energyflow_mlx.training.state import (
     RunningMeans,
     TrainState,
     add_gradients,
+    arrays_of_parts,
 )
 from energyflow_mlx.training.submitted import Submitted
 from energyflow_mlx.training.timing import UpdateTimings
 from energyflow_mlx.training.update import Stepper
+from energyflow_mlx.training.validation import Validation, measures_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Trainer:
     group: Group = ALONE
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
+    validation: Validation = field(init=False)
     progress: Progress = field(default_factory=Progress)
     timings: UpdateTimings = field(default_factory=UpdateTimings)
 
@@ -85,12 +86,15 @@ class Trainer:
         self.engine = ReadbackEngine(debug=settings.debug_timing)
         model = self.codec.model
         self.stepper = Stepper(model, self.config, objectives, self.engine, self.group)
-        self.feed = Feed(self.data, self.config, self.group)
+        shares = {o.name: o.settings.share for o in objectives}
+        self.feed = Feed(self.data, self.config, self.group, shares)
         self.steps_per_epoch = self.feed.updates_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
-        shares = {o.name: o.settings.share for o in objectives}
         self.alternation = Alternation(shares, self.config.seed)
         self._updates_of = self.alternation.counts(self.total)
+        self.validation = Validation(
+            self.objectives, self.codec, self.data, self.stepper
+        )
         self._resume()
 
     # -- resuming and saving -------------------------------------------------
@@ -114,7 +118,7 @@ class Trainer:
                 )
             return
         own = self.stepper.state.arrays()
-        arrays = _of_these_parts(found.arrays, own)
+        arrays = arrays_of_parts(found.arrays, own)
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
@@ -135,6 +139,7 @@ class Trainer:
 
     def restore_best(self) -> None:
         """Install the weights that ``load`` will take: those of the best checkpoint."""
+        self.stepper.install_average()
         if self.progress.best_step != self.progress.step:
             arrays = self.folder.best((MODEL,)).arrays_of(MODEL)
             install_parameters(self.codec.model, arrays)
@@ -335,9 +340,8 @@ class Trainer:
     def _validate(self, log: MetricsLog) -> None:
         """Measure the held-out sentences, note the best, save."""
         settings, metrics = self.config.trainer, self.group.of_first(self.measure)
-        measures = {
-            k: v for o in self.objectives.values() for k, v in o.measures.items()
-        }
+        vectors = self.group.of_first(self.validation.vectors)
+        measures = measures_of(self.objectives.values(), self.config)
         improved = self.progress.note(
             metrics[settings.best_metric],
             higher_is_better=measures[settings.best_metric],
@@ -345,8 +349,11 @@ class Trainer:
         )
         step = self.progress.step
         log.write({"kind": "validation", "step": step, "best": improved, **metrics})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.display.message(f"validation at update {step}: {shown}")
+        if vectors:
+            log.write({"kind": "vectors", "step": step, **vectors})
+            level = logging.INFO if self.engine.debug else logging.DEBUG
+            logger.log(level, "update %d: %s", step, _shown(vectors))
+        self.display.message(f"validation at update {step}: {_shown(metrics)}")
         self._save_after(log)
 
     def _save_after(self, log: MetricsLog) -> None:
@@ -356,12 +363,7 @@ class Trainer:
 
     def measure(self) -> dict[str, float]:
         """Validation metrics on the first held-out sentences."""
-        held_out = self.data.held_out.first(self.config.data.val_limit)
-        self.codec.model.eval()
-        objectives = self.objectives.values()
-        metrics = validate(self.codec, objectives, held_out, self.engine)
-        self.codec.model.train()
-        return metrics
+        return self.validation.metrics()
 
     def _summary(self, status: str) -> dict[str, Any]:
         progress = self.progress
@@ -379,13 +381,8 @@ class Trainer:
         }
 
 
-def _of_these_parts(arrays: Arrays, own: Arrays) -> Arrays:
-    """Arrays of the parts that are trained here.
-
-    A run of an earlier version may hold a part that it never trained.
-    """
-    parts = {tuple(name.split(".")[:2]) for name in own}
-    return {k: a for k, a in arrays.items() if tuple(k.split(".")[:2]) in parts}
+def _shown(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
 def _mix(seed: int, step: int) -> int:

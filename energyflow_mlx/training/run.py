@@ -36,13 +36,14 @@ def _final(trainer: Trainer) -> dict[str, float]:
     """Metrics of the best weights on every held-out sentence."""
     trainer.restore_best()
     trainer.codec.model.eval()
-    return final_metrics(
+    found = final_metrics(
         trainer.codec,
         list(trainer.objectives.values()),
         trainer.data.held_out,
         samples=trainer.config.trainer.decode_samples,
         embed=trainer.data.embed,
     )
+    return found | trainer.validation.sts()
 
 
 def show_result(display: RunDisplay, summary: dict[str, Any]) -> None:

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.runs.folder import MODEL, OPTIMIZER, SCALE
+from energyflow_mlx.runs.folder import MODEL, OPTIMIZER, SCALE, TRAINED
 from energyflow_mlx.runtime.distributed import Group
+from energyflow_mlx.training.averaging import Average
 from energyflow_mlx.training.optimizer import Arrays, Moments
 from energyflow_mlx.training.precision import LossScale
+
+_UPDATES = "updates"
 
 
 class TrainState(NamedTuple):
@@ -21,15 +24,30 @@ class TrainState(NamedTuple):
         parameters: Every parameter of the model by path, float32.
         moments: AdamW moments of the trainable ones.
         loss_scale: Dynamic loss scale.
+        average: Moving average of the trainable ones; empty where none is kept.
     """
 
     parameters: Arrays
     moments: dict[str, Moments]
     loss_scale: LossScale
+    average: Average
+
+    def for_gradients(self) -> "TrainState":
+        """The state without what gradients do not read: it stays out of their graph."""
+        return self._replace(moments={}, average=self.average._replace(weights={}))
 
     def arrays(self) -> Arrays:
-        """Flat view for checkpoints, named by kind and path."""
-        flat = {f"{MODEL}.{path}": array for path, array in self.parameters.items()}
+        """Flat view for checkpoints, named by kind and path.
+
+        The model's weights are the averaged ones, where there are any: they are what
+        was measured. Those that training goes on from lie beside them.
+        """
+        averaged = self.average.weights
+        kept = self.parameters | averaged
+        flat = {f"{MODEL}.{path}": array for path, array in kept.items()}
+        if averaged:
+            flat |= {f"{TRAINED}.{path}": self.parameters[path] for path in averaged}
+            flat[f"{TRAINED}.{_UPDATES}"] = self.average.updates
         for path, moments in self.moments.items():
             flat |= {f"{OPTIMIZER}.{path}.{k}": v for k, v in moments.items()}
         return flat | {
@@ -41,16 +59,34 @@ class TrainState(NamedTuple):
     def from_arrays(cls, arrays: Arrays) -> "TrainState":
         """Inverse of ``arrays``."""
         parameters: Arrays = {}
+        trained: Arrays = {}
         moments: dict[str, Moments] = {}
         for name, array in arrays.items():
             kind, path = name.split(".", 1)
             if kind == MODEL:
                 parameters[path] = array
+            elif kind == TRAINED:
+                trained[path] = array
             elif kind == OPTIMIZER:
                 owner, part = path.rsplit(".", 1)
                 moments.setdefault(owner, {})[part] = array
         scale = LossScale(arrays[f"{SCALE}.scale"], arrays[f"{SCALE}.good"])
-        return cls(parameters, moments, scale)
+        updates = trained.pop(_UPDATES, mx.zeros(()))
+        average = Average({path: parameters[path] for path in trained}, updates)
+        return cls(parameters | trained, moments, scale, average)
+
+
+def arrays_of_parts(arrays: Arrays, own: Arrays) -> Arrays:
+    """Arrays of a checkpoint, of the parts that are trained here.
+
+    A run of an earlier version may hold a part that it never trained.
+
+    Args:
+        arrays: Of the checkpoint, as ``TrainState.arrays`` names them.
+        own: Those of the run.
+    """
+    parts = {tuple(name.split(".")[:2]) for name in own}
+    return {k: a for k, a in arrays.items() if tuple(k.split(".")[:2]) in parts}
 
 
 class Gradients(NamedTuple):

@@ -1,14 +1,21 @@
 """One training update: gradients of micro-batches, clip, AdamW, all in one graph.
 
-Parameters, moments and the loss scale are inputs and outputs of pure functions,
+Parameters, moments, loss scale and average are inputs and outputs of pure functions,
 compiled once per objective and batch shape. Between updates they lie in packs, see
 ``packing``: clipping, AdamW and the change of format are a few passes over a few
 vectors. Gathered token tables enter the gradient as the rows the update touches; see
 ``token_rows``.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -26,6 +33,7 @@ from energyflow_mlx.ops import on_gpu
 from energyflow_mlx.ops.adamw import Adamw, Rates, adamw, gradient_norm
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.runtime.distributed import ALONE, Group
+from energyflow_mlx.training.averaging import init_average, next_average
 from energyflow_mlx.training.objectives.base import (
     Differentiated,
     Objective,
@@ -109,6 +117,7 @@ class Stepper:
             parameters=parameters,
             moments={p: init_moments(parameters[p]) for p in sorted(self.trainable)},
             loss_scale=init_loss_scale(self.config.precision),
+            average=init_average(parameters, self.trainable, self.config.trainer.ema),
         )
         self.restore(state)
 
@@ -133,7 +142,7 @@ class Stepper:
 
     @property
     def state(self) -> TrainState:
-        """Current parameters, moments and loss scale, by path."""
+        """Current parameters, moments, loss scale and average, by path."""
         moments: dict[str, Moments] = {}
         for name, packed in self._packed.moments.items():
             split = {k: self.packing.split({name: packed[k]}) for k in ("m", "v")}
@@ -141,15 +150,21 @@ class Stepper:
                 own = {k: arrays[path] for k, arrays in split.items()}
                 moments[path] = {**own, "t": packed["t"]}
         parameters = self.packing.split(self._packed.parameters)
-        return TrainState(parameters, moments, self._packed.loss_scale)
+        packed_average = self._packed.average
+        average = packed_average._replace(
+            weights=self.packing.split(packed_average.weights)
+        )
+        return TrainState(parameters, moments, self._packed.loss_scale, average)
 
     def arrays(self) -> list[mx.array]:
         """Give what an update computes and the next one needs, to wait for."""
-        parameters, moments, scale = self._packed
+        parameters, moments, scale, average = self._packed
         return [
             *parameters.values(),
             *(a for moment in moments.values() for a in moment.values()),
             *scale,
+            *average.weights.values(),
+            average.updates,
         ]
 
     def restore(self, state: TrainState) -> None:
@@ -164,7 +179,25 @@ class Stepper:
             }
             moments[pack.name]["t"] = each[0]["t"]
         packed = self.packing.join(state.parameters)
-        self._take(TrainState(packed, moments, state.loss_scale), state.parameters)
+        average = state.average._replace(
+            weights=self.packing.join(state.average.weights)
+        )
+        new = TrainState(packed, moments, state.loss_scale, average)
+        self._take(new, state.parameters)
+
+    def install_average(self) -> None:
+        """Put the averaged weights, where the run keeps any, into the model."""
+        averaged = self.packing.split(self._packed.average.weights)
+        put_parameters(self._slots, averaged)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Context in which the model has the weights that are measured and kept."""
+        self.install_average()
+        try:
+            yield
+        finally:
+            put_parameters(self._slots, self._tensors)
 
     # -- pure functions ------------------------------------------------------
 
@@ -206,7 +239,7 @@ class Stepper:
         updates are on their way.
         """
         total = sum_over(self.group, total)
-        parameters, moments, loss_scale = state
+        parameters, moments, loss_scale, average = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)
         norm = gradient_norm(list(total.gradients.values())) * divide
@@ -228,7 +261,9 @@ class Stepper:
         report["loss"] = total.loss / total.count
         report["grad_norm"] = norm
         tensors = self.packing.split(new_parameters)
-        return TrainState(new_parameters, new_moments, scale), tensors, report
+        decay = self.config.trainer.ema
+        average = next_average(average, new_parameters, finite, decay)
+        return TrainState(new_parameters, new_moments, scale, average), tensors, report
 
     def _whole_update(
         self,
@@ -268,8 +303,7 @@ class Stepper:
 
         if self._differentiated[objective].is_one_graph:
             function = self._compile(f"{objective} gradients", function)
-        # Of the state the gradients read no moments: they stay out of the graph.
-        found = function(self._packed._replace(moments={}), batch, key)
+        found = function(self._packed.for_gradients(), batch, key)
         put_parameters(self._slots, self._tensors)
         self._time(f"{objective} gradient", found.gradients)
         return found
@@ -291,7 +325,7 @@ class Stepper:
 
             if self._differentiated[name].is_one_graph:
                 function = self._compile(f"{name} {part}", function)
-            found = function(self.state._replace(moments={}), batch, key)
+            found = function(self.state.for_gradients(), batch, key)
             put_parameters(self._slots, self._tensors)
             if found is not None:
                 self._time(f"{name} {part}", found)

@@ -52,6 +52,44 @@ def test_a_configuration_that_does_not_fit_is_refused_by_name(changes, message):
         build_objectives(Config(**changes))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"matryoshka": [64, 32]}, "matryoshka must be ascending sizes >= 2"),
+        (
+            {"matryoshka": [64], "matryoshka_weights": [1.0, 2.0]},
+            "matryoshka_weights must be empty or 1 numbers > 0, one for each size",
+        ),
+        ({"similarity_kind": "cos"}, "similarity_kind must be one of mse, kl"),
+        ({"similarity_weight": -1.0}, "similarity_weight must be >= 0"),
+        ({"similarity_temperature": 0.0}, "similarity_temperature must be > 0"),
+    ],
+)
+def test_settings_of_similarities_are_checked(settings, message):
+    with pytest.raises(InputError, match=message):
+        DistillationConfig(**settings)
+
+
+def test_a_shortened_size_that_is_not_shorter_is_refused():
+    own = group(distillation=DistillationConfig(matryoshka=[64, 384]))
+    (made,) = build_objectives(Config(objectives=own)).values()
+    made.require_dimension(385)
+    with pytest.raises(InputError, match="matryoshka must be below the 384 numbers"):
+        made.require_dimension(384)
+
+
+def test_sts_needs_an_encoder_and_may_choose_the_best_checkpoint():
+    config = Config()
+    config.trainer.best_metric = "sts"
+    with pytest.raises(InputError, match="best_metric must be one that"):
+        build_objectives(config)
+    config.trainer.sts = "dev.tsv"
+    build_objectives(config)
+    config.objectives = group(reconstruction=ReconstructionConfig())
+    with pytest.raises(InputError, match="trainer.sts must be unset, because recon"):
+        build_objectives(config)
+
+
 def test_pairs_are_refused_by_objectives_that_cannot_take_them():
     config = Config()
     config.data.pairs = True

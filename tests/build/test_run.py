@@ -143,3 +143,11 @@ def test_an_update_is_traced_at_most_8_times_whatever_the_lengths():
         )
         step(stepper, "distillation", batch)
     assert stepper.traces == {"distillation update": 8}
+
+
+def test_a_shortened_size_that_is_not_shorter_writes_nothing(tmp_path):
+    config = small(tmp_path)
+    config.objectives.distillation.matryoshka = [64, 384]
+    with pytest.raises(InputError, match="matryoshka must be below the 384 numbers"):
+        run(config)
+    assert not (tmp_path / "run").exists()

@@ -13,6 +13,11 @@ from energyflow_mlx.evaluation import (
     spearman,
     sts_score,
 )
+from energyflow_mlx.evaluation.similarity import (
+    StsPairs,
+    similarity_score,
+    sts_scores,
+)
 
 
 def test_cosine_and_squared_error_of_rows_by_hand():
@@ -118,6 +123,31 @@ def test_missing_and_empty_sts_files_are_input_errors(tmp_path):
     (tmp_path / "empty.tsv").write_bytes(b"")
     with pytest.raises(InputError, match="empty file"):
         read_sts(tmp_path / "empty.tsv")
+
+
+def test_similarity_score_is_the_rank_correlation_of_all_pairs_of_rows():
+    rng = np.random.default_rng(3)
+    vectors, targets = rng.normal(size=(7, 4)), rng.normal(size=(7, 9))
+    pairs = [(i, j) for i in range(7) for j in range(i)]
+    own, gold = ([cosine_rows(x[[i]], x[[j]])[0] for i, j in pairs]
+                 for x in (vectors, targets))  # fmt: skip
+    found = similarity_score(vectors, targets)
+    assert found == pytest.approx(100 * spearman(own, gold))
+    assert similarity_score(targets, targets) == pytest.approx(100)
+    assert np.isnan(similarity_score(vectors[:2], targets[:2]))
+
+
+def test_scores_of_a_set_are_measured_for_shortened_vectors_too():
+    rng = np.random.default_rng(4)
+    table = {text: rng.normal(size=6) for text in "abcdef"}
+    pairs = StsPairs(np.array([1.0, 3.0, 2.0]), list("abc"), list("def"))
+    found = sts_scores(
+        "dev", pairs, lambda texts: np.array([table[t] for t in texts]), {4, 2}
+    )
+    assert list(found) == ["dev", "dev_2", "dev_4"]
+    first, second = (np.array([table[t] for t in x]) for x in ("abc", "def"))
+    cut = sts_score(first[:, :4], second[:, :4], pairs.scores)
+    assert found["dev_4"] == pytest.approx(cut)
 
 
 # -- The teacher's stored vectors ------------------------------------------------------

@@ -31,6 +31,7 @@ RUNS = {
         {"trainer.accumulate": 2},
     ),
     "accumulated": ({**RANDOM, "trainer.accumulate": 2}, {"trainer.accumulate": 4}),
+    "averaged": ({"trainer.ema": 0.9}, {"trainer.micro_batch": 8}),
     "scaled": ({"precision.dtype": "float16"}, {"trainer.micro_batch": 8}),
 }
 COMPILED = {"trainer.compile": True}

@@ -4,6 +4,7 @@ from energyflow_mlx.training.objectives.base import Objective, Outcome, StepBatc
 from energyflow_mlx.training.objectives.distillation import Distillation
 from energyflow_mlx.training.objectives.flow import Flow
 from energyflow_mlx.training.objectives.flow_text import FlowText
+from energyflow_mlx.training.objectives.paraphrase import Paraphrase
 from energyflow_mlx.training.objectives.reconstruction import Reconstruction
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "FlowText",
     "Objective",
     "Outcome",
+    "Paraphrase",
     "Reconstruction",
     "StepBatch",
 ]

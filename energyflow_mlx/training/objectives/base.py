@@ -111,6 +111,24 @@ class Objective:
         """Prefixes of the parameters that its gradient reaches."""
         raise NotImplementedError
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of a shortened vector that mean something by themselves, if any."""
+        return ()
+
+    @property
+    def pair_file(self) -> str | None:
+        """File of the pairs that its updates are made of, in place of sentences."""
+        return None
+
+    def require_dimension(self, dimension: int) -> None:
+        """Refuse settings that do not fit vectors of this many numbers.
+
+        Raises:
+            InputError: They do not.
+        """
+        return None
+
     def loss(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> Outcome:
         """Loss of one micro-batch.
 

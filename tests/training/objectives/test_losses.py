@@ -6,6 +6,7 @@ import pytest
 
 from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.config import DistillationConfig, ReconstructionConfig
+from energyflow_mlx.nn.losses import similarity_kl, similarity_mse
 from energyflow_mlx.training.objectives import StepBatch
 from energyflow_mlx.training.objectives.distillation import vector_distance
 from tests.training.small import (
@@ -156,3 +157,43 @@ def test_what_an_objective_sees_are_token_ids():
         type(objective).loss = loss
     np.testing.assert_array_equal(np.array(seen[0]), make_batch(2).ids)
     assert int(seen[0].max()) < V
+
+
+def distilled(**settings):
+    """Loss for each sentence and metrics of a batch whose last sentence is padding."""
+    own = DistillationConfig(**({"cosine": 0.0, "mse": 1e-30} | settings))
+    config = make_config(objectives=objectives(distillation=own), share="none")
+    stepper = make_stepper(config)
+    batch = make_batch(1)
+    batch.mask[-1] = 0.0
+    micro = on_device(batch)
+    outcome = stepper.objectives[0].loss(stepper.model, micro, KEY)
+    y = stepper.model.encode(micro.ids, micro.mask)
+    return outcome, y, micro.target, mx.max(micro.mask, axis=1)
+
+
+def test_similarity_adds_its_weight_and_leaves_padding_out():
+    outcome, y, t, real = distilled(similarity_weight=3.0)
+    assert real.tolist()[-1] == 0.0
+    term = similarity_mse(y, t, real).sum().item()
+    assert outcome.loss.item() == pytest.approx(3 * term, rel=1e-4)
+    assert outcome.metrics["similarity_loss"].item() == pytest.approx(term, rel=1e-4)
+
+
+def test_similarity_by_divergence_takes_its_temperature():
+    settings = {"similarity_kind": "kl", "similarity_temperature": 0.3}
+    outcome, y, t, real = distilled(similarity_weight=2.0, **settings)
+    term = similarity_kl(y, t, real, 0.3).sum().item()
+    assert outcome.loss.item() == pytest.approx(2 * term, rel=1e-4)
+
+
+def test_shortened_vectors_are_compared_with_the_teachers_whole_ones():
+    outcome, y, t, real = distilled(matryoshka=[3, 8], matryoshka_weights=[2.0, 0.5])
+    three, eight = (similarity_mse(y[:, :d], t, real).sum().item() for d in (3, 8))
+    assert outcome.loss.item() == pytest.approx(2 * three + 0.5 * eight, rel=1e-4)
+    assert outcome.metrics["similarity_3_loss"].item() == pytest.approx(three, rel=1e-4)
+    assert outcome.metrics["similarity_8_loss"].item() == pytest.approx(eight, rel=1e-4)
+
+
+def test_the_terms_of_similarity_are_off_by_default():
+    assert distilled()[0].metrics.keys() == {"cosine", "mse"}
