@@ -25,7 +25,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.runtime.atomic import sha256_of
-from energyflow_mlx.teacher.bert import load_teacher
+from energyflow_mlx.teacher.load import load_teacher
 from energyflow_mlx.teacher.folder import open_folder
 from energyflow_mlx.teacher.teacher import Teacher, cached_vectors
 

@@ -19,7 +19,9 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
 from energyflow_mlx.runtime.blas import cache_folder
-from energyflow_mlx.teacher.bert import teacher_from
+from energyflow_mlx.teacher.function import Embed as EmbedFunction
+from energyflow_mlx.teacher.function import FunctionTeacher
+from energyflow_mlx.teacher.load import teacher_from
 from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
@@ -30,6 +32,7 @@ from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.objectives import Objective
 
 Objectives = Mapping[str, Objective]
+AnyTeacher = Teacher | FunctionTeacher
 
 _SUFFIXES = {
     "text": (".txt", ".txt.gz"),
@@ -73,15 +76,18 @@ def _check_suffixes(paths: Sequence[str], kind: str) -> None:
 
 
 def _build_tokenizer(
-    config: Config, train: SentenceSet, teacher: Teacher, *, reads_text: bool
+    config: Config, train: SentenceSet, teacher: AnyTeacher, *, reads_text: bool
 ) -> Tokenizer:
     settings = config.tokenizer
-    if not reads_text:  # nothing to read or write: the smallest one
-        return Tokenizer.from_source(teacher.tokenizer_path, [])
     if settings.kind == "bpe":
+        if not reads_text:  # nothing to read or write: the smallest one
+            return Tokenizer.train_bpe([], settings.bpe_size)
         if train.texts is None:
             raise InputError("[data] tokenizer.kind=bpe needs text, got token ids.")
         return Tokenizer.train_bpe(train.texts, settings.bpe_size)
+    assert teacher.tokenizer_path is not None  # the configuration is checked for it
+    if not reads_text:
+        return Tokenizer.from_source(teacher.tokenizer_path, [])
     corpus = train.texts if train.texts is not None else train.ids
     if settings.full_vocabulary:
         corpus = None
@@ -111,7 +117,7 @@ def _token_ids(
 def _targets(
     sentences: SentenceSet,
     vectors: str | None,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     config: Config,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
@@ -144,7 +150,7 @@ def _scaled(rows: np.ndarray, normalize: bool) -> np.ndarray:
 
 def _taught(
     texts: list[str],
-    teacher: Teacher,
+    teacher: AnyTeacher,
     config: Config,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
@@ -157,7 +163,7 @@ def _taught(
 
 def _pair_targets(
     sentences: SentenceSet,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     config: Config,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
@@ -189,6 +195,14 @@ def _swapped(rows: np.ndarray, config: Config) -> np.ndarray:
     return np.ascontiguousarray(pairs[:, ::-1]).reshape(count, width)
 
 
+def _word_embeddings(
+    config: Config, teacher: AnyTeacher, tokenizer: Tokenizer
+) -> np.ndarray | None:
+    """The teacher's rows for the student's tokens; none where these are its own."""
+    table = None if config.tokenizer.kind == "bpe" else teacher.word_embeddings
+    return None if table is None else table[tokenizer.source_ids]
+
+
 def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
     if targets.shape[1] != dimension:
         raise InputError(
@@ -202,6 +216,7 @@ def load_held_out(
     objectives: Objectives,
     tokenizer: Tokenizer,
     paths: Sequence[Path] = (),
+    function: EmbedFunction | None = None,
 ) -> tuple[HeldOut, Embed | None]:
     """Held-out sentences with their vectors, for evaluation.
 
@@ -212,6 +227,7 @@ def load_held_out(
         objectives: What the run trains.
         tokenizer: The run's tokenizer.
         paths: Files; without any, what the run itself held out.
+        function: The teacher, where it is a function.
 
     Returns:
         The sentences, and the teacher's vectors of texts, none where it cannot read.
@@ -219,7 +235,7 @@ def load_held_out(
     Raises:
         InputError: A file is missing or damaged, or the teacher is.
     """
-    teacher = teacher_from(config.teacher)
+    teacher = teacher_from(config.teacher, function)
     sentences = read_many(list(paths)) if paths else read_sets(config)[1]
     given = None if paths else config.teacher.val_vectors
     targets = _targets(sentences, given, teacher, config, None)
@@ -228,7 +244,7 @@ def load_held_out(
     return HeldOut(sentences.texts or [], ids, targets), _embed(teacher, config)
 
 
-def _embed(teacher: Teacher, config: Config) -> Embed | None:
+def _embed(teacher: AnyTeacher, config: Config) -> Embed | None:
     """The teacher's vectors of texts; none where only stored vectors are its own."""
     if config.teacher.kind == "precomputed":
         return None
@@ -240,6 +256,7 @@ def load_run_data(
     objectives: Objectives,
     tokenizer_folder: Path | None,
     display: RunDisplay,
+    function: EmbedFunction | None = None,
 ) -> RunData:
     """Read sentences, build or load the tokenizer, fetch the teacher's vectors.
 
@@ -248,6 +265,7 @@ def load_run_data(
         objectives: What the run trains.
         tokenizer_folder: Folder of the tokenizer of a run that is resumed.
         display: Shows the teacher's progress.
+        function: The teacher, where it is a function.
 
     Raises:
         InputError: Anything the user gave does not fit together.
@@ -259,7 +277,7 @@ def load_run_data(
             f"[data] {', '.join(objectives)} must have text or token ids, got vectors "
             "alone."
         )
-    teacher = teacher_from(config.teacher)
+    teacher = teacher_from(config.teacher, function)
     if tokenizer_folder is not None:
         tokenizer = Tokenizer.load(tokenizer_folder)
     else:
@@ -275,13 +293,12 @@ def load_run_data(
     to_ids = partial(
         _token_ids, tokenizer=tokenizer, config=config, reads_text=reads_text
     )
-    own = config.tokenizer.kind == "bpe"
     return RunData(
         tokenizer=tokenizer,
         train_ids=to_ids(train),
         train_targets=train_targets,
         held_out=HeldOut(held_out.texts or [], to_ids(held_out), held_out_targets),
-        word_embeddings=None if own else teacher.word_embeddings[tokenizer.source_ids],
+        word_embeddings=_word_embeddings(config, teacher, tokenizer),
         dimension=train_targets.shape[1] // (2 if config.data.pairs else 1),
         source=source,
         teacher=teacher.name,

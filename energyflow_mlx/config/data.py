@@ -111,7 +111,13 @@ class TeacherConfig:
             ``config.json``, ``tokenizer.json`` and ``model.safetensors``, or a
             Hugging Face hub id. For ``precomputed``: the model that made the
             vectors, which still supplies tokenizer and word embeddings.
-        kind: ``bert`` runs the model; ``precomputed`` reads vectors.
+        kind: ``bert`` runs the model, of whatever architecture; ``precomputed`` reads
+            vectors; ``callable`` calls a Python function.
+        function: ``package.module:name`` (``callable`` only): maps a list of texts to
+            floats ``[N, E]``. It is imported only where the user types it.
+        version: Of the function: another one makes cached vectors anew.
+        prompt: Name of one of the folder's prompts, put before every sentence; none =
+            the folder's default, if it has one.
         train_vectors: ``.npy`` rows for ``data.train`` (``precomputed`` only);
             none = the vectors inside the EFB or JSONL data.
         val_vectors: The same for ``data.val``.
@@ -124,6 +130,9 @@ class TeacherConfig:
 
     name: str = "minilm"
     kind: str = "bert"
+    function: str | None = None
+    version: str = ""
+    prompt: str | None = None
     train_vectors: str | None = None
     val_vectors: str | None = None
     max_length: int = 128
@@ -133,11 +142,12 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice(self.kind, "teacher.kind", ("bert", "precomputed"))
+        require_choice(self.kind, "teacher.kind", ("bert", "precomputed", "callable"))
         require(bool(self.name), "teacher.name", "a name or a folder", self.name)
         require(self.max_length >= 4, "teacher.max_length", ">= 4", self.max_length)
         require(self.batch_size >= 0, "teacher.batch_size", ">= 0", self.batch_size)
-        if self.kind == "bert":
+        self._check_function()
+        if self.kind != "precomputed":
             given = self.train_vectors or self.val_vectors
             require(
                 given is None,
@@ -145,3 +155,24 @@ class TeacherConfig:
                 "unset unless teacher=precomputed",
                 given,
             )
+
+    def _check_function(self) -> None:
+        is_callable = self.kind == "callable"
+        require(
+            bool(self.function) == is_callable,
+            "teacher.function",
+            "package.module:name" if is_callable else "unset unless teacher=callable",
+            self.function,
+        )
+        require(
+            is_callable or not self.version,
+            "teacher.version",
+            "unset unless teacher=callable",
+            self.version,
+        )
+        require(
+            not (is_callable and self.prompt),
+            "teacher.prompt",
+            "unset, because teacher=callable gets the bare texts",
+            self.prompt,
+        )
