@@ -64,8 +64,7 @@ def _job(composed: DictConfig) -> float:
             config = to_config(composed)
             logger.setLevel(config.trainer.log_level.upper())
             # Typed by the user, here and now: this is where a name becomes code.
-            name = config.teacher.function
-            function = None if name is None else import_function(name)
+            function = import_function(config.teacher.function)
             summary = run(config, list(job.overrides.task), function)
         finally:
             # Hydra has made the folder; where nothing was written nothing stays behind.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, DataConfig
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import (
     SentenceSet,
@@ -14,6 +14,7 @@ from energyflow_mlx.data.dataset import (
     read_many,
     split,
 )
+from energyflow_mlx.data.hugging_face import read_column
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
@@ -51,13 +52,13 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     data = config.data
     if data.train:
         _check_suffixes([*data.train, *data.val], data.format)
-        train = read_many([Path(p) for p in data.train])
+        train = _read(data.train, data.split, data)
         source = ", ".join(Path(p).name for p in data.train)
     else:
         train = SentenceSet(generate_captions(data.captions, config.seed), None, None)
         source = f"built-in captions ({data.captions})"
     if data.val:
-        held_out = read_many([Path(p) for p in data.val])
+        held_out = _read(data.val, data.val_split, data)
     else:
         train, held_out = split(train, data.val_fraction, config.seed)
     if data.limit and data.limit < len(train):
@@ -66,8 +67,18 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     return train, held_out, source
 
 
+def _read(names: Sequence[str], split_name: str, data: DataConfig) -> SentenceSet:
+    """Files, or one split of each dataset, as one set."""
+    if data.format != "hf":
+        return read_many([Path(name) for name in names])
+    read = partial(
+        read_column, column=data.column, split=split_name, subset=data.subset
+    )
+    return SentenceSet([text for name in names for text in read(name)])
+
+
 def _check_suffixes(paths: Sequence[str], kind: str) -> None:
-    for path in paths if kind != "auto" else ():
+    for path in paths if kind in _SUFFIXES else ():
         if not path.endswith(_SUFFIXES[kind]):
             raise InputError(
                 f"[data] {path} must end in {' or '.join(_SUFFIXES[kind])}, "

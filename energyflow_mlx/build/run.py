@@ -67,9 +67,7 @@ def run(
             display.message(f"{folder.path} is {summary['status']}; nothing to do")
             show_result(display, summary)
             return summary
-        trainer = build_trainer(
-            config, objectives, folder, display, group, function
-        )
+        trainer = build_trainer(config, objectives, folder, display, group, function)
         if folder.is_writer and not folder.exists():
             trainer.data.tokenizer.save(folder.tokenizer)
             folder.begin(config)

@@ -50,6 +50,10 @@ def teacher_from(
         InputError: The teacher is not there or damaged, or its function is missing.
     """
     if settings.kind != "callable":
+        if function is not None:
+            raise InputError(
+                f"[teacher] function must be unset: the teacher is {settings.name}."
+            )
         return load_teacher(
             settings.name,
             settings.max_length,

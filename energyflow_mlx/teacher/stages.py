@@ -121,7 +121,9 @@ def read_stages(folder: Path) -> Stages:
             f"[teacher] {folder / MODULES}: modules must begin with Transformer, "
             f"Pooling, got {', '.join(kinds)}."
         )
-    model, pooling = ("", _POOLING_FOLDER) if not modules else (p for _, p in modules[:2])
+    model, pooling = (
+        ("", _POOLING_FOLDER) if not modules else (p for _, p in modules[:2])
+    )
     rest = modules[2:]
     # Scaling at the very end is the caller's choice.
     if rest and rest[-1][0] == "Normalize":

@@ -2,10 +2,10 @@
 
     python tests/golden/make_teacher.py
 
-Needs torch, transformers, sentence-transformers and safetensors. Each file holds a tiny model with random
-weights, its configuration, a padded batch of ids with its mask, and the last hidden
-state. Biases and norm weights are drawn too: at their usual 0 and 1 they would hide
-a mistake. Weights are stored under the names of ``save_pretrained``.
+Needs torch, transformers, sentence-transformers and safetensors. Each file holds a tiny
+model with random weights, its configuration, a padded batch of ids with its mask, and
+the last hidden state. Biases and norm weights are drawn too: at their usual 0 and 1
+they would hide a mistake. Weights are stored under the names of ``save_pretrained``.
 
 ``teacher_stages.safetensors`` holds features and the vectors that pooling and dense
 layers of sentence-transformers make of them, with the files of their folders.

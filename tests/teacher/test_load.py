@@ -1,11 +1,9 @@
 """Every encoder equals PyTorch's, and loads only what it should."""
 
-import json
 import sys
 import types
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
 from energyflow_mlx.errors import InputError

@@ -110,8 +110,9 @@ def test_pooling_is_read_from_the_folder(teacher_folder):
     assert mean.fingerprint != cls.fingerprint
 
 
-@pytest.mark.parametrize("modes", [{"max_tokens": True}, {}, {"cls_token": True,
-                                                              "mean_tokens": True}])  # fmt: skip
+@pytest.mark.parametrize(
+    "modes", [{"max_tokens": True}, {}, {"cls_token": True, "mean_tokens": True}]
+)
 def test_other_pooling_is_refused(teacher_folder, modes):
     write_pooling(teacher_folder, **modes)
     with pytest.raises(InputError, match="mean_tokens, cls_token or lasttoken alone"):
