@@ -110,6 +110,7 @@ class FunctionTeacher:
         *,
         batch_size: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        may_be_zero: bool = False,
     ) -> np.ndarray:
         """Encode sentences; equal ones are computed once.
 
@@ -117,6 +118,8 @@ class FunctionTeacher:
             texts: Sentences.
             batch_size: Most sentences in one call; 0 = 256.
             progress: As for ``Teacher.encode``.
+            may_be_zero: Accept a vector of zeros, which no sentence to learn from may
+                have, but a text that a decoder made up can.
 
         Returns:
             ``[N, E]`` float32, in the order of ``texts``.
@@ -133,23 +136,24 @@ class FunctionTeacher:
         vectors = np.empty((len(distinct), self.dimension), np.float32)
         for start in range(0, len(distinct), size):
             block = list(distinct[start : start + size])
-            vectors[start : start + len(block)] = self._checked(block)
+            vectors[start : start + len(block)] = self._checked(block, may_be_zero)
             if progress is not None:
                 progress(start + len(block), len(distinct))
         return vectors[position]
 
-    def _checked(self, block: list[str]) -> np.ndarray:
+    def _checked(self, block: list[str], may_be_zero: bool) -> np.ndarray:
         rows = self._call(block)
         if rows.shape[1] != self.dimension:
             raise InputError(
                 f"[teacher] {self.name} must give vectors of {self.dimension} numbers "
                 f"each time, got {rows.shape[1]}."
             )
-        if bad := first_bad_row(rows):
-            row, norm = bad
+        judged = np.flatnonzero(rows.any(axis=1) | (not may_be_zero))
+        if bad := first_bad_row(rows[judged]):
+            text, norm = block[judged[bad[0]]], bad[1]
             raise InputError(
                 f"[teacher] {self.name} must give finite vectors with norms of 0.01 to "
-                f"100, got norm {norm} for the text {block[row][:60]!r}."
+                f"100, got norm {norm} for the text {text[:60]!r}."
             )
         return unit_rows(rows) if self.normalized else rows
 

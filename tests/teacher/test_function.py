@@ -97,6 +97,20 @@ def test_the_text_of_an_impossible_vector_is_named(bad):
         teacher_of(function).encode(TEXTS)
 
 
+def test_a_text_that_a_decoder_made_up_may_have_no_vector():
+    def function(texts):
+        return letters(texts) * [[text != "cat"] for text in texts]
+
+    rows = teacher_of(function).encode(TEXTS, may_be_zero=True)
+    assert not rows[3].any() and rows[[0, 1, 2, 4]].any(axis=1).all()
+
+    def broken(texts):
+        return function(texts) * [[np.nan if text == "" else 1] for text in texts]
+
+    with pytest.raises(InputError, match="got norm nan for the text ''"):
+        teacher_of(broken).encode(TEXTS, may_be_zero=True)
+
+
 def test_a_width_that_changes_is_refused():
     def function(texts):
         return letters(texts)[:, : 8 if len(texts) == 1 else 7]

@@ -65,8 +65,7 @@ def byte_pairs():
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    ends = {"sep": ("</s>", 2), "cls": ("<s>", 0)}
-    tokenizer.post_processor = processors.RobertaProcessing(**ends)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return tokenizer
 
 
