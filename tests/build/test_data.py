@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from energyflow_mlx.build import data as build_data
 from energyflow_mlx.build.data import load_run_data, read_sets
 from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.config import (
@@ -80,6 +81,21 @@ def test_the_seed_decides_the_split_of_a_file(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(LINES), encoding="utf-8")
     held = {tuple(sets(seed, train=str(tmp_path / "a.txt"))[1]) for seed in range(5)}
     assert len(held) > 1
+
+
+def test_train_and_val_name_their_splits_of_a_dataset(monkeypatch):
+    """The package that reads datasets is an extra; what it is asked for is ours."""
+    asked = []
+
+    def read_column(name, **wanted):
+        asked.append((name, *wanted.values()))
+        return [name]
+
+    monkeypatch.setattr(build_data, "read_column", read_column)
+    keys = {"column": "c", "split": "s", "val_split": "v", "subset": "u"}
+    train, held_out = sets(train=["a", "b"], val="d", format="hf", **keys)
+    assert (train, held_out) == (["a", "b"], ["d"])
+    assert asked == [(n, "c", x, "u") for n, x in [("a", "s"), ("b", "s"), ("d", "v")]]
 
 
 # The teacher -------------------------------------------------------------------------
