@@ -54,9 +54,10 @@ def import_function(name: str | None) -> Embed | None:
         ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
+        found = "nothing" if function is None else type(function).__name__
         raise InputError(
             f"[teacher] teacher.function {name}: {module_name} must have a function "
-            f"{attribute!r}, got {type(function).__name__}."
+            f"{attribute!r}, got {found}."
         )
     return function
 
