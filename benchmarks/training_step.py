@@ -24,7 +24,7 @@ from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.evaluation.held_out import HeldOut
-from energyflow_mlx.teacher.bert import teacher_from
+from energyflow_mlx.teacher import teacher_from
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives import StepBatch

@@ -51,6 +51,10 @@ class EncodeArgs:
         default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
     )
     normalize: bool = field(default=True, metadata={"help": "scale rows to length 1"})
+    function: str | None = field(
+        default=None,
+        metadata={"help": "package.module:name, if the teacher is a function"},
+    )
 
 
 def _open(path: Path) -> TextIO:
@@ -143,9 +147,9 @@ def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Encoder:
 
     if is_npy:
         return partial(_in_turn, transform)
-    from energyflow_mlx.teacher import teacher_from
+    from energyflow_mlx.teacher import import_function, teacher_from
 
-    teacher = teacher_from(codec.config.teacher)
+    teacher = teacher_from(codec.config.teacher, import_function(args.function))
     return partial(
         _in_turn, lambda texts: transform(teacher.encode(texts, batch_size=size))
     )

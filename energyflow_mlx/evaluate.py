@@ -49,6 +49,10 @@ class EvaluateArgs:
     teacher: str | None = field(
         default=None, metadata={"help": "teacher; by default the run's own"}
     )
+    function: str | None = field(
+        default=None,
+        metadata={"help": "package.module:name, if the teacher is a function"},
+    )
     data: EvaluateData = field(default_factory=EvaluateData)
     sts: Any = field(
         default=None,
@@ -95,6 +99,11 @@ def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
 
     codec = load(folder, args.weights)
     if args.teacher:
+        if codec.config.teacher.kind == "callable":
+            raise InputError(
+                "[evaluate] teacher must be unset, because the run's teacher is a "
+                f"function, got {args.teacher}."
+            )
         codec.config.teacher.name = args.teacher
     paths, sts = as_paths(args.data.val, "data.val"), as_paths(args.sts, "sts")
     result: dict[str, Any] = {}
@@ -115,10 +124,14 @@ def _held_out_metrics(
     from energyflow_mlx.build.data import load_held_out
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.evaluation.held_out import final_metrics
+    from energyflow_mlx.teacher import import_function
 
     config = codec.config
     objectives = build_objectives(config)
-    held_out, embed = load_held_out(config, objectives, codec.tokenizer, paths)
+    function = import_function(args.function)
+    held_out, embed = load_held_out(
+        config, objectives, codec.tokenizer, paths, function
+    )
     found: dict[str, Any] = final_metrics(
         codec,
         list(objectives.values()),
@@ -152,10 +165,12 @@ def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
     """Spearman of the teacher itself."""
     from energyflow_mlx.config import TeacherConfig
     from energyflow_mlx.runtime import jit_headers
-    from energyflow_mlx.teacher import teacher_from
+    from energyflow_mlx.teacher import import_function, teacher_from
 
     jit_headers.prepare()
-    teacher = teacher_from(TeacherConfig(name=name))
+    kind = "callable" if name == "callable" else "bert"
+    settings = TeacherConfig(name=name, kind=kind, function=args.function)
+    teacher = teacher_from(settings, import_function(args.function))
     sts = as_paths(args.sts, "sts")
     if not sts:
         raise InputError("[evaluate] sts=[FILES] must be given to measure a teacher.")

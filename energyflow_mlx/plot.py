@@ -36,6 +36,10 @@ class PlotArgs:
         default=None,
         metadata={"help": '\'["...","..."]\'; by default held-out built-in captions'},
     )
+    function: str | None = field(
+        default=None,
+        metadata={"help": "package.module:name, if the teacher is a function"},
+    )
 
 
 def plot(args: PlotArgs) -> None:
@@ -54,7 +58,8 @@ def plot(args: PlotArgs) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"[plot] output must be a folder, got the file {folder}.")
     validated = read_metrics(run.metrics)  # refuse a bad log before any work
-    traces = [_trace(run, o, sentences or choose_captions(config)) for o in with_flows]
+    shown = sentences or (choose_captions(config) if with_flows else [])
+    traces = [_trace(run, o, shown, args.function) for o in with_flows]
     files = plot_metrics(run.metrics, folder)
     with RunDisplay() as display:
         for cube, records in traces:
@@ -69,17 +74,21 @@ def plot(args: PlotArgs) -> None:
 
 
 def _trace(
-    run: "RunFolder", objective: "Objective", sentences: list[str]
+    run: "RunFolder", objective: "Objective", sentences: list[str], name: str | None
 ) -> tuple["Cube", list["FlowRecord"]]:
-    """Sentences through the run's lattice in the way that an objective sends them."""
+    """Sentences through the run's lattice in the way that an objective sends them.
+
+    ``name`` is what the user calls the teacher's function, where it is one.
+    """
     from energyflow_mlx.build.codec import load
     from energyflow_mlx.evaluation.tracing import cube_of
-    from energyflow_mlx.teacher import teacher_from
+    from energyflow_mlx.teacher import import_function, teacher_from
 
     codec = load(run.path)
 
     def embed(texts: list[str]) -> "np.ndarray":
-        return teacher_from(codec.config.teacher).encode(texts, batch_size=len(texts))
+        teacher = teacher_from(codec.config.teacher, import_function(name))
+        return teacher.encode(texts, batch_size=len(texts))
 
     records = objective.trace(codec, sentences, embed)
     return cube_of(codec.model.lattice.config), records

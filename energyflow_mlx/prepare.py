@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.distinct import deduplicate
@@ -25,9 +26,15 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.runtime.atomic import sha256_of
-from energyflow_mlx.teacher.bert import load_teacher
-from energyflow_mlx.teacher.folder import open_folder
-from energyflow_mlx.teacher.teacher import Teacher, cached_vectors
+from energyflow_mlx.teacher import (
+    FunctionTeacher,
+    Teacher,
+    cached_vectors,
+    import_function,
+    teacher_from,
+)
+
+_FUNCTION = "callable"
 
 
 @dataclass
@@ -41,7 +48,18 @@ class PrepareArgs:
     output: str = field(default="???", metadata={"help": ".efb file to write"})
     teacher: str = field(
         default="minilm",
-        metadata={"help": "minilm, a folder, a hub id, or precomputed (the input's)"},
+        metadata={
+            "help": "minilm, a folder, a hub id, precomputed (the input's), or callable"
+        },
+    )
+    function: str | None = field(
+        default=None, metadata={"help": "package.module:name, if teacher=callable"}
+    )
+    version: str = field(
+        default="", metadata={"help": "of the function; another computes anew"}
+    )
+    prompt: str | None = field(
+        default=None, metadata={"help": "name of one of the teacher's prompts"}
     )
     text_column: str = field(
         default="text", metadata={"help": "JSON key or CSV column of the sentence"}
@@ -98,13 +116,15 @@ def _check(args: PrepareArgs) -> None:
         )
     if args.teacher == "precomputed" and (args.dedup or args.dedup_normalize):
         raise InputError("[prepare] dedup needs a teacher that is not precomputed.")
+    if args.teacher == _FUNCTION and args.tokens:
+        raise InputError("[prepare] tokens=true needs a teacher with a tokenizer.")
 
 
 def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
     """Give every text of the input the teacher's vector; say what was done."""
     jit_headers.prepare()
     texts = _texts(args)
-    teacher = load_teacher(args.teacher, args.max_length, normalize=args.normalize)
+    teacher = _teacher(args)
     note = _provenance(args, teacher, texts)
     if output.exists() and read_provenance(output) == note:
         return f"{output} is up to date"
@@ -113,7 +133,10 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
         vectors = cached_vectors(
             teacher, texts, work, report, batch_size=args.batch_size
         )
-    ids = teacher.tokenize(texts) if args.tokens else None
+    ids = None
+    if args.tokens:
+        assert isinstance(teacher, Teacher)  # _check refuses a function
+        ids = teacher.tokenize(texts)
     staged = work / output.name
     sentences = SentenceSet(texts, ids, vectors)
     write_efb(staged, sentences, normalized=teacher.normalized, provenance=note)
@@ -123,6 +146,20 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
     sidecar_path(staged).replace(sidecar_path(output))
     shutil.rmtree(work)
     return _wrote(output, sentences)
+
+
+def _teacher(args: PrepareArgs) -> Teacher | FunctionTeacher:
+    """The teacher of the arguments; a function is imported, the user has typed it."""
+    settings = TeacherConfig(
+        name=args.teacher,
+        kind=_FUNCTION if args.teacher == _FUNCTION else "bert",
+        function=args.function,
+        version=args.version,
+        prompt=args.prompt,
+        max_length=args.max_length,
+        normalize=args.normalize,
+    )
+    return teacher_from(settings, import_function(args.function))
 
 
 def _convert(args: PrepareArgs, output: Path) -> str:
@@ -156,15 +193,18 @@ def _texts(args: PrepareArgs) -> list[str]:
     return texts[: args.limit] if args.limit else texts
 
 
-def _provenance(args: PrepareArgs, teacher: Teacher, texts: list[str]) -> Provenance:
+def _provenance(
+    args: PrepareArgs, teacher: Teacher | FunctionTeacher, texts: list[str]
+) -> Provenance:
     settings = hashlib.sha256(f"{teacher.fingerprint} {args.tokens}".encode())
     for text in texts:
         settings.update(b"\n" + text.encode())
+    tokenizer = teacher.tokenizer_path
     return Provenance(
         model=teacher.name,
-        pooling=open_folder(args.teacher).pooling,
+        pooling=teacher.pooling,
         normalized=teacher.normalized,
-        tokenizer_hash=sha256_of(teacher.tokenizer_path),
+        tokenizer_hash="" if tokenizer is None else sha256_of(tokenizer),
         max_length=teacher.max_length,
         settings=settings.hexdigest(),
     )

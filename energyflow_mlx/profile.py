@@ -29,6 +29,10 @@ class ProfileArgs:
     capture: str | None = field(
         default=None, metadata={"help": "new .gputrace file of the GPU's work (Metal)"}
     )
+    function: str | None = field(
+        default=None,
+        metadata={"help": "package.module:name, if the teacher is a function"},
+    )
 
 
 def profile(args: ProfileArgs) -> None:
@@ -58,11 +62,15 @@ def _measure(
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.build.run import build_trainer
     from energyflow_mlx.runtime import blas, device, jit_headers
+    from energyflow_mlx.teacher import import_function
     from energyflow_mlx.training.profiling import describe, profile_updates
 
     device.select(config.trainer.backend)
     jit_headers.prepare()
-    trainer = build_trainer(config, build_objectives(config), folder, display)
+    function = import_function(args.function)
+    trainer = build_trainer(
+        config, build_objectives(config), folder, display, function=function
+    )
     capture = args.capture
     around = None if capture is None else lambda: _captured(Path(capture))
     here = {

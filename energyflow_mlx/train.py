@@ -51,6 +51,7 @@ def _job(composed: DictConfig) -> float:
     """One Hydra job; returns the metric that chose the best checkpoint."""
     from energyflow_mlx.build.run import run
     from energyflow_mlx.runtime import distributed
+    from energyflow_mlx.teacher import import_function
 
     job = HydraConfig.get()
     with cli.clean_exit():
@@ -62,7 +63,9 @@ def _job(composed: DictConfig) -> float:
                 )
             config = to_config(composed)
             logger.setLevel(config.trainer.log_level.upper())
-            summary = run(config, list(job.overrides.task))
+            # Typed by the user, here and now: this is where a name becomes code.
+            function = import_function(config.teacher.function)
+            summary = run(config, list(job.overrides.task), function)
         finally:
             # Hydra has made the folder; where nothing was written nothing stays behind.
             with suppress(OSError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, DataConfig
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import (
     SentenceSet,
@@ -14,6 +14,7 @@ from energyflow_mlx.data.dataset import (
     read_many,
     split,
 )
+from energyflow_mlx.data.hugging_face import read_column
 from energyflow_mlx.data.pairs import TextPairs, read_pairs
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
@@ -21,7 +22,9 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
 from energyflow_mlx.evaluation.similarity import StsPairs, read_sts
 from energyflow_mlx.runtime.blas import cache_folder
-from energyflow_mlx.teacher.bert import teacher_from
+from energyflow_mlx.teacher.function import Embed as EmbedFunction
+from energyflow_mlx.teacher.function import FunctionTeacher
+from energyflow_mlx.teacher.load import teacher_from
 from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
@@ -33,6 +36,7 @@ from energyflow_mlx.training.objectives import Objective
 from energyflow_mlx.training.pairs import PairRows
 
 Objectives = Mapping[str, Objective]
+AnyTeacher = Teacher | FunctionTeacher
 
 _SUFFIXES = {
     "text": (".txt", ".txt.gz"),
@@ -51,13 +55,13 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     data = config.data
     if data.train:
         _check_suffixes([*data.train, *data.val], data.format)
-        train = read_many([Path(p) for p in data.train])
+        train = _read(data.train, data.split, data)
         source = ", ".join(Path(p).name for p in data.train)
     else:
         train = SentenceSet(generate_captions(data.captions, config.seed), None, None)
         source = f"built-in captions ({data.captions})"
     if data.val:
-        held_out = read_many([Path(p) for p in data.val])
+        held_out = _read(data.val, data.val_split, data)
     else:
         train, held_out = split(train, data.val_fraction, config.seed)
     if data.limit and data.limit < len(train):
@@ -66,8 +70,18 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     return train, held_out, source
 
 
+def _read(names: Sequence[str], split_name: str, data: DataConfig) -> SentenceSet:
+    """Files, or one split of each dataset, as one set."""
+    if data.format != "hf":
+        return read_many([Path(name) for name in names])
+    read = partial(
+        read_column, column=data.column, split=split_name, subset=data.subset
+    )
+    return SentenceSet([text for name in names for text in read(name)])
+
+
 def _check_suffixes(paths: Sequence[str], kind: str) -> None:
-    for path in paths if kind != "auto" else ():
+    for path in paths if kind in _SUFFIXES else ():
         if not path.endswith(_SUFFIXES[kind]):
             raise InputError(
                 f"[data] {path} must end in {' or '.join(_SUFFIXES[kind])}, "
@@ -79,18 +93,21 @@ def _build_tokenizer(
     config: Config,
     train: SentenceSet,
     more: list[str],
-    teacher: Teacher,
+    teacher: AnyTeacher,
     *,
     reads_text: bool,
 ) -> Tokenizer:
     """Tokenizer for the training sentences and ``more`` texts that are trained on."""
     settings = config.tokenizer
-    if not reads_text:  # nothing to read or write: the smallest one
-        return Tokenizer.from_source(teacher.tokenizer_path, [])
     if settings.kind == "bpe":
+        if not reads_text:  # nothing to read or write: the smallest one
+            return Tokenizer.train_bpe([], settings.bpe_size)
         if train.texts is None:
             raise InputError("[data] tokenizer.kind=bpe needs text, got token ids.")
         return Tokenizer.train_bpe(train.texts + more, settings.bpe_size)
+    assert teacher.tokenizer_path is not None  # the configuration is checked for it
+    if not reads_text:
+        return Tokenizer.from_source(teacher.tokenizer_path, [])
     corpus = train.texts + more if train.texts is not None else train.ids
     if settings.full_vocabulary:
         corpus = None
@@ -120,7 +137,7 @@ def _token_ids(
 def _targets(
     sentences: SentenceSet,
     vectors: str | None,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     config: Config,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
@@ -153,7 +170,7 @@ def _scaled(rows: np.ndarray, normalize: bool) -> np.ndarray:
 
 def _taught(
     texts: list[str],
-    teacher: Teacher,
+    teacher: AnyTeacher,
     config: Config,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
@@ -166,7 +183,7 @@ def _taught(
 
 def _pair_targets(
     sentences: SentenceSet,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     config: Config,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
@@ -198,6 +215,14 @@ def _swapped(rows: np.ndarray, config: Config) -> np.ndarray:
     return np.ascontiguousarray(pairs[:, ::-1]).reshape(count, width)
 
 
+def _word_embeddings(
+    config: Config, teacher: AnyTeacher, tokenizer: Tokenizer
+) -> np.ndarray | None:
+    """The teacher's rows for the student's tokens; none where these are its own."""
+    table = None if config.tokenizer.kind == "bpe" else teacher.word_embeddings
+    return None if table is None else table[tokenizer.source_ids]
+
+
 def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
     if targets.shape[1] != dimension:
         raise InputError(
@@ -211,6 +236,7 @@ def load_held_out(
     objectives: Objectives,
     tokenizer: Tokenizer,
     paths: Sequence[Path] = (),
+    function: EmbedFunction | None = None,
 ) -> tuple[HeldOut, Embed | None]:
     """Held-out sentences with their vectors, for evaluation.
 
@@ -221,6 +247,7 @@ def load_held_out(
         objectives: What the run trains.
         tokenizer: The run's tokenizer.
         paths: Files; without any, what the run itself held out.
+        function: The teacher, where it is a function.
 
     Returns:
         The sentences, and the teacher's vectors of texts, none where it cannot read.
@@ -228,7 +255,7 @@ def load_held_out(
     Raises:
         InputError: A file is missing or damaged, or the teacher is.
     """
-    teacher = teacher_from(config.teacher)
+    teacher = teacher_from(config.teacher, function)
     sentences = read_many(list(paths)) if paths else read_sets(config)[1]
     given = None if paths else config.teacher.val_vectors
     targets = _targets(sentences, given, teacher, config, None)
@@ -237,11 +264,14 @@ def load_held_out(
     return HeldOut(sentences.texts or [], ids, targets), _embed(teacher, config)
 
 
-def _embed(teacher: Teacher, config: Config) -> Embed | None:
+def _embed(teacher: AnyTeacher, config: Config) -> Embed | None:
     """The teacher's vectors of texts; none where only stored vectors are its own."""
     if config.teacher.kind == "precomputed":
         return None
-    return partial(teacher.encode, batch_size=config.teacher.batch_size)
+    encode = partial(teacher.encode, batch_size=config.teacher.batch_size)
+    # Texts that a decoder made up may have no word that a function knows.
+    lenient = isinstance(teacher, FunctionTeacher)
+    return partial(encode, may_be_zero=True) if lenient else encode
 
 
 def load_run_data(
@@ -249,6 +279,7 @@ def load_run_data(
     objectives: Objectives,
     tokenizer_folder: Path | None,
     display: RunDisplay,
+    function: EmbedFunction | None = None,
 ) -> RunData:
     """Read sentences, build or load the tokenizer, fetch the teacher's vectors.
 
@@ -257,6 +288,7 @@ def load_run_data(
         objectives: What the run trains.
         tokenizer_folder: Folder of the tokenizer of a run that is resumed.
         display: Shows the teacher's progress.
+        function: The teacher, where it is a function.
 
     Raises:
         InputError: Anything the user gave does not fit together.
@@ -269,7 +301,7 @@ def load_run_data(
             f"[data] {', '.join(objectives)} must have text or token ids, got vectors "
             "alone."
         )
-    teacher = teacher_from(config.teacher)
+    teacher = teacher_from(config.teacher, function)
     if tokenizer_folder is not None:
         tokenizer = Tokenizer.load(tokenizer_folder)
     else:
@@ -288,13 +320,12 @@ def load_run_data(
     to_ids = partial(
         _token_ids, tokenizer=tokenizer, config=config, reads_text=reads_text
     )
-    own = config.tokenizer.kind == "bpe"
     return RunData(
         tokenizer=tokenizer,
         train_ids=to_ids(train),
         train_targets=train_targets,
         held_out=HeldOut(held_out.texts or [], to_ids(held_out), held_out_targets),
-        word_embeddings=None if own else teacher.word_embeddings[tokenizer.source_ids],
+        word_embeddings=_word_embeddings(config, teacher, tokenizer),
         dimension=train_targets.shape[1] // (2 if config.data.pairs else 1),
         source=source,
         teacher=teacher.name,

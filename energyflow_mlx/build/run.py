@@ -20,18 +20,24 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder, deciding
 from energyflow_mlx.runtime import device, distributed, jit_headers
+from energyflow_mlx.teacher.function import Embed
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.objectives import Objective
 from energyflow_mlx.training.run import show_result, train
 
 
-def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    overrides: list[str] | None = None,
+    function: Embed | None = None,
+) -> dict[str, Any]:
     """Train as configured, in the configured folder; resumes what is there.
 
     Args:
         config: The run's configuration.
         overrides: What the user changed, for summary and tables.
+        function: The teacher, where ``config.teacher.kind`` is ``callable``.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -61,7 +67,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
             display.message(f"{folder.path} is {summary['status']}; nothing to do")
             show_result(display, summary)
             return summary
-        trainer = build_trainer(config, objectives, folder, display, group)
+        trainer = build_trainer(config, objectives, folder, display, group, function)
         if folder.is_writer and not folder.exists():
             trainer.data.tokenizer.save(folder.tokenizer)
             folder.begin(config)
@@ -111,6 +117,7 @@ def build_trainer(
     folder: RunFolder,
     display: RunDisplay,
     group: distributed.Group = distributed.ALONE,
+    function: Embed | None = None,
 ) -> Trainer:
     """Data, model and trainer of a run, at its newest checkpoint; writes nothing.
 
@@ -121,12 +128,13 @@ def build_trainer(
         folder: Its folder; with a run in it, that run's tokenizer and state are taken.
         display: Shows the progress of what takes long.
         group: The processes that train together.
+        function: The teacher, where it is a function.
 
     Raises:
         InputError: The user's input does not fit.
     """
     words = folder.tokenizer if folder.is_writer and folder.exists() else None
-    data = load_run_data(config, objectives, words, display)
+    data = load_run_data(config, objectives, words, display, function)
     for objective in objectives.values():
         objective.require_dimension(data.dimension)
     if not config.data.buckets:

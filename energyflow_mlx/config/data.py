@@ -7,7 +7,7 @@ from energyflow_mlx.config.checks import as_paths, require, require_choice
 
 # Shapes of a batch, and so traces of an objective's update.
 MOST_BUCKETS = 8
-FORMATS = ("auto", "text", "jsonl", "efb", "npy")
+FORMATS = ("auto", "text", "jsonl", "efb", "npy", "hf")
 
 
 @dataclass
@@ -17,7 +17,12 @@ class DataConfig:
     Attributes:
         train: Path or list of paths; none = the built-in captions.
         val: Path or list of paths; none = ``val_fraction`` of the training data.
-        format: ``auto`` follows the suffix; any other value insists on it.
+        format: ``auto`` follows the suffix; any other value insists on it. ``hf``:
+            ``train`` and ``val`` are Hugging Face datasets, by path or by name.
+        column: Column of the sentences in such a dataset.
+        split: Its split that ``train`` takes.
+        val_split: Its split that ``val`` takes.
+        subset: Its configuration, where it has several.
         pairs: Map the vector of each ``text`` to that of its ``pair_target`` in
             JSON Lines, or the first half of each row of a ``.npy`` file to the second
             (objective ``flow`` only).
@@ -37,6 +42,10 @@ class DataConfig:
     train: Any = None
     val: Any = None
     format: str = "auto"
+    column: str = "text"
+    split: str = "train"
+    val_split: str = "validation"
+    subset: str | None = None
     pairs: bool = False
     captions: int = 20_000
     val_fraction: float = 0.05
@@ -71,6 +80,7 @@ class DataConfig:
         require(self.max_length >= 4, "data.max_length", ">= 4", self.max_length)
         if self.buckets:
             self._check_buckets()
+        self._check_dataset()
         require(
             bool(self.train) or not self.pairs,
             "data.train",
@@ -82,6 +92,28 @@ class DataConfig:
             "data.train",
             f"a path, because data.format is {self.format}",
             self.train,
+        )
+
+    def _check_dataset(self) -> None:
+        """Keys of a dataset's columns and splits are for datasets alone."""
+        usual = {"column": "text", "split": "train", "val_split": "validation"}
+        for name, value in {**usual, "subset": None}.items():
+            given = getattr(self, name)
+            require(
+                self.format == "hf" or given == value,
+                f"data.{name}",
+                "left alone unless data=hf",
+                given,
+            )
+        for name in usual:
+            require(
+                bool(getattr(self, name)), f"data.{name}", "a name", getattr(self, name)
+            )
+        require(
+            self.format != "hf" or not self.pairs,
+            "data.pairs",
+            "false, because data.format is hf",
+            self.pairs,
         )
 
     def _check_buckets(self) -> None:
@@ -111,7 +143,13 @@ class TeacherConfig:
             ``config.json``, ``tokenizer.json`` and ``model.safetensors``, or a
             Hugging Face hub id. For ``precomputed``: the model that made the
             vectors, which still supplies tokenizer and word embeddings.
-        kind: ``bert`` runs the model; ``precomputed`` reads vectors.
+        kind: ``bert`` runs the model, of whatever architecture; ``precomputed`` reads
+            vectors; ``callable`` calls a Python function.
+        function: ``package.module:name`` (``callable`` only): maps a list of texts to
+            floats ``[N, E]``. It is imported only where the user types it.
+        version: Of the function: another one makes cached vectors anew.
+        prompt: Name of one of the folder's prompts, put before every sentence; none =
+            the folder's default, if it has one.
         train_vectors: ``.npy`` rows for ``data.train`` (``precomputed`` only);
             none = the vectors inside the EFB or JSONL data.
         val_vectors: The same for ``data.val``.
@@ -124,6 +162,9 @@ class TeacherConfig:
 
     name: str = "minilm"
     kind: str = "bert"
+    function: str | None = None
+    version: str = ""
+    prompt: str | None = None
     train_vectors: str | None = None
     val_vectors: str | None = None
     max_length: int = 128
@@ -133,11 +174,12 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice(self.kind, "teacher.kind", ("bert", "precomputed"))
+        require_choice(self.kind, "teacher.kind", ("bert", "precomputed", "callable"))
         require(bool(self.name), "teacher.name", "a name or a folder", self.name)
         require(self.max_length >= 4, "teacher.max_length", ">= 4", self.max_length)
         require(self.batch_size >= 0, "teacher.batch_size", ">= 0", self.batch_size)
-        if self.kind == "bert":
+        self._check_function()
+        if self.kind != "precomputed":
             given = self.train_vectors or self.val_vectors
             require(
                 given is None,
@@ -145,3 +187,24 @@ class TeacherConfig:
                 "unset unless teacher=precomputed",
                 given,
             )
+
+    def _check_function(self) -> None:
+        is_callable = self.kind == "callable"
+        require(
+            bool(self.function) == is_callable,
+            "teacher.function",
+            "package.module:name" if is_callable else "unset unless teacher=callable",
+            self.function,
+        )
+        require(
+            is_callable or not self.version,
+            "teacher.version",
+            "unset unless teacher=callable",
+            self.version,
+        )
+        require(
+            not (is_callable and self.prompt),
+            "teacher.prompt",
+            "unset, because teacher=callable gets the bare texts",
+            self.prompt,
+        )

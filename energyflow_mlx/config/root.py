@@ -77,6 +77,12 @@ class Config:
             raise InputError(
                 "[config] data.train must be set when teacher=precomputed, got nothing."
             )
+        require(
+            self.teacher.kind != "callable" or self.tokenizer.kind == "bpe",
+            "tokenizer.kind",
+            "bpe, because teacher=callable has no vocabulary to cut",
+            self.tokenizer.kind,
+        )
 
     def _check_shared_blocks(self) -> None:
         encoder, decoder = self.encoder, self.decoder

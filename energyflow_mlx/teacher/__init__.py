@@ -1,6 +1,7 @@
 """Teachers: sentence encoders whose vectors the student learns to give."""
 
-from energyflow_mlx.teacher.bert import BertEncoder, load_teacher, teacher_from
+from energyflow_mlx.teacher.function import Embed, FunctionTeacher, import_function
+from energyflow_mlx.teacher.load import load_teacher, teacher_from
 from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
@@ -8,10 +9,12 @@ from energyflow_mlx.teacher.teacher import (
 )
 
 __all__ = [
-    "BertEncoder",
+    "Embed",
+    "FunctionTeacher",
     "PrecomputedTeacher",
     "Teacher",
     "cached_vectors",
+    "import_function",
     "load_teacher",
     "teacher_from",
 ]

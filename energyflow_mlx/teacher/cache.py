@@ -51,9 +51,12 @@ class SentenceEncoder(Protocol):
     """What the cache needs of a teacher."""
 
     name: str
-    dimension: int
     max_length: int
     normalized: bool
+
+    @property
+    def dimension(self) -> int:
+        """Width E of a vector."""
 
     @property
     def fingerprint(self) -> str:

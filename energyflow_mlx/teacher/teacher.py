@@ -1,8 +1,9 @@
 """Sentence vectors from a teacher: computed, or read from a file.
 
-``Teacher`` runs a model. ``PrecomputedTeacher`` holds vectors that somebody computed
-before, one row per sentence. ``cached_vectors`` (in ``cache.py``) keeps what a
-``Teacher`` computed. A teacher that fails raises; it never returns a stand-in.
+``Teacher`` runs a model, ``FunctionTeacher`` (in ``function.py``) a function of the
+user's. ``PrecomputedTeacher`` holds vectors that somebody computed
+before, one row per sentence. ``cached_vectors`` (in ``cache.py``) keeps what was
+computed. A teacher that fails raises; it never returns a stand-in.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import tokenizers
 
@@ -21,12 +23,18 @@ from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.vectors import open_matrix, unit_rows
 from energyflow_mlx.errors import InputError, TokenizerErrors
 from energyflow_mlx.teacher.cache import cached_vectors
-from energyflow_mlx.teacher.folder import Pooling, TeacherFolder
+from energyflow_mlx.teacher.folder import TeacherFolder
+from energyflow_mlx.teacher.stages import Head, unit
+from energyflow_mlx.teacher.weights import StoredNames
 
-if TYPE_CHECKING:
-    from energyflow_mlx.teacher.bert import BertEncoder
-
-__all__ = ["PrecomputedTeacher", "Teacher", "cached_vectors", "check_vectors"]
+__all__ = [
+    "PrecomputedTeacher",
+    "Teacher",
+    "TokenEncoder",
+    "cached_vectors",
+    "check_vectors",
+    "first_bad_row",
+]
 
 Progress = Callable[[int, int], None]
 
@@ -35,12 +43,31 @@ _NORM_RANGE = (0.01, 100.0)
 _BLOCK_ROWS = 8192
 
 
+class TokenEncoder(Protocol):
+    """What the families of models have in common; see ``bert`` and ``modernbert``."""
+
+    word_embeddings: nn.Embedding
+
+    @property
+    def longest(self) -> int:
+        """The longest input in tokens."""
+
+    @property
+    def stored_names(self) -> StoredNames:
+        """Where the parameters are in a checkpoint."""
+
+    def __call__(self, ids: mx.array, mask: mx.array | None) -> mx.array:
+        """Token features, ``[B, L, D]``, of ids ``[B, L]`` and their mask."""
+
+
 class Teacher:
     """A sentence encoder with its tokenizer: texts in, vectors out.
 
     Args:
         encoder: The model, weights in memory.
+        head: What makes one vector of its token features.
         folder: Where it came from.
+        prompt: Text put before every sentence that is encoded.
         max_length: Truncation length in tokens; truncation keeps the end token.
         normalized: Whether vectors are scaled to unit length.
 
@@ -51,36 +78,42 @@ class Teacher:
         max_length: Truncation length in tokens.
         fingerprint: sha256 of everything but the texts that decides the vectors.
         tokenizer_path: Its ``tokenizer.json``.
+        pooling: How token features become one vector.
     """
 
     def __init__(
         self,
-        encoder: BertEncoder,
+        encoder: TokenEncoder,
+        head: Head,
         folder: TeacherFolder,
         *,
+        prompt: str,
         max_length: int,
         normalized: bool,
     ) -> None:
         self._encoder = encoder
-        self._forward = partial(_forward, encoder, folder.pooling, normalized)
+        self._forward = partial(_forward, encoder, head, normalized)
         self._tokenizer = _load_tokenizer(folder.tokenizer, max_length)
+        self._lower_case = folder.stages.lower_case
+        self._prompt = prompt
         self._digest = folder.digest
         self.name = folder.name
         self.tokenizer_path = folder.tokenizer
         self.max_length = max_length
         self.normalized = normalized
-        self.dimension = int(encoder.word_embeddings.weight.shape[1])
+        self.dimension = head.dimension
+        self.pooling = folder.stages.pooling
 
     @property
     def fingerprint(self) -> str:
-        """Names the model, the truncation length and the scaling."""
-        return (
-            f"{self._digest}-{self.max_length}-{'unit' if self.normalized else 'raw'}"
-        )
+        """Names the model, the truncation length, the scaling and the prompt."""
+        scaling = "unit" if self.normalized else "raw"
+        prompt = f"-{self._prompt}" if self._prompt else ""
+        return f"{self._digest}-{self.max_length}-{scaling}{prompt}"
 
     @property
     def word_embeddings(self) -> np.ndarray:
-        """The model's token table, ``[V, E]`` float32."""
+        """The model's token table, ``[V, D]`` float32."""
         return np.array(self._encoder.word_embeddings.weight)
 
     def encode(
@@ -109,7 +142,7 @@ class Teacher:
         if isinstance(texts, str):
             raise TypeError("[teacher] texts must be a list of strings, got a string.")
         distinct, position = deduplicate(texts)
-        windows = map(self.tokenize, windows_of(distinct))
+        windows = map(self._prompted_rows, windows_of(distinct))
         vectors = np.empty((len(distinct), self.dimension), np.float32)
         done = 0
         for members, y in run_chunks(
@@ -122,8 +155,15 @@ class Teacher:
         check_vectors(vectors, f"teacher {self.name}")
         return vectors[position]
 
+    def _prompted_rows(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if self._prompt:
+            texts = [self._prompt + text for text in texts]
+        return self.tokenize(texts)
+
     def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, start and end included, cut to ``max_length``.
+        """Token ids of each text without a prompt, cut to ``max_length``.
+
+        Start and end tokens are included.
 
         Returns:
             Rows of int32; a row that was cut still ends with the end token.
@@ -134,6 +174,8 @@ class Teacher:
         rows: list[np.ndarray] = []
         vocab_size = self._encoder.word_embeddings.weight.shape[0]
         for block in windows_of(texts):
+            if self._lower_case:
+                block = [text.lower() for text in block]
             # The fast form leaves out the places in the text, which nobody reads.
             encodings = self._tokenizer.encode_batch_fast(list(block))
             rows += [np.array(encoding.ids, np.int32) for encoding in encodings]
@@ -147,16 +189,14 @@ class Teacher:
 
 
 def _forward(
-    encoder: BertEncoder,
-    pooling: Pooling,
+    encoder: TokenEncoder,
+    head: Head,
     normalized: bool,
     ids: mx.array,
     mask: mx.array | None,
 ) -> mx.array:
-    y = encoder.sentence_vectors(ids, mask, pooling)
-    if not normalized:
-        return y
-    return y / mx.maximum(mx.linalg.norm(y, axis=-1, keepdims=True), 1e-12)
+    y = head(encoder(ids, mask), mask)
+    return unit(y) if normalized else y
 
 
 def _load_tokenizer(path: Path, max_length: int) -> tokenizers.Tokenizer:
@@ -179,14 +219,24 @@ def check_vectors(vectors: np.ndarray, source: str) -> None:
     """
     for start in range(0, len(vectors), _BLOCK_ROWS):
         block = np.asarray(vectors[start : start + _BLOCK_ROWS], np.float32)
-        norms = np.linalg.norm(block, axis=1)
-        # Written so that NaN fails.
-        bad = np.flatnonzero(~((norms >= _NORM_RANGE[0]) & (norms <= _NORM_RANGE[1])))
-        if len(bad):
+        if bad := first_bad_row(block):
+            row, norm = bad
             raise InputError(
-                f"[teacher] {source}: row {start + bad[0]} must be finite with a norm "
-                f"in [{_NORM_RANGE[0]}, {_NORM_RANGE[1]}], got norm {norms[bad[0]]}."
+                f"[teacher] {source}: row {start + row} must be finite with a norm "
+                f"in [{_NORM_RANGE[0]}, {_NORM_RANGE[1]}], got norm {norm}."
             )
+
+
+def first_bad_row(block: np.ndarray) -> tuple[int, float] | None:
+    """The first row that is no sentence's vector, with its norm; None where all are.
+
+    Args:
+        block: ``[N, E]`` float32.
+    """
+    norms = np.linalg.norm(block, axis=1)
+    # Written so that NaN fails.
+    bad = np.flatnonzero(~((norms >= _NORM_RANGE[0]) & (norms <= _NORM_RANGE[1])))
+    return (int(bad[0]), float(norms[bad[0]])) if len(bad) else None
 
 
 class PrecomputedTeacher:

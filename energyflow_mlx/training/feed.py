@@ -178,13 +178,16 @@ class Feed:
 def on_device(update: list[StepBatch]) -> list[StepBatch]:
     """Micro-batches of NumPy arrays as MLX's, their rows still shared."""
     rows = TokenRows(*(None if a is None else mx.array(a) for a in update[0].rows))
-    return [
-        StepBatch(
-            ids=mx.array(part.ids),
-            mask=mx.array(part.mask),
-            target=mx.array(part.target),
-            rows=rows,
-            targets=TargetRows(*map(mx.array, part.targets)),
+    found = []
+    for part in update:
+        assert part.targets is not None  # the feed packs them for every micro-batch
+        found.append(
+            StepBatch(
+                ids=mx.array(part.ids),
+                mask=mx.array(part.mask),
+                target=mx.array(part.target),
+                rows=rows,
+                targets=TargetRows(*map(mx.array, part.targets)),
+            )
         )
-        for part in update
-    ]
+    return found

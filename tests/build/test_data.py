@@ -1,16 +1,24 @@
 """Every setting of sentences and teacher reaches the data of a run."""
 
 import io
+import json
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from energyflow_mlx.build import data as build_data
 from energyflow_mlx.build.data import load_run_data, read_sets
 from energyflow_mlx.build.objectives import build_objectives
-from energyflow_mlx.config import Config, DataConfig, TeacherConfig
+from energyflow_mlx.config import (
+    Config,
+    DataConfig,
+    TeacherConfig,
+    TokenizerConfig,
+)
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.teacher import Teacher
+from tests.build.tiny import make_config
 from tests.teacher.tiny import write_teacher
 
 LINES = [f"the {a} {b} runs in the park" for a in ("big", "red") for b in "bcdefgh"]
@@ -75,6 +83,21 @@ def test_the_seed_decides_the_split_of_a_file(tmp_path):
     assert len(held) > 1
 
 
+def test_train_and_val_name_their_splits_of_a_dataset(monkeypatch):
+    """The package that reads datasets is an extra; what it is asked for is ours."""
+    asked = []
+
+    def read_column(name, **wanted):
+        asked.append((name, *wanted.values()))
+        return [name]
+
+    monkeypatch.setattr(build_data, "read_column", read_column)
+    keys = {"column": "c", "split": "s", "val_split": "v", "subset": "u"}
+    train, held_out = sets(train=["a", "b"], val="d", format="hf", **keys)
+    assert (train, held_out) == (["a", "b"], ["d"])
+    assert asked == [(n, "c", x, "u") for n, x in [("a", "s"), ("b", "s"), ("d", "v")]]
+
+
 # The teacher -------------------------------------------------------------------------
 
 
@@ -120,3 +143,36 @@ def test_max_length_cuts_the_ids_and_keeps_the_end_token(load):
     for data in (whole, cut):
         ends = {row[-1] for row in [*data.train_ids, *data.held_out.ids]}
         assert ends == {data.tokenizer.special.end}
+
+
+# Prompts and functions ---------------------------------------------------------------
+
+
+def test_the_prompt_reaches_the_vectors(load, tmp_path):
+    plain = load()
+    prompts = json.dumps({"prompts": {"query": "the big "}})
+    path = tmp_path / "teacher" / "config_sentence_transformers.json"
+    path.write_text(prompts)
+    prompted = load(prompt="query")
+    assert np.abs(prompted.train_targets - plain.train_targets).max() > 1e-3
+    assert all(map(np.array_equal, prompted.train_ids, plain.train_ids))
+
+
+def test_vectors_to_vectors_need_no_tokenizer_of_a_functions(tmp_path):
+    """Objective flow reads no text, so the smallest vocabulary will do."""
+    (tmp_path / "a.txt").write_text("\n".join(LINES), encoding="utf-8")
+    config = make_config(experiment="flow")
+    config.data.train, config.data.val_fraction = [str(tmp_path / "a.txt")], 0.25
+    config.teacher = TeacherConfig(
+        kind="callable", function="a:b", cache_dir=str(tmp_path)
+    )
+    config.tokenizer = TokenizerConfig(kind="bpe", bpe_size=300)
+    display = RunDisplay(console=Console(file=io.StringIO()))
+    objectives = build_objectives(config)
+    data = load_run_data(config, objectives, None, display, lengths_and_one)
+    assert data.dimension == 2 and data.teacher == "a:b"
+    assert data.word_embeddings is None
+
+
+def lengths_and_one(texts):
+    return [[float(len(text)), 1.0] for text in texts]

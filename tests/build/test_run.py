@@ -4,13 +4,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from energyflow_mlx.build.data import read_sets
 from energyflow_mlx.build.run import lengths_for, run
-from energyflow_mlx.config import TeacherConfig
+from energyflow_mlx.config import TeacherConfig, TokenizerConfig
 from energyflow_mlx.data.batching import Batch
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runtime import device
 from energyflow_mlx.teacher import teacher_from
+from tests.teacher.tiny import byte_pairs, unigram, write_teacher_of
 from tests.training.small import E, make_config, make_stepper, step
 
 
@@ -86,6 +89,85 @@ def test_a_precomputed_teacher_measures_no_meaning(tmp_path):
         val_vectors=str(tmp_path / "val.npy"),
     )
     assert "semantic_cosine" not in run(config)["final"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "make_tokenizer"), [("roberta", byte_pairs), ("xlm-roberta", unigram)]
+)
+def test_a_teacher_without_word_pieces_trains_with_an_own_vocabulary(
+    tmp_path, layout, make_tokenizer
+):
+    folder = write_teacher_of(tmp_path / "teacher", layout, make_tokenizer())
+    config = small(tmp_path, {"trainer.max_steps": 3})
+    config.teacher = TeacherConfig(
+        str(folder), max_length=16, cache_dir=str(tmp_path / "cache")
+    )
+    with pytest.raises(InputError, match=r"tokenizer\.kind=bpe works with any teacher"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+    config.tokenizer = TokenizerConfig(kind="bpe", bpe_size=300)
+    summary = run(config)
+    assert (summary["status"], summary["steps"]) == ("finished", 3)
+    meta = RunFolder(tmp_path / "run").best((MODEL,)).meta
+    assert meta["dimension"] == teacher_from(config.teacher).dimension
+
+
+# A function as the teacher --------------------------------------------------------
+
+
+def letters(texts):
+    """How often each of nine letters occurs."""
+    return np.array([[text.count(c) for c in "aeiounrst"] for text in texts], float)
+
+
+def with_function(folder, version="", steps=3):
+    config = small(folder, {"trainer.max_steps": steps})
+    config.teacher = TeacherConfig(
+        kind="callable",
+        function="nowhere_to_import:letters",
+        version=version,
+        cache_dir=str(folder / "cache"),
+    )
+    config.tokenizer = TokenizerConfig(kind="bpe", bpe_size=300)
+    return config
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("function")
+    return folder, run(with_function(folder), function=letters)
+
+
+def test_a_function_teaches_a_run(taught):
+    folder, summary = taught
+    assert summary["steps"] == 3 and "semantic_cosine" in summary["final"]
+    assert RunFolder(folder / "run").best((MODEL,)).meta["dimension"] == 9
+    stored = [np.load(path) for path in (folder / "cache").glob("*/vectors.npy")]
+    texts, _, _ = read_sets(with_function(folder))
+    expected = unit_rows(letters(texts.texts))
+    assert any(np.array_equal(rows, expected) for rows in stored)
+
+
+def test_a_run_that_is_resumed_asks_for_its_function_again(taught):
+    """The name in the run's folder is compared and never imported."""
+    folder, _ = taught
+    summary = folder / "run" / "summary.json"
+    text = summary.read_text()
+    summary.unlink()
+    with pytest.raises(InputError, match="nowhere_to_import:letters, which is never"):
+        run(with_function(folder))
+    assert run(with_function(folder), function=letters)["status"] == "finished"
+    summary.write_text(text)
+
+
+def test_another_version_of_the_function_is_another_run(taught):
+    with pytest.raises(InputError, match="teacher.version was '', got '2'"):
+        run(with_function(taught[0], version="2"), function=letters)
+
+
+def test_a_function_beside_another_kind_of_teacher_is_refused(tmp_path):
+    with pytest.raises(InputError, match="function must be unset: the teacher is mini"):
+        run(small(tmp_path), function=letters)
 
 
 def test_a_backend_that_is_not_there_is_refused_and_nothing_is_written(tmp_path):

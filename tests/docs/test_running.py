@@ -19,6 +19,7 @@ NOT_RUN = {
     "make setup": "installs packages from the network",
     "make test": "would run this test again",
     "make train": "the main job: minutes; test_makefile.py reads what it runs",
+    "make golden": "needs a Python that has PyTorch",
     "make help": "test_makefile.py runs it",
     "source .venv/bin/activate": "the tests run in the environment already",
     "make bench-peers": "installs PyTorch; tests/benchmarks runs its parts",
@@ -28,6 +29,8 @@ NOT_RUN = {
     "MLX_USE_CUDA_GRAPHS=0 python benchmarks/": "an NVIDIA GPU",
     "train ": "a figure's command: real data, minutes; test_commands.py composes it",
     "evaluate ": "a figure's command: needs the run of the one above it",
+    "python -m energyflow_mlx.train +experiment=ab data=hf": "needs the package "
+    "datasets; tests/data/test_hugging_face.py reads such files",
     "from dataclasses import": "tests/training/test_new_objective.py runs it",
 }
 SMALL = [
@@ -67,6 +70,8 @@ def write_files(folder):
     lines = "\n".join(SENTENCES) + "\n"
     for name in ("my.txt", "held_out.txt"):
         (folder / name).write_text(lines)
+    own = next(s for s in SNIPPETS if "def embed(" in s.text)
+    (folder / "my_teacher.py").write_text(own.text)
     pairs = zip(SENTENCES, SENTENCES[::-1], strict=True)
     records = [json.dumps({"text": a, "pair_target": b}) + "\n" for a, b in pairs]
     for name in ("my.jsonl", "pairs.jsonl"):

@@ -11,12 +11,12 @@ import pytest
 from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher import (
-    BertEncoder,
     PrecomputedTeacher,
     Teacher,
     load_teacher,
     teacher_from,
 )
+from energyflow_mlx.teacher.bert import BertEncoder
 from energyflow_mlx.teacher.folder import _find
 from tests.teacher.tiny import read_golden, write_teacher
 
@@ -66,13 +66,13 @@ def test_batch_size_changes_nothing(teacher, batch_size):
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_batch_size_reaches_the_forward_pass(teacher, size, monkeypatch):
-    heights, forward = [], BertEncoder.sentence_vectors
+    heights, forward = [], BertEncoder.__call__
 
-    def spy(self, ids, mask, pooling):
+    def spy(self, ids, mask):
         heights.append(ids.shape[0])
-        return forward(self, ids, mask, pooling)
+        return forward(self, ids, mask)
 
-    monkeypatch.setattr(BertEncoder, "sentence_vectors", spy)
+    monkeypatch.setattr(BertEncoder, "__call__", spy)
     texts = [f"the {letter} runs" for letter in "bcdefghijkl"]
     teacher.encode(texts, batch_size=size)
     assert max(heights) == size and len(heights) == -(-len(texts) // size)
