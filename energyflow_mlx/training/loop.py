@@ -274,7 +274,7 @@ class Trainer:
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
         updates = self.feed.updates(progress.step)
-        with self.folder.open_metrics() as log, closing(updates) as feed:
+        with self.folder.open_metrics(self.config) as log, closing(updates) as feed:
             log.truncate_after(progress.step)
             wants_start = any(o.measured_at_start for o in self.objectives.values())
             if wants_start and progress.step == 0:
