@@ -24,11 +24,12 @@ class ObjectiveConfig:
 
     Attributes:
         share: Its part of the updates, relative to the other objectives' shares.
-        lr: Peak learning rate of its updates.
+        lr: Peak learning rate of its updates; 0 = ``optimizer.lr``, which the whole
+            configuration then puts here.
     """
 
     share: float = 1.0
-    lr: float = 1e-3
+    lr: float = 0.0
 
     @property
     def key(self) -> str:
@@ -39,7 +40,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.share > 0, f"{self.key}.share", "> 0", self.share)
-        require(self.lr > 0, f"{self.key}.lr", "> 0", self.lr)
+        require(self.lr >= 0, f"{self.key}.lr", ">= 0", self.lr)
 
     def require_not_negative(self, *names: str) -> None:
         """Refuse a weight or a size below 0."""

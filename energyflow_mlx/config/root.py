@@ -10,7 +10,11 @@ from typing import Any
 from energyflow_mlx.config.checks import require, require_choice
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.config.objectives import default_objectives, objectives_type
+from energyflow_mlx.config.objectives import (
+    chosen_objectives,
+    default_objectives,
+    objectives_type,
+)
 from energyflow_mlx.config.text import (
     DecoderConfig,
     EncoderConfig,
@@ -77,6 +81,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; objectives check theirs when built."""
+        for settings in chosen_objectives(self.objectives).values():
+            settings.lr = settings.lr or self.optimizer.lr
         require_choice(self.share, "share", ("none", "last", "all"))
         require(self.seed >= 0, "seed", ">= 0", self.seed)
         for name in self.trackers:

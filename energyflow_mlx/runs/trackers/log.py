@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from energyflow_mlx.errors import require_package
 from energyflow_mlx.runs.metrics import MetricsLog, plain_record, read_metrics
 from energyflow_mlx.runs.trackers.base import TrackedRun, Tracker
 from energyflow_mlx.runs.trackers.csv_file import CsvTracker
@@ -21,7 +22,6 @@ from energyflow_mlx.runs.trackers.mlflow import MlflowTracker
 from energyflow_mlx.runs.trackers.tensorboard import TensorBoardTracker
 from energyflow_mlx.runs.trackers.wandb import WandbTracker
 from energyflow_mlx.runtime.atomic import write_text
-from energyflow_mlx.runtime.extras import require_package
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def require_trackers(names: Sequence[str]) -> None:
     """
     for name in names:
         if package := _KINDS[name].package:
-            require_package(package, name, f"trackers=[{name}]")
+            require_package(package, extra=name)
 
 
 class TrackedLog(MetricsLog):

@@ -6,7 +6,6 @@ that nobody asks.
 """
 
 import json
-import os
 import shutil
 import socket
 import time
@@ -71,8 +70,8 @@ class TensorBoardTracker(Tracker):
         self._folder.mkdir(parents=True, exist_ok=True)
         # Files are read in the order of their names.
         number = len(list(self._folder.iterdir()))
-        stamp = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        path = self._folder / f"events.out.tfevents.{stamp}.{number:04d}"
+        stamp = f"{int(time.time()):010d}.{number:04d}.{socket.gethostname()}"
+        path = self._folder / f"events.out.tfevents.{stamp}"
         self._file = path.open("wb", buffering=0)
         self._writer = RecordWriter(self._file)
         self._add(file_version="brain.Event:2")
