@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from energyflow_mlx.build import optuna_sweeper
 from energyflow_mlx.config import Config
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.store import CONF_FOLDER, register
@@ -27,6 +28,7 @@ from energyflow_mlx.runs.sweep import SweepFolder
 logger = logging.getLogger("energyflow_mlx")
 
 register()
+optuna_sweeper.register()
 
 
 def to_config(composed: DictConfig) -> Config:
