@@ -8,6 +8,7 @@ started with ``-m`` does the same at its end, through the Hydra callback here.
 import csv
 import io
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -155,8 +156,11 @@ def _short(columns: Sequence[str]) -> list[str]:
 
 
 def _shortened(value: Any) -> Any:
-    is_long = isinstance(value, str) and len(value) > _LONGEST
-    return f"{value[: _LONGEST - 3]}..." if is_long else value
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(r"-?\d*\.\d{5,}(e-?\d+)?", value):  # as a sampler draws them
+        return f"{float(value):.4g}"
+    return f"{value[: _LONGEST - 3]}..." if len(value) > _LONGEST else value
 
 
 def _varied_keys(overrides: Sequence[Mapping[str, str]]) -> list[str]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from energyflow_mlx.build import optuna_sweeper
+from energyflow_mlx.build.sweep import main_figure, require_launcher, run_job
 from energyflow_mlx.config import Config
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.store import CONF_FOLDER, register
@@ -52,7 +53,6 @@ def _is_sweep(job: HydraConf) -> bool:
 @hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name="config")
 def _job(composed: DictConfig) -> float:
     """One Hydra job; returns the figure that chose the best checkpoint."""
-    from energyflow_mlx.build.sweep import main_figure, run_job
     from energyflow_mlx.runtime import distributed
 
     job = HydraConfig.get()
@@ -89,6 +89,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with cli.clean_exit():
+            require_launcher(sys.argv[1:])
             _job()
     except OmegaConfBaseException as error:
         _refuse(cli.describe(error))

@@ -31,7 +31,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from energyflow_mlx.errors import InputError, require_package
 from energyflow_mlx.runs.sweep import SweepFolder
-from energyflow_mlx.training.objectives import Objective
 
 if TYPE_CHECKING:
     import optuna
@@ -109,6 +108,8 @@ class OptunaSweeper(Sweeper):
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
+
+        from energyflow_mlx.training.objectives import Objective
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sweep.path.mkdir(parents=True, exist_ok=True)

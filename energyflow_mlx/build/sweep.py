@@ -3,14 +3,32 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import distributions
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import InputError, install_command
 from energyflow_mlx.runs.sweep import SweepFolder
 
 logger = logging.getLogger(__name__)
+
+
+def require_launcher(words: Sequence[str]) -> None:
+    """Refuse jobs in parallel where the package for it is not installed.
+
+    Args:
+        words: The command line.
+
+    Raises:
+        InputError: Hydra's launcher for joblib is asked for and missing.
+    """
+    names = {dist.name for dist in distributions(name="hydra-joblib-launcher")}
+    if "hydra/launcher=joblib" in words and not names:
+        raise InputError(
+            "[sweep] hydra-joblib-launcher is needed and not installed: "
+            f"{install_command('sweep')}"
+        )
 
 
 def run_job(

@@ -9,7 +9,7 @@ everything, and under which id.
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,7 +124,9 @@ class TrackedLog(MetricsLog):
                 *(name, self._count, reason),
             )
             self._lost[name] = reason
-            del self._trackers[name]
+            tracker = self._trackers.pop(name)
+            with suppress(*tracker.errors):
+                tracker.close("failed")
             self._idents.pop(name, None)
             self._write_state()
 

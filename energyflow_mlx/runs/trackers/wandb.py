@@ -23,8 +23,14 @@ class WandbTracker(Tracker):
     def __init__(self, run: TrackedRun) -> None:
         super().__init__(run)
         from wandb.errors import Error
+        from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+        from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-        self.errors = (OSError, Error)
+        # The last three: of the process in which wandb writes and sends.
+        self.errors = (
+            *(OSError, Error),
+            *(HandleAbandonedError, MailboxClosedError, ServerResponseError),
+        )
         self._session: Any = None
 
     def begin(self, records: Sequence[Record]) -> str:
