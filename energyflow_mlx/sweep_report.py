@@ -119,9 +119,7 @@ def _fitting(
 ) -> tuple[list[str], list[list[Any]]]:
     """The columns for which 80 characters have room, with short names and values."""
     last = columns.index("seconds")
-    chosen = [
-        n for n, name in enumerate(columns) if n <= last or name in _SHOWN
-    ]
+    chosen = [n for n, name in enumerate(columns) if n <= last or name in _SHOWN]
     names = _short(columns)
     cells = [[_shortened(row[n]) for n in chosen] for row in rows]
     widths = [

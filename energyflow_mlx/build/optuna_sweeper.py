@@ -177,7 +177,9 @@ class OptunaSweeper(Sweeper):
             best = study.best_trial
             values = " ".join(f"{key}={value}" for key, value in best.params.items())
             metric = self.config.trainer.best_metric
-            logger.info("best: job %d, %s %.4f: %s", best.number, metric, best.value, values)
+            logger.info(
+                "best: job %d, %s %.4f: %s", best.number, metric, best.value, values
+            )
 
 
 def _distribution(override: Override) -> "optuna.distributions.BaseDistribution":

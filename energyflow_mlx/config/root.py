@@ -82,7 +82,8 @@ class Config:
     def __post_init__(self) -> None:
         """Check the rules that span groups; objectives check theirs when built."""
         for settings in chosen_objectives(self.objectives).values():
-            settings.lr = settings.lr or self.optimizer.lr
+            if settings.lr is None:
+                settings.lr = self.optimizer.lr
         require_choice(self.share, "share", ("none", "last", "all"))
         require(self.seed >= 0, "seed", ">= 0", self.seed)
         for name in self.trackers:

@@ -148,7 +148,7 @@ class Trainer:
         warmup = min(optimizer.warmup_steps, own // 4)
         return learning_rate(
             self.alternation.counts(step)[name],
-            base=self.objectives[name].settings.lr,
+            base=self.objectives[name].settings.peak_lr,
             floor=optimizer.min_lr,
             warmup=warmup,
             decay=optimizer.decay_steps or own - warmup,

@@ -204,7 +204,11 @@ def test_a_trial_that_is_refused_is_tried_again_and_the_metric_says_the_directio
 ):
     need("optuna")
     words = ["-m", *small, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1"]
-    words += ["trainer.best_metric=ce", "data.train=late.txt", "seed=interval(1,9)"]
+    words += [
+        "trainer.best_metric=ce",
+        "data.train=late.txt",
+        "seed=int(interval(1,9))",
+    ]
     words.append(f"run.dir={tmp_path / 'sweep'}")
     late = tmp_path / "late.txt"
     words = [word.replace("late.txt", str(late)) for word in words]

@@ -59,6 +59,7 @@ class Tracker(ABC):
     def write(self, number: int, record: Record) -> None:
         """Take the record with this number, counted from 0 in ``metrics.jsonl``."""
 
+    @abstractmethod
     def close(self, status: str) -> None:
         """End the session.
 

@@ -74,4 +74,7 @@ class WandbTracker(Tracker):
         own = Path(self._session.dir).resolve().parent
         for path in own.parent.glob("offline-run-*"):
             if path.resolve() != own:
-                shutil.rmtree(path)
+                for records in path.glob("*.wandb"):
+                    records.unlink()
+                # A session that was killed just now may still write its log there.
+                shutil.rmtree(path, ignore_errors=True)

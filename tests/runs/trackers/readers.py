@@ -1,7 +1,9 @@
 """What each tracker kept, read with its own tools: ``(name, step) -> values``."""
 
 import csv
+import json
 import struct
+import time
 from collections import defaultdict
 
 from energyflow_mlx.runs.trackers import scalars
@@ -48,11 +50,8 @@ def read_tensorboard(folder):
 
 
 def read_wandb(folder):
-    import json
-
     found = defaultdict(list)
-    (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    for record in wandb_records(path.read_bytes()):
+    for record in whole_wandb_file(folder):
         if record.WhichOneof("record_type") != "history":
             continue
         items = {
@@ -64,6 +63,18 @@ def read_wandb(folder):
             if not name.startswith("_"):
                 found[name, step].append(float(value))
     return dict(found)
+
+
+def whole_wandb_file(folder):
+    """Records of the one offline file; wandb's own process may still write its end."""
+    (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    deadline = time.monotonic() + 30
+    while True:
+        records = list(wandb_records(path.read_bytes()))
+        if any(record.HasField("exit") for record in records):
+            return records
+        assert time.monotonic() < deadline, f"{path} has no end"
+        time.sleep(0.05)
 
 
 def wandb_records(data):

@@ -19,7 +19,7 @@ from tests.runs.trackers.readers import (
     READERS,
     mlflow_runs,
     points,
-    wandb_records,
+    whole_wandb_file,
 )
 
 pytestmark = pytest.mark.filterwarnings("default")  # of the trackers' own packages
@@ -57,7 +57,12 @@ def records_of(step):
     common = {"kind": "train", "step": step, "loss": 1 / (step + 1)}
     yield common | {"lr": 0.5} if step % 2 else common
     if step % 3 == 0:
-        yield {"kind": "validation", "step": step, "best": step == 3, "cosine": 0.1 * step}
+        yield {
+            "kind": "validation",
+            "step": step,
+            "best": step == 3,
+            "cosine": 0.1 * step,
+        }
 
 
 def write(log, steps):
@@ -232,8 +237,8 @@ def test_tensorboard_shows_the_settings(tmp_path):
 def test_wandb_gets_settings_name_and_project(tmp_path):
     need("wandb")
     one_session(tmp_path, "wandb")
-    (path,) = (tmp_path / "trackers" / "wandb").glob("offline-run-*/*.wandb")
-    runs = [r.run for r in wandb_records(path.read_bytes()) if r.HasField("run")]
+    records = whole_wandb_file(tmp_path / "trackers")
+    runs = [record.run for record in records if record.HasField("run")]
     settings = {u.key: json.loads(u.value_json) for u in runs[0].config.update}
     assert (runs[0].display_name, runs[0].project) == ("mine", "tests")
     assert settings.items() >= SETTINGS.items()
