@@ -25,6 +25,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -60,6 +61,10 @@ class OptunaSweeperConfig:
 
 class OptunaSweeper(Sweeper):
     """Asks, launches, tells; see the module."""
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
 
     def __init__(self, n_trials: int, n_jobs: int, sampler: str) -> None:
         if sampler not in _SAMPLERS or n_trials < 1 or n_jobs < 1:

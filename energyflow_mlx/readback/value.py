@@ -61,9 +61,10 @@ class BatchTiming:
         computed = sum(operation.wall_ms for operation in self.operations)
         before = self.build_ms + self.submit_ms + computed
         return (
-            f"batch '{self.label}': {before:.2f} ms from begin to sync (build "
-            f"{self.build_ms:.2f}, submit {self.submit_ms:.2f}, labels {computed:.2f}), "
-            f"sync {self.sync_ms:.2f} ms, peak {self.peak_bytes / 2**20:.1f} MiB"
+            f"batch '{self.label}': {before:.2f} ms from begin to sync "
+            f"(build {self.build_ms:.2f}, submit {self.submit_ms:.2f}, "
+            f"labels {computed:.2f}), sync {self.sync_ms:.2f} ms, "
+            f"peak {self.peak_bytes / 2**20:.1f} MiB"
         )
 
 
