@@ -275,7 +275,7 @@ class Trainer:
         self.display.progress(progress.step, self.total, {})
         updates = self.feed.updates(progress.step)
         with self.folder.open_metrics(self.config) as log, closing(updates) as feed:
-            log.truncate_after(progress.step)
+            log.truncate_after(progress.step or -1)  # the start is measured anew
             wants_start = any(o.measured_at_start for o in self.objectives.values())
             if wants_start and progress.step == 0:
                 self._validate(log)

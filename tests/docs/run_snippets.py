@@ -46,4 +46,5 @@ def _run(snippet):
 
 
 if __name__ == "__main__":
-    json.dump([run(snippet) for snippet in json.load(sys.stdin)], sys.stdout)
+    outcomes = [run(snippet) for snippet in json.load(sys.stdin)]
+    sys.stdout.write(f"\n{json.dumps(outcomes)}\n")

@@ -134,7 +134,8 @@ def outcomes(folder):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    # Before it is what jobs in processes of their own print.
+    found = json.loads(done.stdout.splitlines()[-1])
     return {s.text: outcome for s, outcome in zip(here, found, strict=True)}
 
 

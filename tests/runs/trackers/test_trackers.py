@@ -14,6 +14,7 @@ import pytest
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun, require_trackers
+from energyflow_mlx.runs.trackers.csv_file import CsvTracker
 from tests.commands import CHECKOUT
 from tests.runs.trackers.readers import (
     READERS,
@@ -268,3 +269,14 @@ def test_a_missing_package_is_refused_with_what_to_type(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf"pip install 'energyflow-mlx\[{name}\]'"):
         require_trackers(["csv", name])
+
+
+def test_the_state_says_that_a_tracker_goes_on_under_its_id(tmp_path, monkeypatch):
+    """Which of the two ways it is opened is no matter of what it holds afterwards."""
+    opened = []
+    monkeypatch.setattr(CsvTracker, "begin", lambda *_: opened.append("begin") or "x7")
+    monkeypatch.setattr(CsvTracker, "resume", lambda _, *a: opened.append(a) or a[0])
+    for step in (0, 3):
+        with open_log(tmp_path, "csv") as log:
+            log.truncate_after(step)
+    assert opened == ["begin", ("x7", 3, [])]
