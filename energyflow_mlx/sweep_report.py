@@ -27,7 +27,7 @@ from energyflow_mlx.runtime.atomic import write_text
 # Figures of the table in the terminal, as far as there is room, dearest first.
 _SHOWN = ("cosine", "ce", "bleu", "p_at_1", "exact")
 _WIDTH = 80
-_MARGIN, _GAP = 2, 2  # around and between columns, of either kind of table
+_MARGIN, _GAP = 2, 3  # around and between columns, of the wider kind of table
 _LONGEST = 24  # of a value in the terminal
 
 

@@ -91,10 +91,10 @@ def test_unfinished_and_damaged_jobs_stay_in_the_table(sweep):
     ]
 
 
-def screen(jobs, folder):
-    """What the table shows in a pipe."""
+def screen(jobs, folder, **console):
+    """What the table shows, by default in a pipe."""
     text = io.StringIO()
-    show(jobs, folder, RunDisplay(console=Console(file=text, width=200)))
+    show(jobs, folder, RunDisplay(console=Console(file=text, **console)))
     return text.getvalue()
 
 
@@ -151,6 +151,10 @@ def test_the_table_fits_80_columns(tmp_path):
     assert head[:3] == ["job", "distillation.lr", "reconstruction.lr"]
     assert "status" in head
     assert "0.001235" in lines[3]
+    terminal = {"width": 80, "force_terminal": True, "color_system": None}
+    shown = screen(report(tmp_path), "folder", **terminal, _environ={"TERM": "xterm"})
+    for word in (*head, "finished", "refused"):
+        assert word in shown, "no word is broken"
 
 
 def test_a_single_run_is_a_sweep_of_one(tmp_path):
