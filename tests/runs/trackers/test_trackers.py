@@ -11,7 +11,9 @@ import sys
 import numpy as np
 import pytest
 
+from energyflow_mlx.config import Config
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun, require_trackers
 from energyflow_mlx.runs.trackers.csv_file import CsvTracker
@@ -284,3 +286,10 @@ def test_the_state_says_that_a_tracker_goes_on_under_its_id(tmp_path, monkeypatc
         with open_log(tmp_path, "csv") as log:
             log.truncate_after(step)
     assert opened == ["begin", ("x7", 3, [])]
+
+
+def test_the_log_of_a_run_folder_has_the_trackers_of_its_configuration(tmp_path):
+    with RunFolder(tmp_path).open_metrics(Config(trackers=["csv"])) as log:
+        log.truncate_after(0)
+        write(log, [1])
+    check("csv", tmp_path)
