@@ -18,14 +18,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from energyflow_mlx.build import optuna_sweeper
+from energyflow_mlx.build.sweep import main_figure, require_launcher, run_job
 from energyflow_mlx.config import Config
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.store import CONF_FOLDER, register
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.sweep import SweepFolder
 
 logger = logging.getLogger("energyflow_mlx")
 
 register()
+optuna_sweeper.register()
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -48,30 +52,37 @@ def _is_sweep(job: HydraConf) -> bool:
 
 @hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name="config")
 def _job(composed: DictConfig) -> float:
-    """One Hydra job; returns the metric that chose the best checkpoint."""
-    from energyflow_mlx.build.run import run
+    """One Hydra job; returns the figure that chose the best checkpoint."""
     from energyflow_mlx.runtime import distributed
-    from energyflow_mlx.teacher import import_function
 
     job = HydraConfig.get()
-    with cli.clean_exit():
-        try:
-            if _is_sweep(job) and distributed.join().size > 1:
-                raise InputError(
-                    "[distributed] a sweep must have one process, got several; launch "
-                    "its jobs one by one."
-                )
-            config = to_config(composed)
-            logger.setLevel(config.trainer.log_level.upper())
-            # Typed by the user, here and now: this is where a name becomes code.
-            function = import_function(config.teacher.function)
-            summary = run(config, list(job.overrides.task), function)
-        finally:
-            # Hydra has made the folder; where nothing was written nothing stays behind.
-            with suppress(OSError):
-                Path(job.runtime.output_dir).rmdir()
-        best: dict[str, Any] = summary["best"]
-        return float(next(iter(best.values())))
+    if not _is_sweep(job):
+        with cli.clean_exit():
+            return main_figure(_train(composed, job))
+    if distributed.join().size > 1:
+        raise InputError(
+            "[distributed] a sweep must have one process, got several; launch its jobs "
+            "one by one."
+        )
+    sweep, words = SweepFolder(Path(job.sweep.dir)), list(job.overrides.task)
+    return run_job(sweep, str(job.sweep.subdir), words, lambda: _train(composed, job))
+
+
+def _train(composed: DictConfig, job: HydraConf) -> dict[str, Any]:
+    """Train one job; returns its summary."""
+    from energyflow_mlx.build.run import run
+    from energyflow_mlx.teacher import import_function
+
+    try:
+        config = to_config(composed)
+        logger.setLevel(config.trainer.log_level.upper())
+        # Typed by the user, here and now: this is where a name becomes code.
+        function = import_function(config.teacher.function)
+        return run(config, list(job.overrides.task), function)
+    finally:
+        # Hydra has made the folder; where nothing was written nothing stays behind.
+        with suppress(OSError):
+            Path(job.runtime.output_dir).rmdir()
 
 
 def main() -> None:
@@ -81,6 +92,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with cli.clean_exit():
+            require_launcher(sys.argv[1:])
             _job()
     except OmegaConfBaseException as error:
         _refuse(cli.describe(error))

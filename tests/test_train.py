@@ -14,7 +14,9 @@ import pytest
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runs.metrics import read_metrics
 from tests.commands import run_command
+from tests.runs.trackers.readers import points, read_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -124,9 +126,9 @@ def test_a_killed_run_continues_the_same_curve(tmp_path, cache, finished):
     whole, _ = finished
     folder = tmp_path / "killed"
     words = [*SMALL, f"run.dir={folder}", f"teacher.cache_dir={cache}"]
-    words.append("trainer.save_every=2")
+    words += ["trainer.save_every=2", "trackers=[csv]"]
     reference = tmp_path / "whole"
-    straight = [*words[:-2], f"teacher.cache_dir={cache}", "trainer.save_every=2"]
+    straight = [*words[:-3], f"teacher.cache_dir={cache}", "trainer.save_every=2"]
     straight[len(SMALL)] = f"run.dir={reference}"
     process = subprocess.Popen(
         [sys.executable, "-m", "energyflow_mlx.train", *words],
@@ -157,6 +159,8 @@ def test_a_killed_run_continues_the_same_curve(tmp_path, cache, finished):
         for f in (folder, reference)
     ]
     assert curves[0] == curves[1]
+    found = read_csv(folder / "trackers")
+    assert found == points(read_metrics(folder / "metrics.jsonl"))
 
 
 def test_messages_reach_the_terminal_at_the_chosen_level(finished, cache, tmp_path):

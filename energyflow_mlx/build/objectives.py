@@ -46,9 +46,9 @@ def _check(objectives: dict[str, Objective], config: Config) -> None:
         require(not unable, "data.pairs", f"false with {', '.join(unable)}", True)
     for name, objective in objectives.items():
         require(
-            config.optimizer.min_lr <= objective.settings.lr,
+            config.optimizer.min_lr <= objective.settings.peak_lr,
             "optimizer.min_lr",
-            f"<= objectives.{name}.lr = {objective.settings.lr}",
+            f"<= objectives.{name}.lr = {objective.settings.peak_lr}",
             config.optimizer.min_lr,
         )
     if config.trainer.sts:

@@ -19,6 +19,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder, deciding
+from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
 from energyflow_mlx.training.feed import RunData
@@ -45,6 +46,7 @@ def run(
     Raises:
         InputError: The user's input does not fit; nothing has been written.
     """
+    require_trackers(config.trackers)
     objectives = build_objectives(config)
     device.select(config.trainer.backend)
     jit_headers.prepare()

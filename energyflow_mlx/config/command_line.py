@@ -103,11 +103,14 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
         """Nothing to prepare."""
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Exit 2 on ``InputError``, 1 on ``ProcessLost``, 130 on an interrupt."""
+        """Exit 2 on ``InputError``, 130 on an interrupt.
+
+        A run whose loss is not finite, and ``ProcessLost``, exit 1.
+        """
         if isinstance(error, InputError):
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
-        if isinstance(error, ProcessLost):
+        if isinstance(error, ProcessLost | FloatingPointError):
             sys.stderr.write(f"error: {error}\n")
             sys.exit(1)
         if isinstance(error, KeyboardInterrupt):

@@ -26,11 +26,12 @@ class ObjectiveConfig:
 
     Attributes:
         share: Its part of the updates, relative to the other objectives' shares.
-        lr: Peak learning rate of its updates.
+        lr: Peak learning rate of its updates; none = ``optimizer.lr``, which the
+            whole configuration then puts here.
     """
 
     share: float = 1.0
-    lr: float = 1e-3
+    lr: float | None = None
 
     @property
     def key(self) -> str:
@@ -38,10 +39,16 @@ class ObjectiveConfig:
         names = (n for n, kind in _REGISTERED.items() if kind is type(self))
         return f"objectives.{next(names)}"
 
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, in a whole configuration."""
+        assert self.lr is not None, f"{self.key}.lr is not settled"
+        return self.lr
+
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.share > 0, f"{self.key}.share", "> 0", self.share)
-        require(self.lr > 0, f"{self.key}.lr", "> 0", self.lr)
+        require(self.lr is None or self.lr > 0, f"{self.key}.lr", "> 0", self.lr)
 
     def require_not_negative(self, *names: str) -> None:
         """Refuse a weight or a size below 0."""

@@ -10,7 +10,11 @@ from typing import Any
 from energyflow_mlx.config.checks import require, require_choice
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.config.objectives import default_objectives, objectives_type
+from energyflow_mlx.config.objectives import (
+    chosen_objectives,
+    default_objectives,
+    objectives_type,
+)
 from energyflow_mlx.config.text import (
     DecoderConfig,
     EncoderConfig,
@@ -27,6 +31,8 @@ from energyflow_mlx.config.training import (
 from energyflow_mlx.config.upgrade import VERSION, upgrade
 from energyflow_mlx.errors import InputError
 
+TRACKERS = ("csv", "tensorboard", "wandb", "mlflow")
+
 
 @dataclass
 class RunConfig:
@@ -34,9 +40,12 @@ class RunConfig:
 
     Attributes:
         dir: Folder of everything the run writes; an existing one is resumed.
+        project: What trackers file the run under: the project in Weights & Biases,
+            the experiment in MLflow.
     """
 
     dir: str = "runs/latest"
+    project: str = "energyflow_mlx"
 
 
 @dataclass
@@ -48,6 +57,8 @@ class Config:
         name: Name of the run, shown in tables.
         seed: Seed of everything random.
         share: Blocks that encoder and decoder share: ``none``, ``last``, ``all``.
+        trackers: Where the records of ``metrics.jsonl`` go too: ``csv``,
+            ``tensorboard``, ``wandb``, ``mlflow``.
         lattice: The energy lattice, where an objective has one.
     """
 
@@ -66,11 +77,23 @@ class Config:
     name: str = "run"
     seed: int = 42
     share: str = "last"
+    trackers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; objectives check theirs when built."""
+        for settings in chosen_objectives(self.objectives).values():
+            if settings.lr is None:
+                settings.lr = self.optimizer.lr
         require_choice(self.share, "share", ("none", "last", "all"))
         require(self.seed >= 0, "seed", ">= 0", self.seed)
+        for name in self.trackers:
+            require_choice(name, "trackers", TRACKERS)
+        require(
+            len(set(self.trackers)) == len(self.trackers),
+            "trackers",
+            "different from each other",
+            self.trackers,
+        )
         if self.share != "none":
             self._check_shared_blocks()
         if self.teacher.kind == "precomputed" and not self.data.train:

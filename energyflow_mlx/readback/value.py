@@ -39,8 +39,8 @@ class BatchTiming:
 
     Attributes:
         label: Label of the batch.
-        build_ms: From ``begin`` to ``sync`` or launch, without ``submit_ms``: host
-            work and graph building, and in debug mode also the operations themselves.
+        build_ms: From ``begin`` to ``sync`` or launch, without ``submit_ms`` and what
+            debug mode computes in between: host work and graph building.
         submit_ms: Handing graphs to the device. MLX's CPU computes most of them in
             that time, since it takes only so many operations ahead.
         sync_ms: The one evaluation at the end, or the wait of a landing.
@@ -55,6 +55,17 @@ class BatchTiming:
     sync_ms: float
     peak_bytes: int
     operations: tuple[OperationTiming, ...] = ()
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        computed = sum(operation.wall_ms for operation in self.operations)
+        before = self.build_ms + self.submit_ms + computed
+        return (
+            f"batch '{self.label}': {before:.2f} ms from begin to sync "
+            f"(build {self.build_ms:.2f}, submit {self.submit_ms:.2f}, "
+            f"labels {computed:.2f}), sync {self.sync_ms:.2f} ms, "
+            f"peak {self.peak_bytes / 2**20:.1f} MiB"
+        )
 
 
 @dataclass

@@ -16,6 +16,7 @@ from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
+from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import write_text
 
 # Kinds of arrays in a checkpoint, the first part of their names.
@@ -29,6 +30,8 @@ TRAINED = (
 # Settings that may differ when a run is resumed: they change no number of it.
 _FREE = {
     "run.dir",
+    "run.project",
+    "trackers",
     "trainer.log_every",
     "trainer.keep",
     "trainer.debug_timing",
@@ -98,6 +101,16 @@ class RunFolder:
     def metrics(self) -> Path:
         """The metrics log."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        """Folder of what trackers keep with the run."""
+        return self.path / "trackers"
+
+    @property
+    def trackers_state(self) -> Path:
+        """Which trackers have every record, and under which id."""
+        return self.path / "trackers.json"
 
     @property
     def summary(self) -> Path:
@@ -182,9 +195,16 @@ class RunFolder:
         found: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
         return found
 
-    def open_metrics(self) -> MetricsLog:
-        """The metrics log, open for writing."""
-        return MetricsLog(self.metrics) if self.is_writer else NoLog()
+    def open_metrics(self, config: Config) -> MetricsLog:
+        """The metrics log, open for writing, with the run's trackers."""
+        if not self.is_writer:
+            return NoLog()
+        if not config.trackers:
+            return MetricsLog(self.metrics)
+        settings = flatten(config.to_json())
+        run = TrackedRun(self.trackers, config.name, config.run.project, settings)
+        names = config.trackers
+        return TrackedLog(self.metrics, self.trackers_state, run, names)
 
     # -- checkpoints ---------------------------------------------------------
 

@@ -15,6 +15,7 @@ import numbers
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,12 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -114,18 +120,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _encode(record: Mapping[str, Any]) -> str:
     row: dict[str, Any] = {}
     non_finite: dict[str, str] = {}
-    for key, value in record.items():
-        if not isinstance(key, str) or key == NON_FINITE:
-            raise ValueError(
-                f"[metrics] keys must be strings other than '{NON_FINITE}', got {key!r}"
-            )
-        row[key] = plain = _plain(key, value)
+    for key, plain in plain_record(record).items():
+        row[key] = plain
         if isinstance(plain, float) and not math.isfinite(plain):
             row[key] = None
             non_finite[key] = str(plain)
     if non_finite:
         row[NON_FINITE] = non_finite
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it is read back: Python numbers, text, truth values and None.
+
+    Raises:
+        TypeError: A value is no scalar.
+        ValueError: A key is no text, or one that the file needs for itself.
+    """
+    for key in record:
+        if not isinstance(key, str) or key == NON_FINITE:
+            raise ValueError(
+                f"[metrics] keys must be strings other than '{NON_FINITE}', got {key!r}"
+            )
+    return {key: _plain(key, value) for key, value in record.items()}
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -153,7 +153,7 @@ class Trainer:
         warmup = min(optimizer.warmup_steps, own // 4)
         return learning_rate(
             self.alternation.counts(step)[name],
-            base=self.objectives[name].settings.lr,
+            base=self.objectives[name].settings.peak_lr,
             floor=optimizer.min_lr,
             warmup=warmup,
             decay=optimizer.decay_steps or own - warmup,
@@ -279,8 +279,8 @@ class Trainer:
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
         updates = self.feed.updates(progress.step)
-        with self.folder.open_metrics() as log, closing(updates) as feed:
-            log.truncate_after(progress.step)
+        with self.folder.open_metrics(self.config) as log, closing(updates) as feed:
+            log.truncate_after(progress.step or -1)  # the start is measured anew
             wants_start = any(o.measured_at_start for o in self.objectives.values())
             if wants_start and progress.step == 0:
                 self._validate(log)

@@ -41,9 +41,10 @@ class UpdateTimings:
         """Means since the last call, and the peak; starts anew.
 
         ``batch_ms``   waiting for the batch and putting it on the device
-        ``build_ms``   building the graph; in a timed run the parts too
+        ``build_ms``   building the graph
         ``submit_ms``  handing the graph to the device
-        ``wait_ms``    waiting for the device
+        ``wait_ms``    waiting for the device: the sync
+        ``LABEL_ms``   in a timed run: computing what has this label
         """
         taken = self._means.take() | {"peak_bytes": self.peak_bytes}
         self.peak_bytes = 0

@@ -150,3 +150,26 @@ def test_a_stored_config_with_an_unknown_key_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         read_config(tmp_path / "config.json")
+
+
+def test_objectives_without_a_rate_of_their_own_take_that_of_the_optimizer():
+    config = compose_config("optimizer.lr=0.02", "objectives.distillation.lr=0.5")
+    assert config.objectives.distillation.lr == 0.5
+    assert config.objectives.reconstruction.lr == 0.02
+    own = compose_config("+experiment=ab", "optimizer.lr=0.02").objectives
+    assert (own.distillation.lr, own.reconstruction.lr) == (3e-3, 0.02)
+
+
+def test_a_run_from_before_the_later_keys_is_the_same_run():
+    """Else it could not be resumed."""
+    now = compose_config("run.dir=x")
+    values = now.to_json()
+    del values["trackers"], values["run"]["project"], values["optimizer"]["lr"]
+    assert config_from_json(values) == now
+
+
+def test_trackers_are_known_names_each_once():
+    assert compose_config("trackers=[csv,wandb]").trackers == ["csv", "wandb"]
+    for words in ("trackers=[excel]", "trackers=[csv,csv]"):
+        with pytest.raises(InputError, match="trackers must be"):
+            compose_config(words)

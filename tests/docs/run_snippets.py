@@ -47,4 +47,5 @@ def _run(snippet):
 
 if __name__ == "__main__":
     sys.path.insert(0, "")  # as python -m does: a reader's own modules are found
-    json.dump([run(snippet) for snippet in json.load(sys.stdin)], sys.stdout)
+    outcomes = [run(snippet) for snippet in json.load(sys.stdin)]
+    sys.stdout.write(f"\n{json.dumps(outcomes)}\n")

@@ -35,12 +35,14 @@ WITHOUT_CHOICES = {"encoder.family"}
 
 def everything(**changes):
     """A configuration in which every group and objective is there."""
-    config = Config(lattice=LatticeConfig(), **changes)
-    kinds = objectives_type().__annotations__
-    for name in kinds:
-        if getattr(config.objectives, name) is None:
-            settings = next(t for t in kinds[name].__args__ if t is not type(None))
-            setattr(config.objectives, name, settings())
+    kinds = objectives_type().__annotations__.items()
+    group = objectives_type()(
+        **{
+            name: next(t for t in kind.__args__ if t is not type(None))()
+            for name, kind in kinds
+        }
+    )
+    config = Config(lattice=LatticeConfig(), objectives=group, **changes)
     config.data.train = ["my.txt"]
     return config
 

@@ -60,7 +60,8 @@ def test_a_run_folder_holds_the_files_of_its_table(run):
     properties = (n for n, v in vars(RunFolder).items() if isinstance(v, property))
     assert named == {getattr(run[0], name).name for name in properties}
     there = {path.name for path in run[0].path.iterdir()}
-    assert there == named - {"evaluation.json", "profile.json", "plots"}
+    later = {"evaluation.json", "profile.json", "plots"}
+    assert there == named - later - {"trackers", "trackers.json"}
 
 
 def test_a_checkpoint_holds_the_files_of_its_table(run):

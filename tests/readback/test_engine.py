@@ -3,7 +3,9 @@
 import gc
 import io
 import logging
+import re
 import threading
+import time
 import weakref
 
 import mlx.core as mx
@@ -470,7 +472,26 @@ def test_timing_of_a_batch_is_recorded_under_its_label(caplog):
     assert timing.build_ms > 0 and timing.sync_ms > 0
     assert timing.peak_bytes >= 64 * 64 * 4
     assert timing.operations == ()
-    assert "step 5" in caplog.text and "sync_ms" in caplog.text
+    assert re.search(
+        r"batch 'step 5': [\d.]+ ms from begin to sync \(build [\d.]+, submit 0.00, "
+        r"labels 0.00\), sync [\d.]+ ms, peak [\d.]+ MiB",
+        caplog.text,
+    )
+
+
+def test_what_debug_mode_computes_is_no_part_of_building_the_graph():
+    """The parts of a batch's time add up to no more than it."""
+    engine = ReadbackEngine(debug=True)
+    large = mx.random.normal((1200, 1200))
+    mx.eval(large)
+    started = time.perf_counter()
+    with engine.batch("step 6"):
+        engine.defer("product", large @ large @ large)
+    whole = (time.perf_counter() - started) * 1e3
+    timing = engine.last_timing
+    (operation,) = timing.operations
+    assert timing.build_ms >= 0 and operation.wall_ms > timing.build_ms
+    assert timing.build_ms + operation.wall_ms + timing.sync_ms <= whole
 
 
 def test_debug_lists_each_label_once_per_call_and_values_agree(caplog):

@@ -1,6 +1,7 @@
 """The loop on real captions and the real teacher: learning, fences, both modes."""
 
 import logging
+from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -145,6 +146,25 @@ def test_the_log_says_where_the_time_of_the_updates_went(data, tmp_path):
             )
             assert min(forward, loss, gradient) > 0
         assert row["update_ms"] > 0
+
+
+def test_a_start_that_is_measured_again_is_logged_once(data, tmp_path):
+    """Killed before update 1: its records of update 0 are of another attempt."""
+
+    def start():
+        trainer = make_trainer(make_config(max_steps=4, compile=False), data, tmp_path)
+        trainer.objectives[A].measured_at_start = True
+        return trainer
+
+    trainer = start()
+    trainer.submit = Mock(side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
+    start().run()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    steps = [row["step"] for row in rows if row["kind"] == "validation"]
+    assert steps == [0, 4]
 
 
 def test_early_stop_after_stale_validations(data, tmp_path):
