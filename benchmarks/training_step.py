@@ -97,18 +97,25 @@ class Sentences:
         ids = tokenizer.encode(self.texts, LENGTH)
         random = np.random.default_rng(0)
         targets = random.standard_normal((len(ids), DIMENSION), np.float32)
-        targets /= np.linalg.norm(targets, axis=1, keepdims=True)
-        return RunData(
-            tokenizer=tokenizer,
-            train_ids=ids,
-            train_targets=targets,
-            held_out=HeldOut(texts=self.texts[:1], ids=ids[:1], targets=targets[:1]),
-            word_embeddings=None,
-            dimension=DIMENSION,
-            source="benchmark",
-            teacher="none",
-            embed=None,
-        )
+        return run_data(tokenizer, self.texts, ids, targets)
+
+
+def run_data(
+    tokenizer: Tokenizer, texts: list[str], ids: list[np.ndarray], targets: np.ndarray
+) -> RunData:
+    """What a feed reads of sentences, their ids and targets of any length."""
+    targets = targets / np.linalg.norm(targets, axis=1, keepdims=True)
+    return RunData(
+        tokenizer=tokenizer,
+        train_ids=ids,
+        train_targets=targets,
+        held_out=HeldOut(texts=texts[:1], ids=ids[:1], targets=targets[:1]),
+        word_embeddings=None,
+        dimension=DIMENSION,
+        source="benchmark",
+        teacher="none",
+        embed=None,
+    )
 
 
 class Step:
