@@ -34,7 +34,9 @@ def milliseconds(function: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="2,000 records, not 10,000")
+    parser.add_argument(
+        "--quick", action="store_true", help="2,000 records, not 10,000"
+    )
     count = 2_000 if parser.parse_args().quick else 10_000
     rng = np.random.default_rng(0)
     texts = generate_captions(count, seed=0)

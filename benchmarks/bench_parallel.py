@@ -219,12 +219,18 @@ def work_of(work: str, args: argparse.Namespace, group: Group) -> dict[str, Any]
     ]
     state = together.stepper
     return {
-        "alone_samples_per_second": timing.spread([per_sample / t for t in samples["alone"]]),
+        "alone_samples_per_second": timing.spread(
+            [per_sample / t for t in samples["alone"]]
+        ),
         "together_samples_per_second": timing.spread(
             [group.size * per_sample / t for t in samples["together"]]
         ),
-        "alone_step_ms": timing.spread([1e3 * t / args.steps for t in samples["alone"]]),
-        "together_step_ms": timing.spread([1e3 * t / args.steps for t in samples["together"]]),
+        "alone_step_ms": timing.spread(
+            [1e3 * t / args.steps for t in samples["alone"]]
+        ),
+        "together_step_ms": timing.spread(
+            [1e3 * t / args.steps for t in samples["together"]]
+        ),
         "speedup": timing.spread(ratios),
         "speedups": [round(r, 3) for r in ratios],
         "summed_bytes": summed_bytes(state, next(iter(WORK[work])), alone),

@@ -3,10 +3,10 @@
     python benchmarks/bench_profile.py [--updates N] [--batch B] [--output FILE]
 
 One page on the default model on built-in captions: step time, its parts, the dearest
-layers, operations of its graph, traces and memory, as ``python -m energyflow_mlx.profile``
-measures them on a run. Claims it would refute: an update of A or B fills no array as
-large as a weight matrix ``[D, D]`` with zeros or another value, before anything is
-fused; each objective is traced once for each shape.
+layers, operations of its graph, traces and memory, measured as the command ``profile``
+of the package does it for a run. Claims it would refute: an update of A or B fills no
+array as large as a weight matrix ``[D, D]`` with zeros or another value, not even before
+fusing; each objective is traced once for each shape.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from graph_fills import Shape, fills_of, large
 from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.profiling import describe, profile_updates
-
 
 Fills = dict[str, tuple[Counter[Shape], int]]
 
@@ -116,7 +115,9 @@ def main() -> None:
     }
     timing.finish("profile", [], arguments.output, **extra)
     if count or traces:
-        raise SystemExit(f"{count} large fills; traced more than once a shape: {traces}")
+        raise SystemExit(
+            f"{count} large fills; traced more than once a shape: {traces}"
+        )
 
 
 if __name__ == "__main__":

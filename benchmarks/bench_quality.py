@@ -59,7 +59,7 @@ def curve_of(folder: Path, pace: float) -> list[tuple[float, float]]:
 
 
 def seconds_to(curve: list[tuple[float, float]], goal: float) -> float | None:
-    """Seconds of training when the cosine first reached a goal; None if it never did."""
+    """Seconds of training when the cosine first reached a goal, None if never."""
     return next((seconds for seconds, cosine in curve if cosine >= goal), None)
 
 

@@ -201,5 +201,6 @@ def ratios(times: list[float], baseline: list[float]) -> list[float]:
     """Ratio of each step to its neighbour in time."""
     return [t / b for t, b in zip(times, baseline, strict=True)]
 
+
 if __name__ == "__main__":
     main()

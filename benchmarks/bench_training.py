@@ -27,7 +27,7 @@ _ROUNDS, _LEAST = 5, 3  # samples, updates of a sample
 
 
 def measure(training: Training, seconds: float) -> dict[str, Any]:
-    """Milliseconds of an update and the peak of memory, updates following each other."""
+    """Milliseconds of an update, one following another, and the peak of memory."""
     training.run(_LEAST)
     mx.reset_peak_memory()
     samples = []

@@ -61,7 +61,9 @@ def main() -> None:
     for name, losses in curves["cpu"].items():
         print(f"{name:20} loss {losses[0]:8.4f} to {losses[-1]:8.4f}")
     for name, value in found.items():
-        print(f"{name:28} differs from the CPU by at most {value:.2e} of the first loss")
+        print(
+            f"{name:28} differs from the CPU by at most {value:.2e} of the first loss"
+        )
     if len(curves) < 2:
         print("only one device here: nothing to compare")
     extra = {

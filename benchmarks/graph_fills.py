@@ -3,8 +3,8 @@
 MLX draws a graph without shapes. So while it is built, what our code asks ``mx.zeros``
 and its kin for is given as a computed array with a name, and the drawing says which of
 them the graph uses. A ``Full`` that is still drawn was made by MLX itself, in a
-gradient. The graph is the one before ``mx.compile`` fuses it: a fill that fusing removes
-is counted too, so none here means none at all.
+gradient. The graph is the one before ``mx.compile`` fuses it: a fill that fusing
+removes is counted too, so none here means none at all.
 """
 
 from __future__ import annotations

@@ -134,4 +134,3 @@ def captions() -> RunData:
     words = np.random.default_rng(2).standard_normal(shape, np.float32)
     targets = np.stack([words[row].sum(0) for row in ids])
     return ts.run_data(tokenizer, texts, ids, targets)
-

@@ -36,9 +36,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     line = argparse.ArgumentParser(
         prog="python -m benchmarks.suite", description=(__doc__ or "").split("\n")[0]
     )
-    line.add_argument(
-        "--only", nargs="+", default=[], choices=names, metavar="NAME", help="only these"
-    )
+    line.add_argument("--only", nargs="+", default=[], choices=names, metavar="NAME")
     line.add_argument("--store", action="store_true", help="compare later runs with it")
     line.add_argument("--strict", action="store_true", help="fail on what is slower")
     line.add_argument("--list", action="store_true", help="say what would run, and end")

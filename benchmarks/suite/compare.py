@@ -61,8 +61,8 @@ def compared(
             made = (figure["unit"], figure["spread"], old["spread"], ratio, verdict)
         rows.append(Row(benchmark, name, *made))
     for name in before.keys() - now.keys():
-        old = before[name]
-        rows.append(Row(benchmark, name, old["unit"], None, old["spread"], None, "gone"))
+        unit, spread = before[name]["unit"], before[name]["spread"]
+        rows.append(Row(benchmark, name, unit, None, spread, None, "gone"))
     return rows
 
 
@@ -93,15 +93,15 @@ def judge(
 def table(rows: Iterable[Row]) -> str:
     """Lines for people: figure, now, stored, ratio, verdict."""
     lines, last = [], None
-    head = f"{'figure':62} {'now':>20} {'stored':>10} {'ratio':>7}"
+    head = f"  {'figure':58} {'now':>24} {'stored':>18} {'ratio':>6}"
     for row in rows:
         if row.benchmark != last:
             lines += ["", row.benchmark]
             last = row.benchmark
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        now = "" if row.now is None else f"{shown(row.now[1], row.unit)} {_half(row.now)}"
+        now = "" if row.now is None else shown(row.now[1], row.unit) + _half(row.now)
         stored = "" if row.stored is None else shown(row.stored[1], row.unit)
-        line = f"  {row.name[:60]:60} {now:>20} {stored:>10} {ratio:>7}  {row.verdict}"
+        line = f"  {row.name:58} {now:>24} {stored:>18} {ratio:>6}  {row.verdict}"
         lines.append(line.rstrip())
     return "\n".join([head, *lines])
 
@@ -116,6 +116,6 @@ def shown(value: float, unit: str) -> str:
 
 
 def _half(spread: list[float]) -> str:
-    """Half the spread in percent of the median."""
+    """Half the spread in percent of the median; nothing for what does not vary."""
     low, middle, high = spread
-    return f"±{50 * (high - low) / middle:2.0f}%" if middle else ""
+    return f" ±{50 * (high - low) / middle:3.0f}%" if high > low else " " * 6

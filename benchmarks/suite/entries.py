@@ -38,13 +38,36 @@ class Entry:
         return " ".join(["python", f"benchmarks/{self.script}", *self.words])
 
 
-def _op(name: str, *words: str, limit_s: int = 15) -> Entry:
-    return Entry(f"ops/bench_{name}.py", words or ("--rounds", "5"), limit_s)
-
-
 ENTRIES = (
-    _op("layer_norm"),
-    _op("lattice_scatter"),
+    Entry("bench_blas.py", (), 6),
+    Entry("bench_step.py", ("--quick", "--rounds", "5", "--steps", "4"), 50),
+    Entry("bench_training.py", ("--seconds", "2"), 30),
+    Entry("bench_throughput.py", ("--quick", "--rounds", "5"), 45),
+    Entry("bench_quality.py", (), 35),
+    Entry("bench_profile.py", ("--updates", "8"), 30),
+    Entry("bench_readback.py", ("--steps", "15"), 30),
+    Entry("bench_overlap.py", ("--rounds", "4"), 25),
+    Entry("bench_parallel.py", ("--rounds", "3", "--largest", "65536"), 45),
+    Entry("bench_encode.py", ("--sentences", "400", "--rounds", "5"), 20),
+    Entry("bench_teacher.py", ("--rounds", "3"), 5),
+    Entry("bench_generate.py", ("--quick",), 20),
+    Entry("bench_data.py", ("--quick",), 10),
+    Entry("bench_attention.py", ("--rounds", "7"), 10),
+    Entry("bench_gru.py", ("--quick", "--rounds", "5"), 12),
+    Entry("bench_lattice.py", ("--no-growth", "--no-baselines"), 30),
+    Entry("ops/bench_lattice_scatter.py", ("--rounds", "7"), 10),
+    Entry("ops/bench_lattice_readout.py", ("--rounds", "5"), 25),
+    Entry("ops/bench_flow_carry.py", ("--quick", "--rounds", "5"), 12),
+    Entry("ops/bench_gru_blend.py", ("--rounds", "7"), 10),
+    Entry("ops/bench_layer_norm.py", ("--rounds", "9"), 10),
+    Entry("ops/bench_gelu.py", ("--rounds", "7"), 12),
+    Entry("ops/bench_masked_mean.py", ("--rounds", "7"), 10),
+    Entry("ops/bench_embedding.py", ("--rounds", "5"), 12),
+    Entry("ops/bench_covered_tokens.py", ("--rounds", "5"), 12),
+    Entry("ops/bench_causal_im2col.py", ("--quick", "--rounds", "5"), 20),
+    Entry("ops/bench_linear_cross_entropy.py", ("--quick", "--rounds", "7"), 12),
+    Entry("ops/bench_tcn_block.py", ("--rounds", "3"), 25),
+    Entry("ops/bench_adamw.py", ("--rounds", "3"), 20),
 )
 
 

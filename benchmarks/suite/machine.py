@@ -78,8 +78,7 @@ def write(path: Path, machine: dict[str, Any], record: dict[str, Any]) -> None:
     """Write the record, whole or not at all, a benchmark a line."""
     parts = [f'"machine": {json.dumps(machine)}']
     for name in ("stored", "latest"):
-        runs = ",\n".join(
-            f"  {json.dumps(key)}: {json.dumps(run)}" for key, run in record[name].items()
-        )
+        items = record[name].items()
+        runs = ",\n".join(f"  {json.dumps(k)}: {json.dumps(run)}" for k, run in items)
         parts.append(f'"{name}": {{\n{runs}\n }}' if runs else f'"{name}": {{}}')
     write_text(path, "{\n " + ",\n ".join(parts) + "\n}\n")

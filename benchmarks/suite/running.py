@@ -84,8 +84,11 @@ def figures_of(record: dict[str, Any]) -> Figures:
     ``results`` (see ``ops/timing.py``).
     """
     found: Figures = dict(record.get("figures", {}))
-    for result in record.get("results", []):
-        name = f"{result['op']} {result['mode']} {result['shape']} {result['dtype']}"
+    results = record.get("results", [])
+    is_one = len({result["op"] for result in results}) == 1
+    for result in results:
+        words = [] if is_one else [result["op"]]
+        name = " ".join([*words, *(result[k] for k in ("mode", "shape", "dtype"))])
         spread = next(iter(result["milliseconds"].values()))
         found[name] = {"unit": "ms", "spread": spread}
     return found
