@@ -151,14 +151,15 @@ def parse() -> argparse.Namespace:
     line.add_argument("--sts", default="stsb_dev", help="name of the STS set")
     line.add_argument("--rounds", type=int, default=5)
     line.add_argument("--output", type=Path, help="JSON file to write")
-    return line.parse_args()
+    args = line.parse_args()
+    if (args.run or args.small) and not args.data:
+        line.error("--run and --small are measured on STS: name --data too")
+    return args
 
 
 def main() -> None:
     """Check, measure in turn, show, write."""
     args = parse()
-    if (args.run or args.small) and not args.data:
-        raise SystemExit("--run and --small are measured on STS: name --data too")
     texts = read_texts(args.data, args.sentences)
     try:
         teacher = load_teacher("minilm", 128, normalize=True)

@@ -5,8 +5,8 @@
 One page on the default model on built-in captions: step time, its parts, the dearest
 layers, operations of its graph, traces and memory, measured as the command ``profile``
 of the package does it for a run. Claims it would refute: an update of A or B fills no
-array as large as a weight matrix ``[D, D]`` with zeros or another value, not even before
-fusing; each objective is traced once for each shape.
+array as large as a weight matrix ``[D, D]`` with zeros or another value, not even
+before fusing; each objective is traced once for each shape.
 """
 
 import argparse

@@ -82,6 +82,20 @@ def run_all(
     return latest, rows
 
 
+def kept(record: dict, latest: dict[str, Any], *, store: bool) -> dict[str, Any]:
+    """What the file holds after a run.
+
+    Args:
+        record: What it held before.
+        latest: The run, by benchmark.
+        store: Make the run the stored one; what failed and what did not run stay.
+    """
+    if not store:
+        return {"stored": record["stored"], "latest": latest}
+    good = {name: run for name, run in latest.items() if run["status"] != "failed"}
+    return {"stored": record["stored"] | good, "latest": {}}
+
+
 def conclude(latest: dict[str, Any], rows: Sequence[Row], *, strict: bool) -> int:
     """Print what deserves a look; the exit status."""
     slower = [row for row in rows if row.verdict == "SLOWER"]
@@ -115,11 +129,7 @@ def suite(words: Sequence[str] | None = None) -> int:
     }
     started = time.perf_counter()
     latest, rows = run_all(chosen(arguments.only), record["stored"], facts)
-    if arguments.store:
-        kept = {name: r for name, r in latest.items() if r["status"] != "failed"}
-        record = {"stored": record["stored"] | kept, "latest": {}}
-    else:
-        record["latest"] = latest
+    record = kept(record, latest, store=arguments.store)
     machines.write(path, here, record)
     print(f"\n{table(rows)}\n")
     print(f"{time.perf_counter() - started:.0f} s on {machines.kind(here)}: {path}")

@@ -40,17 +40,19 @@ class Entry:
 
 ENTRIES = (
     Entry("bench_blas.py", (), 6),
-    Entry("bench_step.py", ("--quick", "--rounds", "5", "--steps", "4"), 50),
+    Entry("bench_step.py", ("--quick", "--rounds", "5", "--steps", "3"), 50),
     Entry("bench_training.py", ("--seconds", "2"), 30),
     Entry("bench_throughput.py", ("--quick", "--rounds", "5"), 45),
-    Entry("bench_quality.py", (), 35),
+    Entry("bench_quality.py", (), 30),
     Entry("bench_profile.py", ("--updates", "8"), 30),
-    Entry("bench_readback.py", ("--steps", "15"), 30),
-    Entry("bench_overlap.py", ("--rounds", "4"), 25),
-    Entry("bench_parallel.py", ("--rounds", "3", "--largest", "65536"), 45),
+    Entry("bench_readback.py", ("--steps", "12"), 30),
+    Entry("bench_overlap.py", ("--rounds", "3"), 25),
+    Entry(
+        "bench_parallel.py", ("--rounds", "2", "--steps", "1", "--largest", "65536"), 60
+    ),
     Entry("bench_encode.py", ("--sentences", "400", "--rounds", "5"), 20),
     Entry("bench_teacher.py", ("--rounds", "3"), 5),
-    Entry("bench_generate.py", ("--quick",), 20),
+    Entry("bench_generate.py", ("--quick",), 10),
     Entry("bench_data.py", ("--quick",), 10),
     Entry("bench_attention.py", ("--rounds", "7"), 10),
     Entry("bench_gru.py", ("--quick", "--rounds", "5"), 12),

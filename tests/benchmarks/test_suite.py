@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from benchmarks.suite import draw, machine
-from benchmarks.suite.__main__ import suite
+from benchmarks.suite.__main__ import kept, suite
 from benchmarks.suite.compare import ALLOWED, compared, judge, table
 from benchmarks.suite.entries import CHECKOUT, ENTRIES, MOST_SECONDS, Entry, chosen
 from benchmarks.suite.running import figures_of, judged, run
@@ -188,6 +188,17 @@ def test_a_record_is_read_as_written(tmp_path):
     assert machine.read(tmp_path / "none.json") == {"stored": {}, "latest": {}}
 
 
+def test_storing_keeps_the_stored_runs_of_others_and_of_what_failed():
+    before = {"stored": {"a": {"n": 1}, "b": {"n": 1}, "c": {"n": 1}}, "latest": {}}
+    latest = {"a": {"n": 2, "status": "done"}, "b": {"n": 2, "status": "failed"}}
+    found = kept(before, latest, store=True)
+    numbers = {name: run["n"] for name, run in found["stored"].items()}
+    assert numbers == {"a": 2, "b": 1, "c": 1}
+    assert found["latest"] == {}
+    again = kept(before, latest, store=False)
+    assert again == {"stored": before["stored"], "latest": latest}
+
+
 # -- the whole ------------------------------------------------------------------------
 
 
@@ -195,8 +206,8 @@ def scaled(path, factor):
     """Multiply every stored figure."""
     record = json.loads(path.read_text())
     for entry in record["stored"].values():
-        for kept in entry["figures"].values():
-            kept["spread"] = [factor * value for value in kept["spread"]]
+        for found in entry["figures"].values():
+            found["spread"] = [factor * value for value in found["spread"]]
     path.write_text(json.dumps(record))
 
 
