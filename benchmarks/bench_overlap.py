@@ -92,9 +92,9 @@ def main() -> None:
     ratios = np.array(times[False]) / np.array(times[True])
     samples = {"overlapped": times[True], "each waited for": times[False]}
     figures = {name: timing.figure("ms", found) for name, found in samples.items()}
+    figures["peak memory"] = timing.figure("bytes", host.pop("peak_bytes"))
     for name, found in host.items():
-        unit = "bytes" if name.endswith("bytes") else "ms"
-        figures[f"host: {name.removesuffix('_ms')}"] = timing.figure(unit, found)
+        figures[f"host: {name.removesuffix('_ms')}"] = timing.figure("ms", found)
     for name, found in figures.items():
         print(f"{name:20} {found['spread'][1]:12.2f} {found['unit']}")
     print(f"{np.median(ratios):.3f} x  [{ratios.min():.3f}, {ratios.max():.3f}]")

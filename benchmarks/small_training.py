@@ -120,7 +120,7 @@ def decoder(batch: int = 64) -> Training:
 
 
 def _step(objective: str, batch: int) -> Training:
-    step = ts.Step(ts.Case(objective, batch, "float32"), captions())
+    step = ts.Step(ts.Case(objective, batch, "float32"), captions(), 3e-4)
     batches = itertools.cycle(step.batches(BATCHES))
     return Training(lambda: step.update(next(batches)), step.arrays)
 
