@@ -1,6 +1,6 @@
 """How fast is everything here, and is anything slower than when it was last stored?
 
-    python -m benchmarks.suite [--only NAME ...] [--store] [--strict] [--list]
+    python -m benchmarks.suite [--only NAME ...] [--store] [--strict] [--list] [--patience N]
 
 Claim it would refute: no figure is worse than the stored one by more than its spread
 and 15 % (``compare.py`` has the rule). Runs every benchmark in its short form, each in
@@ -43,7 +43,13 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     line.add_argument(
         "--results", type=Path, default=machines.RESULTS, help="folder of stored runs"
     )
-    return line.parse_args(words)
+    line.add_argument(
+        "--patience", type=int, default=1, help="times the limits, on a busy machine"
+    )
+    arguments = line.parse_args(words)
+    if arguments.patience < 1:
+        line.error(f"argument --patience: must be >= 1, got {arguments.patience}")
+    return arguments
 
 
 def show_entries() -> None:
@@ -128,7 +134,10 @@ def suite(words: Sequence[str] | None = None) -> int:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     started = time.perf_counter()
-    latest, rows = run_all(chosen(arguments.only), record["stored"], facts)
+    entries = [
+        entry.with_patience(arguments.patience) for entry in chosen(arguments.only)
+    ]
+    latest, rows = run_all(entries, record["stored"], facts)
     record = kept(record, latest, store=arguments.store)
     machines.write(path, here, record)
     print(f"\n{table(rows)}\n")

@@ -6,7 +6,7 @@ limits bounds the whole suite.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -26,6 +26,10 @@ class Entry:
     script: str
     words: tuple[str, ...]
     limit_s: int
+
+    def with_patience(self, factor: int) -> Entry:
+        """The same with so many times the limit."""
+        return replace(self, limit_s=factor * self.limit_s)
 
     @property
     def name(self) -> str:

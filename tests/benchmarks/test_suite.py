@@ -212,7 +212,7 @@ def scaled(path, factor):
 
 
 def test_a_run_is_stored_compared_and_strict_about_what_is_slower(tmp_path, capsys):
-    words = ["--results", str(tmp_path), "--only"]
+    words = ["--results", str(tmp_path), "--patience", "20", "--only"]
     assert suite([*words, "blas", "layer_norm", "--store"]) == 0
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
@@ -231,7 +231,14 @@ def test_a_run_is_stored_compared_and_strict_about_what_is_slower(tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    "words", [["--only", "nonsense"], ["--sotre"], ["blas"], ["--only"]]
+    "words",
+    [
+        ["--only", "nonsense"],
+        ["--sotre"],
+        ["blas"],
+        ["--only"],
+        ["--patience", "0"],
+    ],
 )
 def test_a_wrong_word_is_refused(words):
     done = command("-m", "benchmarks.suite", *words)
