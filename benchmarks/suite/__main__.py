@@ -1,6 +1,7 @@
 """How fast is everything here, and is anything slower than when it was last stored?
 
-    python -m benchmarks.suite [--only NAME ...] [--store] [--strict] [--list] [--patience N]
+    python -m benchmarks.suite [--only NAME ...] [--store] [--strict] [--list]
+        [--patience N]
 
 Claim it would refute: no figure is worse than the stored one by more than its spread
 and 15 % (``compare.py`` has the rule). Runs every benchmark in its short form, each in
@@ -75,11 +76,15 @@ def entry_record(entry: Entry, outcome: Outcome, facts: dict[str, Any]) -> dict:
 def run_all(
     entries: Sequence[Entry], stored: dict[str, Any], facts: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Row]]:
-    """Run the entries one after another; their records and compared figures."""
-    latest, rows = {}, []
+    """Run the entries one after another; their records and compared figures.
+
+    What one leaves of its limit the next may use: the sum stays.
+    """
+    latest, rows, left = {}, [], 0.0
     for entry in entries:
         print(f"{entry.name:22} ", end="", flush=True)
-        outcome = run(entry)
+        outcome = run(entry, left)
+        left = max(0.0, left + entry.limit_s - outcome.seconds)
         print(f"{outcome.seconds:6.1f} s  {outcome.status}  {outcome.note}", flush=True)
         latest[entry.name] = entry_record(entry, outcome, facts)
         if outcome.figures:

@@ -1,7 +1,7 @@
 """What the suite runs: every benchmark in a short form, each with a limit in seconds.
 
-A script that runs past its limit is ended and counts as failed, so the sum of the
-limits bounds the whole suite.
+A script that runs past its limit, and past what earlier ones left of theirs, is ended
+and counts as failed, so the sum of the limits bounds the whole suite.
 """
 
 from __future__ import annotations

@@ -37,8 +37,14 @@ class Outcome:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def run(entry: Entry) -> Outcome:
-    """Run a benchmark's short form; it is ended at its limit."""
+def run(entry: Entry, left_s: float = 0.0) -> Outcome:
+    """Run a benchmark's short form; it is ended at its limit.
+
+    Args:
+        entry: The benchmark.
+        left_s: Seconds that earlier ones left of their limits, for this one to use.
+    """
+    limit_s = entry.limit_s + left_s
     started = time.perf_counter()
     path = [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
@@ -51,13 +57,13 @@ def run(entry: Entry) -> Outcome:
         start_new_session=True,  # its own processes end with it
     )
     try:
-        out, errors = process.communicate(timeout=entry.limit_s)
+        out, errors = process.communicate(timeout=limit_s)
     except BaseException as error:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
-        note = f"not done within its {entry.limit_s} s"
+        note = f"not done within {limit_s:.0f} s"
         return Outcome("failed", time.perf_counter() - started, note=note)
     return judged(process.returncode, out, errors, time.perf_counter() - started)
 
