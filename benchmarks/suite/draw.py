@@ -88,9 +88,10 @@ def draw_suite(record: dict[str, Any], title: str) -> Figure:
         for name, figure in figures_in(record, "throughput").items()
         if name.startswith("lattice of")
     }
-    _throughput(
-        next(panels), {"": sorted(flows.items())}, "Flows of a sample", "flows/s"
-    )
+    axes = next(panels)
+    _throughput(axes, {"": sorted(flows.items())}, "Flows of a sample", "flows/s")
+    axes.set_yscale("linear")
+    axes.set_ylim(0, None)
     _quality(next(panels), figures_in(record, "quality"))
     _update_rates(next(panels), figures_in(record, "step"))
     return figure
@@ -109,7 +110,7 @@ def _throughput(
         axes.fill_between(x, low, high, alpha=0.2, color=line.get_color(), lw=0)
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel=unit)
     _plain_ticks(axes, sorted({w for points in named.values() for w, _ in points}))
-    if any(named):
+    if any(name and points for name, points in named.items()):
         axes.legend(frameon=False, fontsize=8)
 
 
