@@ -63,9 +63,8 @@ format: $(READY) ## put the code into the project's format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(READY) ## run every benchmark; each ends with one JSON line
-	@for script in $$(find benchmarks -name 'bench_*.py' | sort); do \
-		echo "== $$script"; $(RUN) $$script || exit 1; done
+bench: $(READY) ## time everything, under 10 min; ARGS="--store", "--strict", "--list"
+	$(RUN) -m benchmarks.suite $(ARGS)
 
 bench-peers: $(PEERS)/.ready ## compare with PyTorch, taking turns; ARGS="what=a,b batch=256"
 	$(PEERS)/bin/python -m benchmarks.peers.run $(ARGS)

@@ -7,9 +7,11 @@ at least 60 % of NumPy's rate in the same process. The two are timed in turn, so
 busy machine slows both; the ratio of each neighbouring pair counts.
 """
 
-import json
-import statistics
-from datetime import UTC, datetime
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ops"))
+import timing  # isort: skip  before mlx
 
 from energyflow_mlx.runtime import blas, device, diagnosis
 
@@ -21,31 +23,15 @@ def main() -> None:
     """Time both, print a line for people and one JSON object."""
     found = device.select("cpu")
     ours, numpys = diagnosis.time_matmuls(SIZE, REPEATS)
-    low, middle, high = _quintiles([n / m for m, n in zip(ours, numpys, strict=True)])
+    ratio = timing.spread([n / m for m, n in zip(ours, numpys, strict=True)])
+    low, middle, high = ratio
     print(f"{blas.info()}; {found}")
     print(f"MLX / NumPy matmul rate: {middle:.2f} (p20 {low:.2f}, p80 {high:.2f})")
-    record = {
-        "op": "matmul",
-        "backend": found.backend,
-        "mode": "forward",
-        "shape": [SIZE, SIZE, SIZE],
-        "dtype": "float32",
-        "ms": [round(1e3 * t, 3) for t in _quintiles(ours)],
-        "baseline_ms": [round(1e3 * t, 3) for t in _quintiles(numpys)],
-        "ratio": round(middle, 3),
-        "ratio_p20_p80": [round(low, 3), round(high, 3)],
-        "gflops": round(2e-9 * SIZE**3 / statistics.median(ours), 1),
-        "blas": str(blas.info()),
-        "device": found.name,
-        "mlx": found.mlx_version,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    print(json.dumps(record))
-
-
-def _quintiles(values: list[float]) -> tuple[float, float, float]:
-    cuts = statistics.quantiles(values, n=10)
-    return cuts[1], statistics.median(values), cuts[7]
+    rates = [2e-9 * SIZE**3 / seconds for seconds in ours]
+    figures = {f"float32 product of {SIZE} x {SIZE}": timing.figure("GFLOP/s", rates)}
+    timing.finish("matmul", [], None, figures=figures, mlx_over_numpy=ratio)
+    if high < 0.6:
+        raise SystemExit("below 60 % of NumPy's rate")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Does reading an EFB2 file beat JSON Lines, and do batches outrun a training step?
 
-    python benchmarks/bench_data.py
+    python benchmarks/bench_data.py [--quick]
 
 Refuted if opening EFB2 is not 5 times as fast as reading the same records as JSON
 Lines, or if a batch of 64 takes more than 5 ms (a training step takes 100 and more).
 """
 
-import json
-import platform
+import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ops"))
+import timing  # isort: skip  before mlx
 
 import numpy as np
 
@@ -20,7 +23,7 @@ from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.jsonl import write_jsonl
 
-COUNT, WIDTH, VOCAB, ROUNDS = 10_000, 384, 3_000, 5
+WIDTH, VOCAB, ROUNDS = 384, 3_000, 5
 
 
 def milliseconds(function: Callable[[], object]) -> float:
@@ -30,10 +33,15 @@ def milliseconds(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="2,000 records, not 10,000"
+    )
+    count = 2_000 if parser.parse_args().quick else 10_000
     rng = np.random.default_rng(0)
-    texts = generate_captions(COUNT, seed=0)
-    targets = rng.normal(size=(COUNT, WIDTH)).astype(np.float32)
-    rows = [rng.integers(1, VOCAB, n) for n in rng.integers(8, 30, COUNT)]
+    texts = generate_captions(count, seed=0)
+    targets = rng.normal(size=(count, WIDTH)).astype(np.float32)
+    rows = [rng.integers(1, VOCAB, n) for n in rng.integers(8, 30, count)]
     with tempfile.TemporaryDirectory() as folder:
         efb, jsonl = Path(folder) / "a.efb", Path(folder) / "a.jsonl"
         write_efb(efb, SentenceSet(texts, None, targets))
@@ -56,27 +64,21 @@ def main() -> None:
         buckets=(16, 32, 64, 128),
         seed=0,
     )
-    plan_ms = min(milliseconds(lambda: batcher.plan(1)) for _ in range(ROUNDS))
+    plan_ms = [milliseconds(lambda: batcher.plan(1)) for _ in range(ROUNDS)]
     batch_ms = [milliseconds(lambda p=p: batcher.batch(*p)) for p in batcher.plan(0)]
-    result = {
-        "op": "data",
-        "records": COUNT,
-        "efb_ms": round(min(pair[0] for pair in pairs), 1),
-        "jsonl_ms": round(min(pair[1] for pair in pairs), 1),
-        "ratio_p20_p50_p80": [
-            round(float(r), 1)
-            for r in np.quantile([b / a for a, b in pairs], [0.2, 0.5, 0.8])
-        ],
-        "plan_ms": round(plan_ms, 2),
-        "batch_ms_p20_p50_p80": [
-            round(float(q), 3) for q in np.quantile(batch_ms, [0.2, 0.5, 0.8])
-        ],
-        "machine": platform.machine(),
-        "date": time.strftime("%Y-%m-%d"),
+    samples = {
+        f"read {count} records of EFB2": [efb for efb, _ in pairs],
+        f"read {count} records of JSON Lines": [jsonl for _, jsonl in pairs],
+        "plan an epoch": plan_ms,
+        "make a batch of 64": batch_ms,
     }
-    for key, value in result.items():
-        print(f"{key:22} {value}")
-    print(json.dumps(result))
+    figures = {name: timing.figure("ms", found) for name, found in samples.items()}
+    for name, found in figures.items():
+        print(f"{name:36} {found['spread'][1]:8.3f} ms")
+    ratio = timing.spread([b / a for a, b in pairs])
+    timing.finish("data", [], None, figures=figures, jsonl_over_efb=ratio)
+    if ratio[1] < 5 or np.median(batch_ms) > 5:
+        raise SystemExit("EFB2 is not 5 times as fast, or a batch takes over 5 ms")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ times and ``encoder=tcn_small`` 40 times the sentences a second of the MLX teach
 encoder stored in 8 bits takes at most 30 % of its bytes and loses at most 0.3 points of
 STS-B.
 
-FOLDER holds ``captions_val.txt.gz`` and ``sts/stsb_dev.tsv``; without it the folder
-``shared/data`` beside the checkout is taken. DEFAULT and SMALL are run folders of
+FOLDER holds ``captions_val.txt.gz`` and ``sts/stsb_dev.tsv``; without it built-in
+captions are encoded. DEFAULT and SMALL are run folders of
 trained encoders; without them the weights are random, which costs the same time, and no
 STS is measured. Shares of the time are measured apart: the tokenizer alone, padding
 alone, the forward pass alone.
@@ -35,7 +35,9 @@ from omegaconf import OmegaConf
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.model import build_model
 from energyflow_mlx.config import Config, TcnEncoderConfig
+from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.chunks import run_chunks
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.similarity import read_sts, sts_score
 from energyflow_mlx.export import ExportArgs, export
 from energyflow_mlx.inference import SentenceCodec
@@ -104,6 +106,14 @@ def shares(codec: SentenceCodec, texts: list[str]) -> dict[str, float]:
     return found
 
 
+def read_texts(data: Path | None, count: int) -> list[str]:
+    """The folder's captions, or built-in ones."""
+    if data is None:
+        return generate_captions(count, seed=0)
+    with gzip.open(data / "captions_val.txt.gz", "rt", encoding="utf-8") as file:
+        return file.read().splitlines()[:count]
+
+
 def stsb(encode: Encode, data: Path, name: str) -> float:
     """Spearman x 100."""
     pairs = read_sts(data / "sts" / f"{name}.tsv")
@@ -134,21 +144,27 @@ def in_8_bits(run: Path, data: Path, sts: str) -> dict[str, float]:
 
 def parse() -> argparse.Namespace:
     line = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    line.add_argument("--data", type=Path, default=CHECKOUT.parent / "shared/data")
+    line.add_argument("--data", type=Path, help="folder; else built-in captions")
+    line.add_argument("--sentences", type=int, default=2000, help="most of them")
     line.add_argument("--run", type=Path, help="run of the default encoder")
     line.add_argument("--small", type=Path, help="run of encoder=tcn_small")
     line.add_argument("--sts", default="stsb_dev", help="name of the STS set")
     line.add_argument("--rounds", type=int, default=5)
     line.add_argument("--output", type=Path, help="JSON file to write")
-    return line.parse_args()
+    args = line.parse_args()
+    if (args.run or args.small) and not args.data:
+        line.error("--run and --small are measured on STS: name --data too")
+    return args
 
 
 def main() -> None:
     """Check, measure in turn, show, write."""
     args = parse()
-    with gzip.open(args.data / "captions_val.txt.gz", "rt", encoding="utf-8") as file:
-        texts = file.read().splitlines()
-    teacher = load_teacher("minilm", 128, normalize=True)
+    texts = read_texts(args.data, args.sentences)
+    try:
+        teacher = load_teacher("minilm", 128, normalize=True)
+    except InputError as error:
+        timing.cannot_run("encode", str(error))
     codecs = {
         "default": load(args.run) if args.run else untrained(teacher),
         "tcn_small": load(args.small) if args.small else untrained(teacher, SMALL),
@@ -166,7 +182,7 @@ def main() -> None:
     extra: dict[str, object] = {
         "command": " ".join(["python", *sys.argv]),
         "blas": str(blas.info()),
-        "sentences_per_s": {name: timing.spread(r) for name, r in rates.items()},
+        "figures": {name: timing.figure("sentences/s", r) for name, r in rates.items()},
     }
     for name in codecs:
         pairs = zip(rates[name], rates["teacher"], strict=True)

@@ -7,15 +7,14 @@ the ratio is below 0.97, and that it changes nothing where the losses differ.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
-import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ops"))
+import timing  # isort: skip  before mlx
 
 import numpy as np
 
@@ -25,7 +24,6 @@ from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime import blas, device, jit_headers
-from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.training.loop import Trainer
 
 UPDATES = 10
@@ -83,33 +81,32 @@ def main() -> None:
             losses.append(one_round(trainer, overlapped=overlapped)[1])
         if losses[0] != losses[1]:
             raise SystemExit("overlapped updates give other losses")
-        trainer.timings.take()
+        host: dict[str, list[float]] = {}
         times: dict[bool, list[float]] = {False: [], True: []}
         for number in range(arguments.rounds):
             for overlapped in (True, False) if number % 2 else (False, True):
+                trainer.timings.take()
                 times[overlapped].append(one_round(trainer, overlapped=overlapped)[0])
-        host = trainer.timings.take()
+                for name, value in trainer.timings.take().items() if overlapped else ():
+                    host.setdefault(name, []).append(value)
     ratios = np.array(times[False]) / np.array(times[True])
-    record = {
-        "op": "overlap",
-        "device": str(device.describe()),
+    samples = {"overlapped": times[True], "each waited for": times[False]}
+    figures = {name: timing.figure("ms", found) for name, found in samples.items()}
+    figures["peak memory"] = timing.figure("bytes", host.pop("peak_bytes"))
+    for name, found in host.items():
+        figures[f"host: {name.removesuffix('_ms')}"] = timing.figure("ms", found)
+    for name, found in figures.items():
+        print(f"{name:20} {found['spread'][1]:12.2f} {found['unit']}")
+    print(f"{np.median(ratios):.3f} x  [{ratios.min():.3f}, {ratios.max():.3f}]")
+    extra = {
         "blas": str(blas.info()),
-        "command": " ".join(sys.argv),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
         "batch": arguments.batch,
         "dim": arguments.dim,
-        "overlapped_ms": float(np.median(times[True])),
-        "alone_ms": float(np.median(times[False])),
-        "ratio": [float(x) for x in np.percentile(ratios, [20, 50, 80])],
-        "host": host,
+        "ratio": timing.spread([float(ratio) for ratio in ratios]),
+        "figures": figures,
     }
-    print(
-        f"alone {record['alone_ms']:.2f} ms, overlapped {record['overlapped_ms']:.2f} "
-        f"ms, {np.median(ratios):.3f} x  [{ratios.min():.3f}, {ratios.max():.3f}]"
-    )
-    print(json.dumps(record))
-    if arguments.output:
-        write_text(arguments.output, json.dumps(record, indent=1) + "\n")
+    timing.finish("overlap", [], arguments.output, **extra)
     if np.median(ratios) < 0.97:
         raise SystemExit("overlapping does not pay here")
 

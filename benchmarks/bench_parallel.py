@@ -34,7 +34,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ops"))
+import timing  # isort: skip  before mlx
 
 import mlx.core as mx
 import numpy as np
@@ -144,8 +145,8 @@ def make_data(sentences: int) -> RunData:
     targets = rng.normal(size=(sentences, TEACHER)).astype(np.float32)
     targets /= np.linalg.norm(targets, axis=1, keepdims=True)
     held_out = HeldOut([], ids[:64], targets[:64])
-    special = SpecialIds(*range(4))
-    words: Any = SimpleNamespace(vocab_size=VOCABULARY, special=special)
+    # Nothing is read or written: the ids need no text.
+    words: Any = SimpleNamespace(vocab_size=VOCABULARY, special=SpecialIds(0, 1, 2, 3))
     return RunData(
         words, ids, targets, held_out, None, TEACHER, "random", "random", None
     )
@@ -218,13 +219,19 @@ def work_of(work: str, args: argparse.Namespace, group: Group) -> dict[str, Any]
     ]
     state = together.stepper
     return {
-        "alone_samples_per_second": spread([per_sample / t for t in samples["alone"]]),
-        "together_samples_per_second": spread(
+        "alone_samples_per_second": timing.spread(
+            [per_sample / t for t in samples["alone"]]
+        ),
+        "together_samples_per_second": timing.spread(
             [group.size * per_sample / t for t in samples["together"]]
         ),
-        "alone_step_ms": spread([1e3 * t / args.steps for t in samples["alone"]]),
-        "together_step_ms": spread([1e3 * t / args.steps for t in samples["together"]]),
-        "speedup": spread(ratios),
+        "alone_step_ms": timing.spread(
+            [1e3 * t / args.steps for t in samples["alone"]]
+        ),
+        "together_step_ms": timing.spread(
+            [1e3 * t / args.steps for t in samples["together"]]
+        ),
+        "speedup": timing.spread(ratios),
         "speedups": [round(r, 3) for r in ratios],
         "summed_bytes": summed_bytes(state, next(iter(WORK[work])), alone),
         "losses": {"together": found, "one_process": expected},
@@ -294,11 +301,16 @@ def worker(args: argparse.Namespace) -> None:
         "steps": args.steps,
         "rounds": args.rounds,
         "work": results,
+        "figures": {
+            f"{work}, {name}": {"unit": "ms", "spread": found[f"{name}_step_ms"]}
+            for work, found in results.items()
+            for name in ("alone", "together")
+        },
         "all_sum": rows,
         "device": info.name,
         "mlx": info.mlx_version,
         "command": command_line(),
-        "commit": commit(),
+        "commit": timing.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if args.output:
@@ -327,23 +339,10 @@ def show_messages(rows: list[dict[str, float]]) -> None:
         )
 
 
-def spread(values: list[float]) -> list[float]:
-    """20th, 50th and 80th percentile, rounded."""
-    cuts = np.quantile(values, [0.2, 0.5, 0.8])
-    return [round(float(cut), 3) for cut in cuts]
-
-
 def command_line() -> str:
     """The command as typed in the checkout, without what its own processes get."""
     given = sys.argv[1 : sys.argv.index("--worker")]
     return " ".join(["python", f"benchmarks/{Path(__file__).name}", *given])
-
-
-def commit() -> str:
-    """Short hash of the checkout, or nothing outside of one."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

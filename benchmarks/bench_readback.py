@@ -2,6 +2,10 @@
 
     python benchmarks/bench_readback.py [--dim D] [--batch B] [--steps N]
 
+The batch is TCN-heavy: six dilated blocks. ``build`` is the host's time to build the
+graph (``overlapped`` also makes the next batch in it), ``sync`` the time to submit it
+and to wait for values.
+
 Claim it would refute: deferring every readback to one evaluation at the end of the
 micro-batch is at least as fast as evaluating loss, gradients, norm, parameters and
 optimizer state one after another (``immediate``), and starting the device before the
@@ -11,14 +15,14 @@ are compared first, then their steps are timed in turn in one process.
 """
 
 import argparse
-import json
-import statistics
-import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-import energyflow_mlx  # noqa: F401  # isort: skip  before mlx: it brings the BLAS
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ops"))
+import timing  # isort: skip  before mlx
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,9 +33,10 @@ from energyflow_mlx.build.model import build_encoder
 from energyflow_mlx.config import Config
 from energyflow_mlx.nn.losses import cosine
 from energyflow_mlx.readback import Readback, ReadbackEngine
-from energyflow_mlx.runtime import blas, device
 
 VOCABULARY, LENGTH, TEACHER = 5000, 32, 384
+DILATIONS = [1, 2, 4, 8, 16, 32]  # six blocks: most of a step is TCN
+NAMES, WARM_UP = ("immediate", "deferred", "overlapped"), 5
 
 
 class Run:
@@ -41,6 +46,7 @@ class Run:
         mx.random.seed(0)
         config = Config(share="none")
         config.encoder.dim, config.encoder.hidden = dim, 2 * dim
+        config.encoder.dilations = DILATIONS
         self.model = build_encoder(config, VOCABULARY, TEACHER, is_bounded=False)
         self.optimizer = optim.AdamW(1e-3)
         self.optimizer.init(self.model.trainable_parameters())
@@ -50,6 +56,7 @@ class Run:
         self.batches = batches(batch)
         self.next = next(self.batches)
         self.losses: list[float] = []
+        self.parts: list[tuple[float, float]] = []  # build and sync of a step, ms
 
     def _loss(self, ids: mx.array, mask: mx.array, target: mx.array) -> mx.array:
         return 1 - cosine(self.model(ids, mask), target).mean()
@@ -57,21 +64,29 @@ class Run:
     def immediate(self) -> None:
         """Evaluate every result as soon as it is there."""
         batch, self.next = self.next, next(self.batches)
+        began = time.perf_counter()
         loss, grads = self.loss_and_grad(*map(mx.array, batch))
+        built = time.perf_counter()
         self.losses.append(loss.item())
         mx.eval(grads)
+        waited = time.perf_counter()
         grads, norm = optim.clip_grad_norm(grads, 1.0)
+        clipped = time.perf_counter()
         norm.item()
+        read = time.perf_counter()
         self.optimizer.update(self.model, grads)
+        updated = time.perf_counter()
         mx.eval(self.model.parameters())
         mx.eval(self.optimizer.state)
+        build = (built - began) + (clipped - waited) + (updated - read)
+        self.parts.append((1e3 * build, 1e3 * (time.perf_counter() - began - build)))
 
     def deferred(self) -> None:
         """One evaluation; the next batch is prepared before it."""
         batch, self.next = self.next, next(self.batches)
         with self.engine.batch("step"):
             loss = self._build(batch)
-        self.losses.append(loss.value())
+        self._landed(loss)
 
     def overlapped(self) -> None:
         """One evaluation; the next batch is prepared while the device works."""
@@ -79,7 +94,14 @@ class Run:
             loss = self._build(self.next)
             self.engine.submit()
             self.next = next(self.batches)
+        self._landed(loss)
+
+    def _landed(self, loss: Readback) -> None:
+        """Read the loss, note the times; submitting is part of waiting on a CPU."""
         self.losses.append(loss.value())
+        timed = self.engine.last_timing
+        assert timed is not None
+        self.parts.append((timed.build_ms, timed.submit_ms + timed.sync_ms))
 
     def _build(self, batch: tuple[np.ndarray, ...]) -> Readback:
         loss, grads = self.loss_and_grad(*map(mx.array, batch))
@@ -105,47 +127,53 @@ def batches(size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 def main() -> None:
     """Compare the losses, then time the three, and print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=60)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
-    names = ("immediate", "deferred", "overlapped")
-    runs = {name: Run(options.dim, options.batch) for name in names}
+    runs = {name: Run(options.dim, options.batch) for name in NAMES}
     steps = {name: getattr(run, name) for name, run in runs.items()}
     for step in steps.values():
-        for _ in range(5):
+        for _ in range(WARM_UP):
             step()
     times = time_in_turn(steps, options.steps)
     check_equal({name: run.losses for name, run in runs.items()})
-    evaluations = runs["deferred"].engine.evaluations / (options.steps + 5)
-    info = device.describe()
-    print(f"{info.name}, {info.backend}, MLX {info.mlx_version}, BLAS {blas.info()}")
-    print(f"{'':12}{'p20':>9}{'p50':>9}{'p80':>9}  ms   time / immediate")
-    for name in names:
-        low, middle, high = quintiles(times[name])
-        ratio = statistics.median(ratios(times[name], times["immediate"]))
-        print(f"{name:12}{low:9.2f}{middle:9.2f}{high:9.2f}       {ratio:.3f}")
-    overlap = ratios(times["overlapped"], times["deferred"])
-    record = {
-        "op": "readback",
-        "backend": info.backend,
-        "mode": "training step",
+    figures = figures_of(times, runs)
+    show(figures)
+    engine = runs["deferred"].engine
+    assert engine.last_timing is not None
+    extra = {
         "shape": [options.batch, LENGTH, options.dim],
-        "dtype": "float32",
-        "ms": {name: [round(t, 3) for t in quintiles(times[name])] for name in names},
-        "deferred_over_immediate": spread(
+        "figures": figures,
+        "deferred_over_immediate": timing.spread(
             ratios(times["deferred"], times["immediate"])
         ),
-        "overlapped_over_deferred": spread(overlap),
-        "evaluations_per_step": evaluations,
-        "peak_bytes": runs["deferred"].engine.last_timing.peak_bytes,
-        "device": info.name,
-        "mlx": info.mlx_version,
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "overlapped_over_deferred": timing.spread(
+            ratios(times["overlapped"], times["deferred"])
+        ),
+        "evaluations_per_step": engine.evaluations / (options.steps + WARM_UP),
+        "peak_bytes": engine.last_timing.peak_bytes,
     }
-    print(json.dumps(record))
+    timing.finish("readback", [], None, **extra)
+
+
+def figures_of(times: dict[str, list[float]], runs: dict[str, Run]) -> dict[str, Any]:
+    """Time of a step, of building its graph and of waiting for values, by variant."""
+    found = {}
+    for name, run in runs.items():
+        built, waited = zip(*run.parts[WARM_UP:], strict=True)
+        found[f"{name}: step"] = timing.figure("ms", times[name])
+        found[f"{name}: build"] = timing.figure("ms", list(built))
+        found[f"{name}: sync"] = timing.figure("ms", list(waited))
+    return found
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the table."""
+    print(f"{'':20}{'p20':>9}{'p50':>9}{'p80':>9}  ms")
+    for name, found in figures.items():
+        print(f"{name:20}" + "".join(f"{value:9.2f}" for value in found["spread"]))
 
 
 def time_in_turn(
@@ -172,24 +200,6 @@ def check_equal(losses: dict[str, list[float]]) -> None:
 def ratios(times: list[float], baseline: list[float]) -> list[float]:
     """Ratio of each step to its neighbour in time."""
     return [t / b for t, b in zip(times, baseline, strict=True)]
-
-
-def quintiles(values: list[float]) -> tuple[float, float, float]:
-    """20th, 50th and 80th percentile."""
-    cuts = statistics.quantiles(values, n=10)
-    return cuts[1], statistics.median(values), cuts[7]
-
-
-def spread(values: list[float]) -> list[float]:
-    """Percentiles rounded for the record."""
-    return [round(value, 3) for value in quintiles(values)]
-
-
-def commit() -> str:
-    """Short hash of the checkout, or nothing outside of one."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

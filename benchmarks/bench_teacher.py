@@ -15,19 +15,19 @@ the speed of MLX alone is measured. No speed is printed for a wrong result.
 from __future__ import annotations
 
 import argparse
-import datetime
 import gzip
-import json
-import platform
-import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ops"))
+import timing  # isort: skip  before mlx
 
 import numpy as np
 
-import energyflow_mlx  # noqa: F401  before mlx.core: it brings the BLAS
-from energyflow_mlx.runtime import blas, device
+from energyflow_mlx.runtime import blas
 from energyflow_mlx.teacher import Teacher, load_teacher
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -134,12 +134,7 @@ def time_rate(encode: Encode, texts: list[str]) -> float:
     return len(texts) / (time.perf_counter() - start)
 
 
-def quantiles(values: list[float]) -> dict[str, float]:
-    low, mid, high = map(float, np.quantile(values, [0.2, 0.5, 0.8]))
-    return {"p20": round(low, 3), "p50": round(mid, 3), "p80": round(high, 3)}
-
-
-def measure(teacher: Teacher, data: Path, rounds: int) -> dict[str, object]:
+def measure(teacher: Teacher, data: Path, rounds: int) -> dict[str, Any]:
     """Sentences per second, MLX and PyTorch by turns, and the ratio of each turn."""
     texts = read_lines(data / "captions_val.txt.gz")
     other = torch_encoder(teacher.tokenizer_path.parent)
@@ -151,16 +146,13 @@ def measure(teacher: Teacher, data: Path, rounds: int) -> dict[str, object]:
         if other is not None:
             theirs.append(time_rate(other, texts))
             ratios.append(ours[-1] / theirs[-1])
-    record: dict[str, object] = {"mlx_per_s": quantiles(ours)}
+    record: dict[str, Any] = {
+        "figures": {"the teacher encodes": timing.figure("sentences/s", ours)}
+    }
     if other is not None:
-        record |= {"torch_per_s": quantiles(theirs), "ratio": quantiles(ratios)}
+        record["torch_per_s"] = timing.spread(theirs)
+        record["ratio"] = timing.spread(ratios)
     return record
-
-
-def commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def main() -> None:
@@ -168,24 +160,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=CHECKOUT.parent / "shared/data")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    if not (arguments.data / "minilm").is_dir():
+        reason = f"no folder {arguments.data.name}/minilm of PyTorch's vectors: --data"
+        timing.cannot_run("teacher", reason)
     teacher = load_teacher("minilm", 128, normalize=True)
-    record: dict[str, object] = {"op": "teacher", **check(teacher, arguments.data)}
+    record: dict[str, Any] = dict(check(teacher, arguments.data))
     record |= measure(teacher, arguments.data, arguments.rounds)
-    described = device.describe()
-    record |= {
-        "backend": described.backend,
-        "device": described.name or platform.processor(),
-        "blas": str(blas.info()),
-        "mlx": described.mlx_version,
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
-    }
     for key, value in record.items():
         print(f"{key:14} {value}")
     ratio = record.get("ratio")
-    if isinstance(ratio, dict) and ratio["p50"] < MIN_RATIO:
-        print(f"slower than {MIN_RATIO} x PyTorch")
-    print(json.dumps(record))
+    timing.finish("teacher", [], None, **record, blas=str(blas.info()))
+    if ratio is not None and ratio[1] < MIN_RATIO:
+        raise SystemExit(f"slower than {MIN_RATIO} x PyTorch")
 
 
 if __name__ == "__main__":

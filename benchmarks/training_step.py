@@ -31,7 +31,6 @@ from energyflow_mlx.training.objectives import StepBatch
 from energyflow_mlx.training.update import Stepper
 
 LENGTH, DIMENSION, SENTENCES = 24, 384, 20_000
-_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -97,25 +96,32 @@ class Sentences:
         ids = tokenizer.encode(self.texts, LENGTH)
         random = np.random.default_rng(0)
         targets = random.standard_normal((len(ids), DIMENSION), np.float32)
-        targets /= np.linalg.norm(targets, axis=1, keepdims=True)
-        return RunData(
-            tokenizer=tokenizer,
-            train_ids=ids,
-            train_targets=targets,
-            held_out=HeldOut(texts=self.texts[:1], ids=ids[:1], targets=targets[:1]),
-            word_embeddings=None,
-            dimension=DIMENSION,
-            source="benchmark",
-            teacher="none",
-            embed=None,
-        )
+        return run_data(tokenizer, self.texts, ids, targets)
+
+
+def run_data(
+    tokenizer: Tokenizer, texts: list[str], ids: list[np.ndarray], targets: np.ndarray
+) -> RunData:
+    """What a feed reads of sentences, their ids and targets of any length."""
+    targets = targets / np.linalg.norm(targets, axis=1, keepdims=True)
+    return RunData(
+        tokenizer=tokenizer,
+        train_ids=ids,
+        train_targets=targets,
+        held_out=HeldOut(texts=texts[:1], ids=ids[:1], targets=targets[:1]),
+        word_embeddings=None,
+        dimension=DIMENSION,
+        source="benchmark",
+        teacher="none",
+        embed=None,
+    )
 
 
 class Step:
     """Updates of one case, one after another."""
 
-    def __init__(self, case: Case, data: RunData) -> None:
-        """Build model, stepper and feed."""
+    def __init__(self, case: Case, data: RunData, rate: float = 1e-3) -> None:
+        """Build model, stepper and feed; ``rate`` is the learning rate."""
         mx.random.seed(0)
         config = case.config()
         made = build_objectives(config)
@@ -124,7 +130,7 @@ class Step:
         model.train()
         self.vocabulary = vocabulary
         self.stepper = Stepper(model, config, list(made.values()))
-        self._case = case
+        self._case, self._rate = case, rate
         self._updates: Iterator[list[StepBatch]] = Feed(data, config).updates(0)
         self._number = 0
 
@@ -138,7 +144,7 @@ class Step:
         """One update; its lazy loss, which everything else hangs on."""
         self._number += 1
         key = mx.random.key(self._number)
-        report = self.stepper.update(self._case.objective, batch, key, _RATE)
+        report = self.stepper.update(self._case.objective, batch, key, self._rate)
         return report["loss"]
 
     def start(self, loss: mx.array) -> None:

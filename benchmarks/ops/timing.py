@@ -175,6 +175,23 @@ def spread(samples: list[float]) -> list[float]:
     return [float(f"{v:.4g}") for v in np.percentile(samples, [20, 50, 80])]
 
 
+def figure(unit: str, samples: list[float]) -> dict[str, Any]:
+    """Give a number as the suite keeps and compares it.
+
+    Args:
+        unit: ``ms``, ``s``, ``bytes`` or ``count``, where less is better; one that
+            ends in ``/s``, where more is.
+        samples: All that was measured; one for what does not vary.
+    """
+    return {"unit": unit, "spread": spread(samples)}
+
+
+def cannot_run(op: str, reason: str) -> None:
+    """End a script that this machine cannot run; the suite shows the reason."""
+    print(json.dumps({"op": op, "cannot_run": reason}))
+    raise SystemExit(0)
+
+
 def candidate_ms(result: Result) -> float:
     """Give the median time of the candidate."""
     return next(iter(result.milliseconds.values()))[1]

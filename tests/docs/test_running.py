@@ -23,7 +23,7 @@ NOT_RUN = {
     "make golden": "needs a Python that has PyTorch",
     "make help": "test_makefile.py runs it",
     "source .venv/bin/activate": "the tests run in the environment already",
-    "make bench-peers": "installs PyTorch; tests/benchmarks runs its parts",
+    "make bench": "minutes, or installs PyTorch; tests/benchmarks runs its parts",
     "python benchmarks/": "minutes each, or an NVIDIA GPU",
     "mlx.launch ": "several processes; tests/test_train_parallel.py runs one of them",
     "mlx.distributed_config ": "asks Macs over ssh",
