@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.inference.formats import folder as formats
 from energyflow_mlx.runs.folder import MODEL, RunFolder
@@ -25,6 +26,11 @@ def load(path: str | Path) -> SentenceCodec:
     found = formats.find_folder(path)
     if formats.is_pretrained(found):
         return SentenceCodec.from_pretrained(found)
+    if (found / formats.GRAPH).is_file():
+        raise InputError(
+            f"[load] {found} is a graph for other runtimes; its README.md says how to "
+            "use it."
+        )
     folder = RunFolder(found)
     config = folder.read_config()
     tokenizer = Tokenizer.load(folder.tokenizer)

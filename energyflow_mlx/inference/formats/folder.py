@@ -31,11 +31,12 @@ from energyflow_mlx.runtime.atomic import folder_aside
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+GRAPH = "model.onnx"
 FORMAT, VERSION = "energyflow", 1
 # What any format of ``export`` may have written; such a folder may be written again.
 OURS = {
     *(WEIGHTS, CONFIG, CARD, "tokenizer.json", "student_vocab.json"),
-    *("model.onnx", "modules.json", "energyflow_onnx.py"),
+    *(GRAPH, "modules.json", "energyflow_onnx.py"),
     *("config_sentence_transformers.json", ".gitattributes"),
 }
 

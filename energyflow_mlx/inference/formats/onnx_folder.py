@@ -13,13 +13,14 @@ from pathlib import Path
 from energyflow_mlx.inference.formats import card, onnx_graph
 from energyflow_mlx.inference.formats.folder import (
     CONFIG,
+    GRAPH,
     Pretrained,
     new_folder,
     write_json,
 )
 from energyflow_mlx.inference.formats.onnx_nodes import require_onnx
 
-GRAPH, TOKENIZER = "model.onnx", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 FORMAT, VERSION = "energyflow-onnx", 1
 SCRIPT = """\
 import numpy as np
