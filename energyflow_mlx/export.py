@@ -25,6 +25,7 @@ import numpy as np
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.dtypes import DTYPES, require_dtype
 from energyflow_mlx.runtime.atomic import write_aside
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 FORMATS = ("energyflow", "onnx", "sentence-transformers")
 # The last layer of the encoder, whatever its family.
 _PROJECTION = ("encoder.head.weight", "encoder.head.bias")
@@ -101,12 +101,11 @@ def export(args: ExportArgs) -> None:
 
 def _check(args: ExportArgs, suffix: str, *, is_folder: bool) -> None:
     """Refuse settings that the output has no use for."""
-    for key, known in (("dtype", DTYPES), ("format", FORMATS)):
-        if getattr(args, key) not in known:
-            raise InputError(
-                f"[export] {key} must be one of {', '.join(known)}, got "
-                f"{getattr(args, key)}."
-            )
+    require_dtype(args.dtype)
+    if args.format not in FORMATS:
+        raise InputError(
+            f"[export] format must be one of {', '.join(FORMATS)}, got {args.format}."
+        )
     if args.format != "energyflow" and not is_folder:
         raise InputError(
             f"[export] output must be a folder with format={args.format}, got "

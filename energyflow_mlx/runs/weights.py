@@ -20,13 +20,12 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.dtypes import BITS, require_dtype
 from energyflow_mlx.runtime.atomic import flush, sha256_of, write_aside
 
 Arrays = dict[str, mx.array]
 
 GROUP = 64  # weights with one scale and offset in float32: one bit more a weight
-BITS = {"int8": 8, "int4": 4}
-DTYPES = ("float32", "float16", "bfloat16", *BITS)
 _MATRIX, _SCALES, _OFFSETS = ".weight", ".scales", ".biases"
 
 
@@ -85,16 +84,17 @@ def save_quantized(path: Path, arrays: Mapping[str, mx.array], bits: int) -> Non
 
 
 def save_as(path: Path, arrays: Mapping[str, mx.array], dtype: str) -> None:
-    """Export weights as one safetensors file in any of ``DTYPES``.
+    """Export weights as one safetensors file in any of ``dtypes.DTYPES``.
 
     Args:
         path: The file to write, atomically.
         arrays: Named float32 arrays.
-        dtype: One of ``DTYPES``.
+        dtype: One of ``dtypes.DTYPES``.
 
     Raises:
-        InputError: A finite value overflows ``dtype``; names the array.
+        InputError: ``dtype`` is none of them, or a finite value overflows it.
     """
+    require_dtype(dtype)
     if dtype in BITS:
         save_quantized(path, arrays, BITS[dtype])
     else:

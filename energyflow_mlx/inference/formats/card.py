@@ -13,7 +13,7 @@ from typing import Any
 from energyflow_mlx.config import Config
 from energyflow_mlx.inference.formats.folder import CARD, Pretrained, teacher_name
 from energyflow_mlx.model import count_parameters
-from energyflow_mlx.runs.weights import BITS
+from energyflow_mlx.runs.dtypes import BITS
 from energyflow_mlx.runtime import hub
 
 # Hub names of the teachers that have a short name here.

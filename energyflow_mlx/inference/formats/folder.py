@@ -1,6 +1,6 @@
 """The folder in which a model travels: weights, settings, tokenizer, model card.
 
-    model.safetensors    every weight by its path, in one of ``runs.weights.DTYPES``
+    model.safetensors    every weight by its path, in one of ``runs.dtypes.DTYPES``
     config.json          ``format``, version, vector size, parts, the run's settings
     tokenizer.json       the source tokenizer, as Hugging Face ``tokenizers`` reads it
     student_vocab.json   how the student spells the source's pieces
@@ -25,7 +25,8 @@ from energyflow_mlx.config.data import TeacherConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
 from energyflow_mlx.runs.checkpoint import require_match
-from energyflow_mlx.runs.weights import BITS, load_full, save_as
+from energyflow_mlx.runs.dtypes import BITS
+from energyflow_mlx.runs.weights import load_full, save_as
 from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import folder_aside
 from energyflow_mlx.text.tokenizer import Tokenizer
@@ -107,7 +108,7 @@ def write_model(folder: Path, source: Pretrained, dtype: str) -> None:
     Args:
         folder: An empty folder.
         source: What is written.
-        dtype: One of ``runs.weights.DTYPES``.
+        dtype: One of ``runs.dtypes.DTYPES``.
 
     Raises:
         InputError: A weight overflows ``dtype``.
@@ -127,7 +128,7 @@ def require_measured(parts: Collection[str], dtype: str) -> None:
 
     Args:
         parts: Top-level parts of a model.
-        dtype: One of ``runs.weights.DTYPES``.
+        dtype: One of ``runs.dtypes.DTYPES``.
 
     Raises:
         InputError: There is a part beside encoder, decoder and what they share.

@@ -133,6 +133,12 @@ def test_a_lattice_travels_too_but_not_in_few_bits(tmp_path):
     np.testing.assert_allclose(found, codec.transform(rows), atol=0.02)
 
 
+def test_a_precision_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(InputError, match="dtype must be one of float32, .* got int5"):
+        make_other().save_pretrained(tmp_path / "m", dtype="int5")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_earlier_export_is_replaced_but_nothing_else(tmp_path):
     codec = make_other()
     codec.save_pretrained(tmp_path / "m")
