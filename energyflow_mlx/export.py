@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.config.checks import as_paths
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.dtypes import DTYPES, require_dtype
 from energyflow_mlx.runtime.atomic import write_aside
@@ -62,14 +63,13 @@ class ExportArgs:
         default=None, metadata={"help": "title of the model card; by default the run's"}
     )
     license: str = field(
-        default="unknown", metadata={"help": "licence as the hub spells it, say mit"}
+        default="unknown", metadata={"help": "license as the hub spells it, say mit"}
     )
     language: str = field(
         default="en", metadata={"help": "code of the sentences' language"}
     )
-    datasets: list[str] = field(
-        default_factory=list,
-        metadata={"help": "training sets on the hub: [user/name]"},
+    datasets: Any = field(
+        default=None, metadata={"help": "training sets on the hub: [user/name]"}
     )
 
 
@@ -158,7 +158,7 @@ def _facts(args: ExportArgs) -> "CardFacts":
         name=args.name,
         language=args.language,
         license=args.license,
-        datasets=args.datasets,
+        datasets=as_paths(args.datasets, "datasets"),
         spearman=measured.get("spearman", {}),
         held_out=folder.read_summary().get("final", {}),
     )

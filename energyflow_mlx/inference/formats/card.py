@@ -28,7 +28,7 @@ class CardFacts:
     Attributes:
         name: Title of the card; none = the run's name.
         language: Code of the sentences' language.
-        license: Licence of the weights as the hub spells it, such as ``mit``; it
+        license: License of the weights as the hub spells it, such as ``mit``; it
             follows from the training sentences and the teacher.
         datasets: Training sets on the hub, ``user/name`` each.
         spearman: Spearman x 100 on STS sets, by the set's name.
