@@ -19,18 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(path: "str | Path", weights: "str | Path | None" = None) -> "SentenceCodec":
-    """Open a trained run, to encode texts and decode vectors.
+def load(path: "str | Path") -> "SentenceCodec":
+    """Open a trained model, to encode texts and decode vectors.
 
     Args:
-        path: The run's folder.
-        weights: A ``.safetensors`` file exported from this run, to be taken in place
-            of its best checkpoint.
+        path: A run's folder, a folder that ``export`` wrote, or ``user/name`` on the
+            Hugging Face hub.
 
     Raises:
-        InputError: The folder is missing, damaged or not a run, or the file does not
-            fit it.
+        InputError: The folder is missing, damaged or no model's, or the hub does not
+            supply it.
     """
-    from energyflow_mlx.build.codec import load as load_run
+    from energyflow_mlx.build.codec import load as load_model
 
-    return load_run(path, weights)
+    return load_model(path)

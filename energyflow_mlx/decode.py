@@ -21,7 +21,7 @@ _BATCHES = 8  # decoded between two lines of progress
 
 @dataclass(frozen=True)
 class _Files:
-    run: str = field(default="???", metadata={"help": "run folder"})
+    run: str = field(default="???", metadata={"help": "run folder or export"})
     input: str = field(default="???", metadata={"help": ".npy of [N, E] numbers"})
     output: str = field(default="???", metadata={"help": ".txt, one line a row"})
     batch_size: int = field(

@@ -37,16 +37,12 @@ _REPORT_ROWS = 8192
 class EncodeArgs:
     """Encode a text file's lines, or pass a .npy file's rows through the lattice."""
 
-    run: str = field(default="???", metadata={"help": "run folder"})
+    run: str = field(default="???", metadata={"help": "run folder or export"})
     input: str = field(
         default="???",
         metadata={"help": ".txt or .txt.gz, a sentence a line; lattice alone: or .npy"},
     )
     output: str = field(default="???", metadata={"help": ".npy of [N, E] float32"})
-    weights: str | None = field(
-        default=None,
-        metadata={"help": "exported .safetensors; default: best checkpoint"},
-    )
     batch_size: int = field(
         default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
     )
@@ -107,7 +103,7 @@ def encode_file(args: EncodeArgs) -> None:
     count = sum(len(chunk) for chunk in read(source, WINDOW))
     if count == 0:
         raise InputError(f"[encode] input {source} must hold sentences, got none.")
-    codec = load(args.run, args.weights)
+    codec = load(args.run)
     encode = _encoder(args, codec)
     with write_aside(Path(args.output)) as aside:
         shape = (count, codec.dimension)

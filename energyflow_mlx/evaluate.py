@@ -41,11 +41,7 @@ class EvaluateData:
 class EvaluateArgs:
     """Measure a trained run on held-out sentences and STS files, or a teacher alone."""
 
-    run: str | None = field(default=None, metadata={"help": "run folder"})
-    weights: str | None = field(
-        default=None,
-        metadata={"help": "exported .safetensors; default: best checkpoint"},
-    )
+    run: str | None = field(default=None, metadata={"help": "run folder or export"})
     teacher: str | None = field(
         default=None, metadata={"help": "teacher; by default the run's own"}
     )
@@ -97,7 +93,7 @@ def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
     from energyflow_mlx.build.codec import load
     from energyflow_mlx.build.objectives import build_objectives
 
-    codec = load(folder, args.weights)
+    codec = load(folder)
     if args.teacher:
         if codec.config.teacher.kind == "callable":
             raise InputError(
@@ -181,6 +177,16 @@ def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
     return {"spearman": spearman_of(sts, encode)}
 
 
+def _store(folder: Path, line: str) -> None:
+    """Keep the result in a run folder; an export is not added to."""
+    from energyflow_mlx.inference.formats.folder import is_pretrained
+    from energyflow_mlx.runs.folder import RunFolder
+    from energyflow_mlx.runtime.atomic import write_text
+
+    if folder.is_dir() and not is_pretrained(folder):
+        write_text(RunFolder(folder).evaluation, line + "\n")
+
+
 def evaluate(args: EvaluateArgs) -> None:
     """Measure, show, store, and print one JSON line."""
     from energyflow_mlx.display import RunDisplay
@@ -188,8 +194,6 @@ def evaluate(args: EvaluateArgs) -> None:
     if args.batch_size < 0 or args.decode_samples < 0:
         raise InputError("[evaluate] batch_size and decode_samples must be >= 0.")
     started = time.perf_counter()
-    if args.weights is not None and args.run is None:
-        raise InputError("[evaluate] weights=FILE must come with run=PATH.")
     if args.run is not None:
         result = evaluate_run(args, Path(args.run))
     elif args.teacher is not None:
@@ -208,10 +212,7 @@ def evaluate(args: EvaluateArgs) -> None:
         display.table(title, ["metric", "value"], rows)
     line = json.dumps(result, ensure_ascii=False)
     if args.run is not None:
-        from energyflow_mlx.runs.folder import RunFolder
-        from energyflow_mlx.runtime.atomic import write_text
-
-        write_text(RunFolder(Path(args.run)).evaluation, line + "\n")
+        _store(Path(args.run), line)
     sys.stdout.write(line + "\n")
 
 

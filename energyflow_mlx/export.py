@@ -1,7 +1,10 @@
-"""Weights of a run as files for others: ``python -m energyflow_mlx.export``.
+"""A trained model for others: ``python -m energyflow_mlx.export``.
 
-    run=RUN output=F.safetensors dtype=float16   every weight of the best checkpoint
-    run=RUN output=F.safetensors dtype=int8      its encoder alone, matrices in 8 bits
+    run=RUN output=FOLDER                        model, tokenizer, model card
+    run=RUN output=FOLDER dtype=int8             the same, matrices in 8 bits
+    run=RUN output=FOLDER format=onnx            its encoder as an ONNX graph
+    run=RUN output=FOLDER format=sentence-transformers     the graph, for that library
+    run=RUN output=F.safetensors dtype=float16   the weights of the best checkpoint
     run=RUN output=F.efck1                       the encoder's projection
     run=RUN output=F.efop1                       its AdamW moments
     input=F.efck1 output=F.npz                   back: weight, bias; or .safetensors
@@ -11,43 +14,62 @@ EFCK1 and EFOP1 are the files of the Swift reference trainer, see ``runs.swift_f
 The output appears whole or not at all.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.config.checks import as_paths
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.dtypes import DTYPES, require_dtype
 from energyflow_mlx.runtime.atomic import write_aside
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    from energyflow_mlx.inference.formats.card import CardFacts
+
 logger = logging.getLogger(__name__)
 
-DTYPES = ("float32", "float16", "bfloat16", "int8")
+FORMATS = ("energyflow", "onnx", "sentence-transformers")
 # The last layer of the encoder, whatever its family.
 _PROJECTION = ("encoder.head.weight", "encoder.head.bias")
 
 
 @dataclass
 class ExportArgs:
-    """Write a run's weights for others, or bring a Swift file into named arrays."""
+    """Write a trained model for others, or bring a Swift file into named arrays."""
 
     output: str = field(
         default="???",
-        metadata={"help": ".safetensors, .efck1, .efop1; from input also .npz"},
+        metadata={"help": "folder, or .safetensors, .efck1, .efop1; from input .npz"},
     )
-    run: str | None = field(default=None, metadata={"help": "run folder"})
+    run: str | None = field(default=None, metadata={"help": "run folder or export"})
     input: str | None = field(
         default=None, metadata={"help": ".efck1 or .efop1 file, in place of run"}
     )
+    format: str = field(
+        default="energyflow", metadata={"help": f"{', '.join(FORMATS)}; of a folder"}
+    )
     dtype: str = field(
-        default="float32",
-        metadata={"help": f"{', '.join(DTYPES)}; of the weights in .safetensors"},
+        default="float32", metadata={"help": f"{', '.join(DTYPES)}; of the weights"}
+    )
+    name: str | None = field(
+        default=None, metadata={"help": "title of the model card; by default the run's"}
+    )
+    license: str = field(
+        default="unknown", metadata={"help": "license as the hub spells it, say mit"}
+    )
+    language: str = field(
+        default="en", metadata={"help": "code of the sentences' language"}
+    )
+    datasets: Any = field(
+        default=None, metadata={"help": "training sets on the hub: [user/name]"}
     )
 
 
@@ -62,62 +84,96 @@ def export(args: ExportArgs) -> None:
     if len(given) != 1:
         raise InputError("[export] either run=PATH or input=FILE must be given.")
     suffix = Path(args.output).suffix
-    if suffix not in writers[given[0]]:
+    is_folder = given == ["run"] and suffix not in _FROM_RUN.keys() | _FROM_FILE.keys()
+    writer = _write_folder if is_folder else writers[given[0]].get(suffix)
+    if writer is None:
         raise InputError(
             f"[export] output must end in {' or '.join(writers[given[0]])} with "
             f"{given[0]}=, got {args.output}."
         )
-    _check_dtype(args, suffix)
+    _check(args, suffix, is_folder=is_folder)
     try:
-        writers[given[0]][suffix](args)
+        writer(args)
     except OSError as error:
         raise InputError(f"[export] {args.output}: not written: {error}.") from error
-    logger.info("wrote %s, %d bytes", args.output, Path(args.output).stat().st_size)
+    logger.info("wrote %s, %d bytes", args.output, _size(Path(args.output)))
 
 
-def _check_dtype(args: ExportArgs, suffix: str) -> None:
-    if args.dtype not in DTYPES:
+def _check(args: ExportArgs, suffix: str, *, is_folder: bool) -> None:
+    """Refuse settings that the output has no use for."""
+    require_dtype(args.dtype)
+    if args.format not in FORMATS:
         raise InputError(
-            f"[export] dtype must be one of {', '.join(DTYPES)}, got {args.dtype}."
+            f"[export] format must be one of {', '.join(FORMATS)}, got {args.format}."
         )
-    if args.dtype != "float32" and (args.run is None or suffix != ".safetensors"):
+    if args.format != "energyflow" and not is_folder:
         raise InputError(
-            "[export] dtype must be float32 but for a run's .safetensors, "
-            f"got {args.dtype}."
+            f"[export] output must be a folder with format={args.format}, got "
+            f"{args.output}."
         )
+    is_whole = is_folder and args.format == "energyflow"
+    is_weights = args.run is not None and suffix == ".safetensors"
+    if args.dtype != "float32" and not (is_whole or is_weights):
+        raise InputError(
+            "[export] dtype must be float32 but for a run's .safetensors or its "
+            f"energyflow folder, got {args.dtype}."
+        )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+# A folder ----------------------------------------------------------------------------
+
+
+def _write_folder(args: ExportArgs) -> None:
+    from energyflow_mlx.build.codec import load
+    from energyflow_mlx.inference.formats import onnx_folder
+
+    assert args.run is not None
+    codec, facts, output = load(args.run), _facts(args), Path(args.output)
+    if args.format == "energyflow":
+        codec.save_pretrained(output, dtype=args.dtype, facts=facts)
+    else:
+        is_for_library = args.format == "sentence-transformers"
+        onnx_folder.write(
+            output, codec.as_pretrained(), facts, with_modules=is_for_library
+        )
+
+
+def _facts(args: ExportArgs) -> "CardFacts":
+    """What the user says of the model, and the figures that its run folder holds."""
+    from energyflow_mlx.inference.formats.card import CardFacts
+    from energyflow_mlx.runs.folder import RunFolder
+
+    assert args.run is not None
+    folder = RunFolder(Path(args.run))
+    measured: dict[str, Any] = {}
+    if folder.evaluation.is_file():
+        measured = json.loads(folder.evaluation.read_text(encoding="utf-8"))
+    return CardFacts(
+        name=args.name,
+        language=args.language,
+        license=args.license,
+        datasets=as_paths(args.datasets, "datasets"),
+        spearman=measured.get("spearman", {}),
+        held_out=folder.read_summary().get("final", {}),
+    )
 
 
 # A run's weights ---------------------------------------------------------------------
 
 
 def _write_weights(args: ExportArgs) -> None:
-    import mlx.core as mx
-
-    from energyflow_mlx.runs.weights import save_quantized, save_weights
+    from energyflow_mlx.inference.formats.folder import require_measured
+    from energyflow_mlx.runs.weights import save_as
 
     weights = _best(args, "model")
-    if args.dtype == "int8":
-        save_quantized(Path(args.output), _encoder_alone(args, weights))
-        return
-    save_weights(Path(args.output), weights, getattr(mx, args.dtype))
-
-
-def _encoder_alone(
-    args: ExportArgs, weights: "dict[str, mx.array]"
-) -> "dict[str, mx.array]":
-    """Weights that encoding reads: what 8 bits were measured on."""
-    parts = {name.partition(".")[0] for name in weights}
-    known = {"encoder", "decoder", "shared"}
-    if "encoder" not in parts or parts - known:
-        raise InputError(
-            f"[export] {args.run} must have a text encoder, and beside it at most a "
-            f"decoder, for dtype=int8, got {', '.join(sorted(parts))}."
-        )
-    return {
-        name: array
-        for name, array in weights.items()
-        if name.startswith(("encoder.", "shared."))
-    }
+    require_measured({name.partition(".")[0] for name in weights}, args.dtype)
+    save_as(Path(args.output), weights, args.dtype)
 
 
 def _write_projection(args: ExportArgs) -> None:

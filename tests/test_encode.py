@@ -30,7 +30,7 @@ def test_texts_of_a_file_become_the_vectors_of_the_codec(command, monkeypatch):
     monkeypatch.setattr(encode, "WINDOW", 7)
     codec = make_codec()
     for normalize in (True, False):
-        expected = codec.encode(SENTENCES, normalize=normalize)
+        expected = codec.encode(SENTENCES, normalize_embeddings=normalize)
         found = command(codec, "in.txt", normalize=normalize, batch_size=4)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -1,5 +1,7 @@
 """A run's weights leave in every format and come back; bad input writes nothing."""
 
+import re
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.export import ExportArgs, export
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.swift_files import read_efck1, read_efop1, write_efck1
-from energyflow_mlx.runs.weights import load_weights, save_weights
+from energyflow_mlx.runs.weights import load_weights
 from tests.commands import run_command
 from tests.teacher.tiny import write_teacher
 
@@ -82,64 +84,81 @@ TEXTS = ["a dog runs on the beach.", "two cats sleep", "the old man eats at home
 
 @pytest.fixture(scope="module")
 def packed(run, tmp_path_factory):
-    """The run's encoder in 8 bits."""
-    path = tmp_path_factory.mktemp("int8") / "w.safetensors"
-    run_export(run=run, output=path, dtype="int8")
+    """The run as a folder, in 8 bits."""
+    path = tmp_path_factory.mktemp("int8") / "model"
+    run_export(run=run, output=path, dtype="int8", name="Mine", license="mit")
     return path
 
 
-def test_int8_holds_the_encoder_alone_in_a_quarter_of_its_bytes(best, packed):
-    full = {
-        name.removeprefix("model."): array
-        for name, array in best.items()
-        if name.startswith(("model.encoder.", "model.shared."))
-    }
-    stored = load_weights(packed)
-    assert {n for n in stored if not n.endswith((".scales", ".biases"))} == full.keys()
+def test_8_bits_are_9_of_32_with_their_scales(best, packed, run, tmp_path):
+    full = {n.removeprefix("model."): a for n, a in best.items() if "model." in n}
+    run_export(run=run, output=tmp_path / "w.safetensors", dtype="int8")
+    alone = load_weights(tmp_path / "w.safetensors")
+    stored = load_weights(packed / "model.safetensors")
+    assert stored.keys() == alone.keys()
     table = "encoder.embedding"
     size = sum(stored[f"{table}.{k}"].nbytes for k in ("weight", "scales", "biases"))
     assert size == 9 / 32 * full[f"{table}.weight"].nbytes
 
 
-def test_a_run_encodes_with_the_weights_of_an_exported_file(run, packed, tmp_path):
-    whole = energyflow_mlx.load(run)
-    rounded = energyflow_mlx.load(run, packed)
+def test_a_folder_of_a_run_gives_its_vectors_and_texts(run, packed, tmp_path):
+    whole, rounded = energyflow_mlx.load(run), energyflow_mlx.load(packed)
     expected, found = whole.encode(TEXTS), rounded.encode(TEXTS)
     cosines = (expected * found).sum(axis=1)
     assert 0.999 < cosines.min() and cosines.max() < 1 - 1e-9
-    with pytest.raises(InputError, match="this model has no decoder"):
-        rounded.decode(expected)
-    run_export(run=run, output=tmp_path / "w.safetensors")
-    same = energyflow_mlx.load(run, tmp_path / "w.safetensors")
+    assert len(rounded.decode(expected, max_length=4)) == 3
+    run_export(run=run, output=tmp_path / "model")
+    same = energyflow_mlx.load(tmp_path / "model")
     np.testing.assert_array_equal(same.encode(TEXTS), expected)
     assert same.decode(expected, max_length=6) == whole.decode(expected, max_length=6)
 
 
-def test_the_commands_take_exported_weights(run, packed, tmp_path):
+def test_a_folder_may_be_exported_again_in_fewer_bits(run, packed, tmp_path):
+    run_export(run=run, output=tmp_path / "whole")
+    run_export(run=tmp_path / "whole", output=tmp_path / "less", dtype="int8")
+    mine, other = (f / "model.safetensors" for f in (tmp_path / "less", packed))
+    assert mine.read_bytes() == other.read_bytes()
+
+
+def test_the_commands_take_an_exported_folder(packed, tmp_path):
     (tmp_path / "in.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-    words = [f"run={run}", f"weights={packed}", f"input={tmp_path / 'in.txt'}"]
+    words = [f"run={packed}", f"input={tmp_path / 'in.txt'}"]
     done = run_command("encode", *words, f"output={tmp_path / 'out.npy'}")
     assert done.returncode == 0, done.stderr
-    expected = energyflow_mlx.load(run, packed).encode(TEXTS)
+    expected = energyflow_mlx.load(packed).encode(TEXTS)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
     lines = [f"{score}\t{TEXTS[0]}\t{text}" for score, text in enumerate(TEXTS)]
     (tmp_path / "sts.tsv").write_text("\n".join(lines), encoding="utf-8")
-    sts = f"sts={tmp_path / 'sts.tsv'}"
-    done = run_command("evaluate", f"run={run}", f"weights={packed}", sts)
+    before = sorted(packed.iterdir())
+    done = run_command("evaluate", f"run={packed}", f"sts={tmp_path / 'sts.tsv'}")
     assert done.returncode == 0 and '"spearman"' in done.stdout, done.stderr
-    done = run_command("evaluate", f"weights={packed}", sts)
-    assert done.returncode == 2 and "must come with run=PATH" in done.stderr
+    assert sorted(packed.iterdir()) == before
 
 
-def test_weights_of_something_else_are_refused(run, tmp_path):
-    other = tmp_path / "other.safetensors"
-    for arrays, message in (
-        ({"weight": mx.zeros((2, 2))}, "must hold a model's weights, got weight"),
-        ({"encoder.head.bias": mx.zeros(3)}, "must hold exactly the arrays"),
-    ):
-        save_weights(other, arrays, mx.float32)
-        with pytest.raises(InputError, match=message):
-            energyflow_mlx.load(run, other)
+def test_the_card_has_the_figures_of_the_run_folder(run, tmp_path):
+    measured = run / "evaluation.json"
+    measured.write_text('{"spearman": {"stsb_test": 76.2}}')
+    words = {"language": "de", "license": "mit", "datasets": "[me/mine]"}
+    run_export(run=run, output=tmp_path / "model", **words)
+    measured.unlink()
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    for line in ("language: de", "license: mit", "- me/mine", "value: 76.2"):
+        assert f"{line}\n" in card, line
+    assert re.search(r"\| held-out sentences: cosine \| -?0\.\d+ \|", card)
+
+
+def test_the_graph_of_a_run_gives_its_vectors(run, tmp_path):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    run_export(run=run, output=tmp_path / "graph", format="onnx")
+    card = (tmp_path / "graph" / "README.md").read_text(encoding="utf-8")
+    script = re.findall(r"```python\n(.*?)```", card, re.S)[-1]
+    names = {}
+    exec(script.rpartition("print(")[0].replace("PATH", f"{tmp_path}/graph"), names)
+    expected = energyflow_mlx.load(run).encode(TEXTS)
+    assert np.abs(names["encode"](TEXTS) - expected).max() <= 1e-5
+    with pytest.raises(InputError, match="graph is a graph for other runtimes"):
+        energyflow_mlx.load(tmp_path / "graph")
 
 
 def test_the_command_says_what_it_wrote(run, tmp_path):
@@ -204,13 +223,26 @@ def read_arrays(path, names):
         ({"run": ".", "output": "a.efck1"}, "no checkpoint in checkpoints"),
         ({"run": "RUN", "output": "a.npz"}, "must end in .safetensors or .efck1"),
         (
-            {"run": "RUN", "output": "a.safetensors", "dtype": "int4"},
+            {"run": "RUN", "output": "a.safetensors", "dtype": "int5"},
             "dtype must be one",
         ),
         (
             {"run": "RUN", "output": "a.efck1", "dtype": "float16"},
             "must be float32 but",
         ),
+        (
+            {"run": "RUN", "output": "a", "dtype": "int8", "format": "onnx"},
+            "must be float32 but",
+        ),
+        ({"run": "RUN", "output": "a", "format": "tf"}, "format must be one of"),
+        (
+            {"run": "RUN", "output": "a.safetensors", "format": "onnx"},
+            "must be a folder with format=onnx",
+        ),
+        ({"run": "nowhere", "output": "a"}, "run folder nowhere does not exist"),
+        ({"run": "RUN", "output": "cut.efop1/a"}, "a: not written"),
+        ({"run": "RUN", "output": "."}, "earlier export alone, got cut.efop1 in it"),
+        ({"input": "b.efck1", "output": "a"}, "must end in .npz or .safetensors with"),
         ({"input": "b.efck1", "output": "a.efck1"}, "must end in .npz or .safetensors"),
         (
             {"input": "absent.efck1", "output": "a.npz"},

@@ -23,6 +23,7 @@ LADDER = (
     {"training"},
     {"evaluation.held_out", "evaluation.tracing"},
     {"inference"},
+    {"build.model"},
     {"model"},
     {"text", "lattice", "teacher"},
     {"nn"},
@@ -160,6 +161,8 @@ def test_scan_sees_every_form_of_import(source, found):
         ("evaluation.tracing", "inference", True),
         ("evaluation.tracing", "training", False),
         ("inference", "build", False),
+        ("inference", "build.model", True),
+        ("build.model", "inference", False),
         ("training", "build", False),
     ],
 )

@@ -9,7 +9,12 @@ from tests.test_rooms import ENTRY_POINTS
 # Read by config/ alone, which picks the dataclass by it.
 TAGS = {"encoder.family"}
 # Called from outside by their names.
-BY_FRAMEWORKS = {"sweep_report.py: SweepReport.on_multirun_end"}
+_MODULE = "inference/formats/for_sentence_transformers.py: EnergyFlowOnnx"
+BY_FRAMEWORKS = {
+    "sweep_report.py: SweepReport.on_multirun_end",
+    f"{_MODULE}.preprocess",
+    f"{_MODULE}.get_embedding_dimension",
+}
 # Tests replace the kernels' factory, which must then be asked again.
 FOR_TESTS = {"ops/_backend.py: clear_kernel_cache"}
 

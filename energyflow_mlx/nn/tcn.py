@@ -93,6 +93,11 @@ class TCNBlock(nn.Module):
         """Taps of the first convolution."""
         return self.conv1.weight.shape[1]
 
+    @property
+    def gelu_form(self) -> Form:
+        """Which form of the GELU it uses."""
+        return self._form
+
     def weights(self) -> BlockWeights:
         """Return the block's arrays as they are now."""
         return BlockWeights(

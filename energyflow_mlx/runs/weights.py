@@ -1,14 +1,14 @@
 """Named arrays in safetensors files, checked on the way in and out.
 
-Matrices may lie there in 8 bits, each group of ``GROUP`` weights of a row with a scale
-and an offset, as MLX's own quantised layers have them: ``weight`` holds four integers q
-in each uint32, ``scales`` and ``biases`` stand beside it.
+Matrices may lie there in 8 or 4 bits, each group of ``GROUP`` weights of a row with a
+scale and an offset, as ``mlx.nn.quantize`` has them: ``weight`` holds four or eight
+integers q in each uint32, ``scales`` and ``biases`` stand beside it.
 
-    w = scale * q + offset,  q in [0, 256)
+    w = scale * q + offset,  q in [0, 2^bits)
 
 ``write_arrays`` and ``read_arrays`` move one payload of a checkpoint together with its
-header entry (size, sha256, shapes, dtypes); ``save_weights`` and ``load_weights`` are
-for weights alone, as ``export`` writes them.
+header entry (size, sha256, shapes, dtypes); ``save_as`` and ``load_full`` are for
+weights alone, as ``export`` writes them.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.dtypes import BITS, require_dtype
 from energyflow_mlx.runtime.atomic import flush, sha256_of, write_aside
 
 Arrays = dict[str, mx.array]
 
-GROUP = 64  # weights with one scale; with it in float32 a weight takes 9 bits
-_BITS = 8
+GROUP = 64  # weights with one scale and offset in float32: one bit more a weight
 _MATRIX, _SCALES, _OFFSETS = ".weight", ".scales", ".biases"
 
 
@@ -59,33 +59,46 @@ def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) ->
         write_arrays(aside, cast)
 
 
-def save_quantized(path: Path, arrays: Mapping[str, mx.array]) -> None:
-    """Export weights as one safetensors file, matrices in 8 bits, the rest as it is.
+def save_quantized(path: Path, arrays: Mapping[str, mx.array], bits: int) -> None:
+    """Export weights as one safetensors file, matrices in few bits.
+
+    A matrix whose rows are no multiple of ``GROUP``, and every vector, stays as it is.
 
     Args:
         path: The file to write, atomically.
         arrays: Named float32 arrays; a matrix is a ``weight`` of 2 or more axes, its
             last axis the row that is cut into groups.
-
-    Raises:
-        InputError: The rows of a matrix are no multiple of ``GROUP``.
+        bits: 8 or 4.
     """
     packed: Arrays = {}
     for name, array in arrays.items():
-        if array.ndim < 2 or not name.endswith(_MATRIX):
+        if array.ndim < 2 or not name.endswith(_MATRIX) or array.shape[-1] % GROUP:
             packed[name] = array
             continue
-        if array.shape[-1] % GROUP:
-            raise InputError(
-                f"[weights] '{name}' must have rows of a multiple of {GROUP} to be "
-                f"stored in 8 bits, got {array.shape[-1]}."
-            )
         layer = name.removesuffix(_MATRIX)
-        parts = mx.quantize(array, group_size=GROUP, bits=_BITS)
+        parts = mx.quantize(array, group_size=GROUP, bits=bits)
         for suffix, part in zip((_MATRIX, _SCALES, _OFFSETS), parts, strict=True):
             packed[layer + suffix] = part
     with write_aside(Path(path)) as aside:
         write_arrays(aside, packed)
+
+
+def save_as(path: Path, arrays: Mapping[str, mx.array], dtype: str) -> None:
+    """Export weights as one safetensors file in any of ``dtypes.DTYPES``.
+
+    Args:
+        path: The file to write, atomically.
+        arrays: Named float32 arrays.
+        dtype: One of ``dtypes.DTYPES``.
+
+    Raises:
+        InputError: ``dtype`` is none of them, or a finite value overflows it.
+    """
+    require_dtype(dtype)
+    if dtype in BITS:
+        save_quantized(path, arrays, BITS[dtype])
+    else:
+        save_weights(path, arrays, getattr(mx, dtype))
 
 
 def load_weights(path: Path) -> Arrays:
@@ -101,7 +114,7 @@ def load_full(path: Path) -> Arrays:
     """Read exported weights in whatever precision they lie there, as float32.
 
     Raises:
-        InputError: The file is missing, no safetensors file, or a matrix in 8 bits
+        InputError: The file is missing, no safetensors file, or a matrix in few bits
             lacks its scales or offsets.
     """
     stored = load_weights(path)
@@ -117,9 +130,20 @@ def load_full(path: Path) -> Arrays:
         scales, offsets = stored.get(layer + _SCALES), stored.get(layer + _OFFSETS)
         if scales is None or offsets is None:
             raise InputError(f"[weights] {path}: '{name}' must come with its scales.")
-        full[name] = mx.dequantize(array, scales, offsets, group_size=GROUP, bits=_BITS)
+        full[name] = _widen(array, scales, offsets, f"{path}: '{name}'")
     mx.eval(full)
     return full
+
+
+def _widen(packed: mx.array, scales: mx.array, offsets: mx.array, at: str) -> mx.array:
+    """A matrix in few bits as float32; how few, its shape and its scales' say."""
+    bits, rest = divmod(32 * packed.shape[-1], GROUP * scales.shape[-1])
+    if rest or bits not in BITS.values() or offsets.shape != scales.shape:
+        raise InputError(
+            f"[weights] {at} must have {GROUP} weights a scale, got "
+            f"{list(packed.shape)} words and {list(scales.shape)} scales."
+        )
+    return mx.dequantize(packed, scales, offsets, group_size=GROUP, bits=bits)
 
 
 def write_arrays(path: Path, arrays: Arrays) -> dict[str, Any]:

@@ -7,6 +7,7 @@ itself survives a power cut.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,37 @@ def write_aside(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; it takes the place of ``path`` at the end.
+
+    Args:
+        path: The final folder. What was there goes away when the body succeeds, all of
+            it; when the body raises, it is untouched.
+
+    Yields:
+        The temporary folder, beside the final one.
+    """
+    path = Path(os.path.abspath(path))  # "x/.." and "." have a name too
+    aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    former = aside.with_name(f"{aside.name}-former")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in aside.iterdir():
+            flush(file)
+        flush(aside)
+        if path.exists():
+            path.replace(former)
+        aside.replace(path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if former.exists() and not path.exists():
+            former.replace(path)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

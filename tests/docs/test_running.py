@@ -32,6 +32,11 @@ NOT_RUN = {
     "evaluate ": "a figure's command: needs the run of the one above it",
     "python -m energyflow_mlx.train +experiment=ab data=hf": "needs the package "
     "datasets; tests/data/test_hugging_face.py reads such files",
+    "python -m energyflow_mlx.export run=runs/mine output=out/graph": "the extra onnx",
+    "python -m energyflow_mlx.export run=runs/mine output=out/st": "the extra onnx",
+    "import mteb": "the extra mteb; tests/evaluation/test_mteb.py runs it",
+    "from huggingface_hub import": "sends a model to the hub",
+    "from sentence_transformers import": "that library; test_onnx.py runs it",
     "from dataclasses import": "tests/training/test_new_objective.py runs it",
 }
 SMALL = [

@@ -1,6 +1,7 @@
 """Half-precision weight files keep their error bound."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -88,30 +89,34 @@ def test_loading_weights_is_eager(tmp_path):
     assert mx.array_equal(loaded["a.weight"], weights()["a.weight"]).item()
 
 
-def test_matrices_in_8_bits_come_back_within_a_step(tmp_path):
+@pytest.mark.parametrize("bits", [8, 4])
+def test_matrices_in_few_bits_come_back_within_a_step(tmp_path, bits):
     rng = np.random.default_rng(0)
     arrays = {
         "a.weight": mx.array(rng.normal(size=(5, 128)).astype(np.float32)),
         "conv.weight": mx.array(rng.uniform(-3, 1, (4, 3, 64)).astype(np.float32)),
         "a.bias": mx.array(rng.normal(size=5).astype(np.float32)),
         "norm.weight": mx.ones(7),
+        "odd.weight": mx.array(rng.normal(size=(5, 72)).astype(np.float32)),
         "count": mx.array([3, 4]),
     }
-    save_quantized(tmp_path / "q.safetensors", arrays)
+    save_quantized(tmp_path / "q.safetensors", arrays, bits)
     stored = load_weights(tmp_path / "q.safetensors")
     back = load_full(tmp_path / "q.safetensors")
     assert back.keys() == arrays.keys()
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype and back[name].shape == array.shape
         found, expected = np.array(back[name]), np.array(array)
-        if array.ndim < 2:
+        if array.ndim < 2 or name == "odd.weight":  # its rows make no groups
             np.testing.assert_array_equal(found, expected)
             continue
         groups = expected.reshape(*array.shape[:-1], -1, GROUP)
-        step = np.ptp(groups, axis=-1, keepdims=True) / 255
+        step = np.ptp(groups, axis=-1, keepdims=True) / (2**bits - 1)
         error = np.abs(found.reshape(groups.shape) - groups)
-        # Zero must be one of the 256 values, so the range is cut or widened a little.
-        assert (error <= 1.05 * step).all() and error.mean() < 0.3 * step.mean()
+        # Zero must be one of the values, so the range is cut or widened a little.
+        assert (
+            error <= (1.05 if bits == 8 else 1.6) * step
+        ).all() and error.mean() < 0.35 * step.mean()
         assert error.max() > 0.1 * step.min()
         layer = name.removesuffix(".weight")
         assert stored[name].dtype == mx.uint32
@@ -121,18 +126,30 @@ def test_matrices_in_8_bits_come_back_within_a_step(tmp_path):
         )
 
 
-def test_rows_that_make_no_groups_are_refused_by_name(tmp_path):
+def test_the_numbers_are_those_of_mlx_quantized_layers(tmp_path):
+    """``mlx.nn.quantize`` reads the file as it lies there."""
+    layer = nn.Linear(128, 8)
+    for bits in (8, 4):
+        arrays = {"l.weight": layer.weight, "l.bias": layer.bias}
+        save_quantized(tmp_path / "q.safetensors", arrays, bits)
+        quantized = layer.to_quantized(group_size=GROUP, bits=bits)
+        stored = load_weights(tmp_path / "q.safetensors")
+        for name in ("weight", "scales", "biases"):
+            np.testing.assert_array_equal(stored[f"l.{name}"], quantized[name])
+
+
+def test_scales_of_other_groups_are_refused(tmp_path):
     path = tmp_path / "q.safetensors"
-    with pytest.raises(
-        InputError, match="'a.weight' must have rows of a multiple of 64"
-    ):
-        save_quantized(path, {"a.weight": mx.zeros((4, 72))})
-    assert not path.exists()
+    save_quantized(path, {"a.weight": mx.ones((4, 128))}, 8)
+    arrays = load_weights(path)
+    write_arrays(path, arrays | {"a.scales": mx.ones((4, 3))})
+    with pytest.raises(InputError, match=r"'a.weight' must have 64 weights a scale"):
+        load_full(path)
 
 
 def test_integers_without_their_scales_are_refused(tmp_path):
     path = tmp_path / "q.safetensors"
-    save_quantized(path, {"a.weight": mx.ones((4, 64))})
+    save_quantized(path, {"a.weight": mx.ones((4, 64))}, 8)
     kept = {n: a for n, a in load_weights(path).items() if not n.endswith(".scales")}
     write_arrays(path, kept)
     with pytest.raises(InputError, match="'a.weight' must come with its scales"):

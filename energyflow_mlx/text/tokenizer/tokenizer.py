@@ -227,6 +227,18 @@ class Tokenizer:
             return [" ".join(text.split()) for text in texts]
         return [" ".join(normalizer.normalize_str(text).split()) for text in texts]
 
+    @property
+    def spelling(self) -> tuple[np.ndarray, np.ndarray]:
+        """Student ids of every source piece one after another, and where each begins.
+
+        Int32 ``[sum of counts]`` and ``[S + 1]``, for S source pieces.
+        """
+        return self._spelling, self._begins
+
+    def bare_source(self) -> str:
+        """``tokenizer.json`` of the source, which neither cuts nor pads a text."""
+        return parse_tokenizer(self._source_json, Path(SOURCE_FILE)).to_str()
+
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``student_vocab.json`` into ``folder``."""
         write_text(Path(folder) / SOURCE_FILE, self._source_json)

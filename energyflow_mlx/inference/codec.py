@@ -1,31 +1,25 @@
-"""Using a trained model: texts to vectors, vectors to texts, streamed in batches.
-
-Needs MLX, NumPy and the tokenizer; no training dependency.
-"""
+"""Using a trained model: texts to vectors, vectors to texts, streamed in batches."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.config import Config
-from energyflow_mlx.data.chunks import (
-    CPU_CHUNK_TOKENS_OF_FEW_LAYERS,
-    Rows,
-    run_chunks,
-    windows_of,
-)
-from energyflow_mlx.data.vectors import unit_rows
+from energyflow_mlx.data.captions import generate_captions
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.inference.encoder import SentenceEncoder
+from energyflow_mlx.inference.formats import card, folder
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.ops import linear_cross_entropy
+from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.text.generation import Decoding, Generator, correct
-from energyflow_mlx.text.tokenizer import Tokenizer
 
 _CPU_ROWS, _GPU_ROWS = 128, 2048  # decoded together; every beam is a row
+_CAPTIONS = 200  # that stored weights are compared on
 TRAVELLERS = 16  # vectors that travel through a lattice together
 
 
@@ -36,28 +30,18 @@ def default_rows(decoding: Decoding) -> int:
 
 
 @dataclass
-class SentenceCodec:
+class SentenceCodec(SentenceEncoder):
     """A trained encoder and decoder with their tokenizer.
 
-    Attributes:
-        model: The network, an ``mlx.nn.Module``.
-        tokenizer: Text to ids and back.
-        config: The run's configuration.
-        dimension: Size E of the vectors.
+    Attributes as in ``SentenceEncoder``.
     """
 
-    model: EnergyFlow
-    tokenizer: Tokenizer
-    config: Config
-    dimension: int
-    _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
     _losses: Callable[..., tuple[mx.array, mx.array]] = field(init=False)
     _generator: Generator = field(init=False)
 
     def __post_init__(self) -> None:
         """Compile the forward passes, once for every batch shape."""
-        self.model.eval()
-        self._forward = self.model.compiled_encode()
+        super().__post_init__()
         losses = functools.partial(_sentence_losses, self.model)
         self._losses = mx.compile(losses, inputs=[self.model.state])
         if "decoder" in self.model:
@@ -77,112 +61,63 @@ class SentenceCodec:
         """
         return self._losses(ids, mask, z)
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        *,
-        batch_size: int = 0,
-        normalize: bool = True,
-    ) -> np.ndarray:
-        """Vectors of sentences, ``[N, E]`` float32, in the order of ``texts``.
+    # Folders to share ----------------------------------------------------------------
 
-        A sentence encoded alone equals the same sentence in any batch to 1e-5.
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path) -> Self:
+        """Open a folder that ``export`` or ``save_pretrained`` wrote.
 
         Args:
-            texts: Sentences; an empty one is encoded as start and end token.
-            batch_size: Most sentences in a forward pass; 0 = as many as suit the
-                device.
-            normalize: Scale every vector to unit length.
+            path_or_id: The folder, or ``user/name`` on the Hugging Face hub.
 
         Raises:
-            InputError: The model has no encoder, or ``batch_size`` is negative.
-            TypeError: ``texts`` is a single string.
+            InputError: There is no such folder, or it is damaged or something else.
         """
-        if isinstance(texts, str):
-            raise TypeError("[encode] texts must be a list of strings, got one string.")
-        vectors = np.zeros((len(texts), self.dimension), np.float32)
-        for members, y in self.encode_windows(
-            windows_of(texts), batch_size=batch_size, normalize=normalize
-        ):
-            vectors[members] = y
-        return vectors
+        found = folder.open_folder(folder.find_folder(path_or_id))
+        jit_headers.prepare()
+        return cls(found.model, found.tokenizer, found.config, found.dimension)
 
-    def encode_windows(
-        self,
-        windows: Iterable[Sequence[str]],
-        *,
-        batch_size: int = 0,
-        normalize: bool = True,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Vectors of sentences that come in runs, as they become ready.
-
-        A run is read and tokenised on a thread while the device encodes those before.
-
-        Args:
-            windows: Runs of sentences, such as ``chunks.WINDOW`` lines of a file.
-            batch_size: As for ``encode``.
-            normalize: As for ``encode``.
-
-        Yields:
-            Numbers of the sentences ``[B]``, counted over all runs, and their vectors
-            ``[B, E]`` float32.
-
-        Raises:
-            InputError: As for ``encode``.
-        """
-        length = self.config.data.max_length
-        rows = (self.tokenizer.encode(texts, length) for texts in windows)
-        return self._encode_rows(rows, batch_size, normalize=normalize)
-
-    def encode_ids(
-        self, rows: Sequence[np.ndarray], *, batch_size: int = 0, normalize: bool
-    ) -> np.ndarray:
-        """Vectors of token id rows, ``[N, E]`` float32; see ``encode``.
-
-        Raises:
-            InputError: The model has no encoder, or an id is not in its token table.
-        """
-        vectors = np.zeros((len(rows), self.dimension), np.float32)
-        for members, y in self._encode_rows([rows], batch_size, normalize=normalize):
-            vectors[members] = y
-        return vectors
-
-    def _encode_rows(
-        self, windows: Iterable[Rows], batch_size: int, *, normalize: bool
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Vectors of token id rows that come in windows, as they become ready."""
-        self.model.require("encode", "encoder")
-        if batch_size < 0:
-            raise InputError(f"[encode] batch_size must be >= 0, got {batch_size}.")
-
-        def forward(ids: mx.array, mask: mx.array | None) -> mx.array:
-            known = mx.ones(ids.shape) if mask is None else mask
-            return self._forward(ids, known).astype(mx.float32)
-
-        # A row is cut where the training would have cut it.
-        longest = self.config.data.buckets[-1]
-        checked = map(self._checked_ids, windows)
-        found = run_chunks(
-            *(forward, checked, batch_size, longest),
-            cpu_tokens=CPU_CHUNK_TOKENS_OF_FEW_LAYERS,
+    def as_pretrained(self) -> folder.Pretrained:
+        """What a folder of this model holds."""
+        return folder.Pretrained(
+            self.model, self.tokenizer, self.config, self.dimension
         )
-        if not normalize:
-            return found
-        return ((members, unit_rows(y)) for members, y in found)
 
-    def _checked_ids(self, rows: Rows) -> Rows:
-        """Refuse ids that the device would look up outside the token table."""
-        size = self.model.encoder.embedding.weight.shape[0]
-        flat = np.concatenate(rows) if len(rows) else np.zeros(1, np.int32)
-        if 0 <= flat.min() and flat.max() < size:
-            return rows
-        for number, row in enumerate(rows):
-            if len(row) and not (0 <= row.min() and row.max() < size):
-                raise InputError(
-                    f"[encode] row {number}: token ids must be in [0, {size}), "
-                    f"got {row.min()} to {row.max()}."
-                )
-        return rows
+    def save_pretrained(
+        self,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        facts: card.CardFacts | None = None,
+    ) -> None:
+        """Write model, tokenizer and model card into a folder, all of it or nothing.
+
+        Args:
+            path: A folder that is new, empty or holds an earlier export alone.
+            dtype: ``float32``, ``float16``, ``bfloat16``, ``int8`` or ``int4``.
+            facts: What the card says beside what the model knows of itself.
+
+        Raises:
+            InputError: The folder holds other files, or a weight overflows ``dtype``.
+        """
+        source = self.as_pretrained()
+        with folder.new_folder(Path(path)) as aside:
+            folder.write_model(aside, source, dtype)
+            closeness = self._closeness(aside) if dtype != "float32" else {}
+            known = replace(facts or card.CardFacts(), closeness=closeness)
+            card.write_card(aside, source, dtype, known)
+
+    def _closeness(self, stored: Path) -> dict[str, float]:
+        """Cosines of a folder's vectors with this model's, on built-in captions."""
+        if "encoder" not in self.model:
+            return {}
+        texts = generate_captions(_CAPTIONS, seed=0)
+        other = self.from_pretrained(stored)
+        cosines = self.similarity_pairwise(self.encode(texts), other.encode(texts))
+        return {
+            f"mean cosine with float32, {_CAPTIONS} built-in captions": cosines.mean(),
+            "least of them": cosines.min(),
+        }
 
     def transform(self, vectors: np.ndarray, *, batch_size: int = 0) -> np.ndarray:
         """Send vectors through the model's lattice, ``[N, E]`` to ``[N, E]`` float32.
@@ -276,7 +211,7 @@ class SentenceCodec:
 
         def hear(ids: np.ndarray) -> np.ndarray:
             # Through the text: its tokens may differ from those the decoder chose.
-            return self.encode(self.tokenizer.decode(ids), normalize=False)
+            return self.encode(self.tokenizer.decode(ids), normalize_embeddings=False)
 
         if not decoding.corrections:
             return tell(z)

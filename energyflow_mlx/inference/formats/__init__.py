@@ -1,0 +1,1 @@
+"""Folders in which a trained model travels: for this package and for others."""

@@ -1,0 +1,245 @@
+"""The folder in which a model travels: weights, settings, tokenizer, model card.
+
+    model.safetensors    every weight by its path, in one of ``runs.dtypes.DTYPES``
+    config.json          ``format``, version, vector size, parts, the run's settings
+    tokenizer.json       the source tokenizer, as Hugging Face ``tokenizers`` reads it
+    student_vocab.json   how the student spells the source's pieces
+    README.md            the model card
+
+Nothing in it is pickled, and reading it instantiates nothing by name.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from energyflow_mlx.build.model import PARTS, build_model
+from energyflow_mlx.config import Config, config_from_json
+from energyflow_mlx.config.data import TeacherConfig
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
+from energyflow_mlx.runs.checkpoint import require_match
+from energyflow_mlx.runs.dtypes import BITS
+from energyflow_mlx.runs.weights import load_full, save_as
+from energyflow_mlx.runtime import hub
+from energyflow_mlx.runtime.atomic import folder_aside
+from energyflow_mlx.text.tokenizer import Tokenizer
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+GRAPH = "model.onnx"
+FORMAT, VERSION = "energyflow", 1
+# What any format of ``export`` may have written; such a folder may be written again.
+OURS = {
+    *(WEIGHTS, CONFIG, CARD, "tokenizer.json", "student_vocab.json"),
+    *(GRAPH, "modules.json", "energyflow_onnx.py"),
+    *("config_sentence_transformers.json", ".gitattributes"),
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a folder holds.
+
+    Attributes:
+        model: The network, its weights in float32.
+        tokenizer: Text to ids and back.
+        config: Settings it was built with.
+        dimension: Size E of the vectors.
+    """
+
+    model: EnergyFlow
+    tokenizer: Tokenizer
+    config: Config
+    dimension: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """``config.json`` of the folder.
+
+    Attributes:
+        dimension: Size E of the vectors.
+        dtype: Precision of the weights.
+        parts: Top-level parts of the model.
+        config: The run's settings, without paths of the machine it was trained on.
+        format: Always ``energyflow``.
+        version: Of the format.
+    """
+
+    dimension: int
+    dtype: str
+    parts: list[str]
+    config: dict[str, Any]
+    format: str = FORMAT
+    version: int = VERSION
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder is one of these, and no run folder."""
+    return (folder / WEIGHTS).is_file()
+
+
+def new_folder(path: Path) -> AbstractContextManager[Path]:
+    """Open a folder aside that takes the place of ``path`` when all is written.
+
+    Raises:
+        InputError: ``path`` is a file, or holds files that no export has written.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"[export] output {path} must be a folder, got a file.")
+    foreign = {file.name for file in path.iterdir()} - OURS if path.is_dir() else set()
+    if foreign:
+        raise InputError(
+            f"[export] output {path} must be new, empty or hold an earlier export "
+            f"alone, got {min(foreign)} in it."
+        )
+    return folder_aside(path)
+
+
+def write_model(folder: Path, source: Pretrained, dtype: str) -> None:
+    """Write weights, settings and tokenizer into a folder.
+
+    Args:
+        folder: An empty folder.
+        source: What is written.
+        dtype: One of ``runs.dtypes.DTYPES``.
+
+    Raises:
+        InputError: A weight overflows ``dtype``.
+    """
+    weights = flat_parameters(source.model)
+    parts = sorted({name.partition(".")[0] for name in weights})
+    require_measured(parts, dtype)
+    save_as(folder / WEIGHTS, weights, dtype)
+    config = without_paths(source.config).to_json()
+    header = Header(source.dimension, dtype, parts, config)
+    write_json(folder / CONFIG, asdict(header))
+    source.tokenizer.save(folder)
+
+
+def require_measured(parts: Collection[str], dtype: str) -> None:
+    """Refuse few bits for parts whose loss by them was never measured.
+
+    Args:
+        parts: Top-level parts of a model.
+        dtype: One of ``runs.dtypes.DTYPES``.
+
+    Raises:
+        InputError: There is a part beside encoder, decoder and what they share.
+    """
+    others = set(parts) - {"encoder", "decoder", "shared"}
+    if dtype in BITS and others:
+        raise InputError(
+            f"[export] dtype must be float32, float16 or bfloat16 for a model with "
+            f"{', '.join(sorted(others))}, got {dtype}."
+        )
+
+
+def write_json(path: Path, values: Mapping[str, Any] | list[Any]) -> None:
+    """Write a file of settings."""
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def without_paths(config: Config) -> Config:
+    """Settings in which folders of one machine are reduced to their last names."""
+    shared = deepcopy(config)
+    shared.run.dir = Config().run.dir
+    for name in ("train", "val"):
+        setattr(shared.data, name, [Path(p).name for p in getattr(config.data, name)])
+    teacher = shared.teacher
+    teacher.cache_dir = TeacherConfig().cache_dir
+    for name in ("train_vectors", "val_vectors"):
+        given = getattr(teacher, name)
+        setattr(teacher, name, Path(given).name if given else given)
+    teacher.name = teacher_name(config)
+    return shared
+
+
+def teacher_name(config: Config) -> str:
+    """The teacher's name, that of a folder without the path to it."""
+    name = config.teacher.name
+    is_path = Path(name).expanduser().is_dir() or not hub.is_hub_id(name)
+    return Path(name).name if is_path else name
+
+
+def open_folder(path: Path) -> Pretrained:
+    """Read what ``write_model`` wrote.
+
+    Raises:
+        InputError: A file is missing or damaged, or of another format.
+    """
+    header = _read_header(path / CONFIG)
+    config = config_from_json(header.config)
+    tokenizer = Tokenizer.load(path)
+    weights = load_full(path / WEIGHTS)
+    return build_pretrained(
+        config, tokenizer, weights, header.dimension, str(path / WEIGHTS)
+    )
+
+
+def build_pretrained(
+    config: Config,
+    tokenizer: Tokenizer,
+    weights: dict[str, mx.array],
+    dimension: int,
+    where: str,
+) -> Pretrained:
+    """A model with the parts whose weights there are.
+
+    Args:
+        config: The run's settings.
+        tokenizer: The run's tokenizer.
+        weights: Float32 arrays by path.
+        dimension: Size E of the vectors.
+        where: Where the weights come from, for messages.
+
+    Raises:
+        InputError: Weights and settings do not fit.
+    """
+    parts = {name.partition(".")[0] for name in weights}
+    if unknown := parts - PARTS:
+        raise InputError(
+            f"[load] {where} must hold a model's weights, got {min(unknown)}."
+        )
+    model = build_model(config, parts, tokenizer.vocab_size, dimension)
+    require_match(flat_parameters(model), weights, where)
+    install_parameters(model, weights)
+    return Pretrained(model, tokenizer, config, dimension)
+
+
+def find_folder(path_or_id: str | Path) -> Path:
+    """Folder of a model: the one named, or the hub's.
+
+    Raises:
+        InputError: There is no such folder, or the hub does not supply it.
+    """
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir() or not hub.is_hub_id(str(path_or_id)):
+        return folder
+    return hub.fetch(str(path_or_id), sorted(OURS))
+
+
+def _read_header(path: Path) -> Header:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"[load] {path}: no such file.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"[load] {path}: not readable JSON: {error}.") from error
+    found = {k: values.get(k) for k in ("format", "version")}
+    if found != {"format": FORMAT, "version": VERSION}:
+        raise InputError(
+            f"[load] {path}: must have format {FORMAT}, version {VERSION}, got "
+            f"{found['format']}, {found['version']}."
+        )
+    try:
+        return Header(**values)
+    except TypeError as error:
+        raise InputError(f"[load] {path}: damaged: {error}.") from error
