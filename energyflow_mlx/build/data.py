@@ -14,6 +14,7 @@ from energyflow_mlx.data.dataset import (
     read_many,
     split,
 )
+from energyflow_mlx.data.sources import SUFFIXES
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
@@ -31,13 +32,6 @@ from energyflow_mlx.training.objectives import Objective
 
 Objectives = Mapping[str, Objective]
 
-_SUFFIXES = {
-    "text": (".txt", ".txt.gz"),
-    "jsonl": (".jsonl", ".jsonl.gz"),
-    "efb": (".efb",),
-    "npy": (".npy",),
-}
-
 
 def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     """Training and held-out sentences, and a word on where they came from.
@@ -48,13 +42,13 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     data = config.data
     if data.train:
         _check_suffixes([*data.train, *data.val], data.format)
-        train = read_many([Path(p) for p in data.train])
+        train = read_many([Path(p) for p in data.train], data.text_column)
         source = ", ".join(Path(p).name for p in data.train)
     else:
         train = SentenceSet(generate_captions(data.captions, config.seed), None, None)
         source = f"built-in captions ({data.captions})"
     if data.val:
-        held_out = read_many([Path(p) for p in data.val])
+        held_out = read_many([Path(p) for p in data.val], data.text_column)
     else:
         train, held_out = split(train, data.val_fraction, config.seed)
     if data.limit and data.limit < len(train):
@@ -65,9 +59,9 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
 
 def _check_suffixes(paths: Sequence[str], kind: str) -> None:
     for path in paths if kind != "auto" else ():
-        if not path.endswith(_SUFFIXES[kind]):
+        if not path.endswith(SUFFIXES[kind]):
             raise InputError(
-                f"[data] {path} must end in {' or '.join(_SUFFIXES[kind])}, "
+                f"[data] {path} must end in {' or '.join(SUFFIXES[kind])}, "
                 f"because data.format is {kind}."
             )
 
@@ -220,7 +214,8 @@ def load_held_out(
         InputError: A file is missing or damaged, or the teacher is.
     """
     teacher = teacher_from(config.teacher)
-    sentences = read_many(list(paths)) if paths else read_sets(config)[1]
+    column = config.data.text_column
+    sentences = read_many(list(paths), column) if paths else read_sets(config)[1]
     given = None if paths else config.teacher.val_vectors
     targets = _targets(sentences, given, teacher, config, None)
     reads_text = any(o.reads_text for o in objectives.values())

@@ -27,7 +27,7 @@ def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
         if "=" not in word:
             raise InputError(f"[arguments] expected key=value, got {word!r}.")
     try:
-        given = OmegaConf.from_dotlist(list(argv))
+        given = OmegaConf.from_dotlist([_with_plain_dash(word) for word in argv])
         defaults = OmegaConf.structured(schema)
         OmegaConf.set_readonly(
             defaults, False
@@ -39,6 +39,12 @@ def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise InputError(f"[arguments] {describe(error)}") from None
+
+
+def _with_plain_dash(word: str) -> str:
+    """The word, with the value ``-`` quoted: YAML would take it for a list."""
+    key, _, value = word.partition("=")
+    return f"{key}='-'" if value == "-" else word
 
 
 def describe(error: OmegaConfBaseException) -> str:

@@ -7,7 +7,7 @@ from energyflow_mlx.config.checks import as_paths, require, require_choice
 
 # Shapes of a batch, and so traces of an objective's update.
 MOST_BUCKETS = 8
-FORMATS = ("auto", "text", "jsonl", "efb", "npy")
+FORMATS = ("auto", "text", "jsonl", "csv", "efb", "npy")
 
 
 @dataclass
@@ -18,6 +18,8 @@ class DataConfig:
         train: Path or list of paths; none = the built-in captions.
         val: Path or list of paths; none = ``val_fraction`` of the training data.
         format: ``auto`` follows the suffix; any other value insists on it.
+        text_column: Where a sentence stands: the key of a JSON record, or the column
+            of a ``.csv`` or ``.tsv`` file, whose first line names its columns.
         pairs: Map the vector of each ``text`` to that of its ``pair_target`` in
             JSON Lines, or the first half of each row of a ``.npy`` file to the second
             (objective ``flow`` only).
@@ -37,6 +39,7 @@ class DataConfig:
     train: Any = None
     val: Any = None
     format: str = "auto"
+    text_column: str = "text"
     pairs: bool = False
     captions: int = 20_000
     val_fraction: float = 0.05
@@ -52,6 +55,7 @@ class DataConfig:
         self.train = as_paths(self.train, "data.train")
         self.val = as_paths(self.val, "data.val")
         require_choice(self.format, "data.format", FORMATS)
+        require(bool(self.text_column), "data.text_column", "a name", self.text_column)
         require(self.captions >= 100, "data.captions", ">= 100", self.captions)
         require(
             0 < self.val_fraction <= 0.5,

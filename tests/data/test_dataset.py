@@ -161,7 +161,7 @@ def test_records_of_mixed_kind_are_refused(tmp_path):
         "a.jsonl",
         '{"text": "a"}\n{"input_ids": [1], "attention_mask": [1]}\n',
     )
-    with pytest.raises(InputError, match="expected text in every record, or tokens"):
+    with pytest.raises(InputError, match="in every record, or tokens in every one"):
         read_sentences(path)
 
 
