@@ -56,6 +56,7 @@ def decode_file(args: DecodeArgs) -> None:
     if args.batch_size < 0:
         raise InputError(f"[decode] batch_size must be >= 0, got {args.batch_size}.")
     codec = load(args.run)
+    codec.require("decode", "decode")
     if vectors.shape[1] != codec.dimension:
         raise InputError(
             f"[decode] {args.input} must have {codec.dimension} columns as the run's "

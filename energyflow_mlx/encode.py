@@ -93,11 +93,11 @@ def encode_file(args: EncodeArgs) -> None:
     if source != STANDARD_STREAM and not source.exists():
         raise InputError(f"[encode] input {source} does not exist.")
     codec = load(args.run, args.weights)
+    encode = _encoder(args, codec)
     read = _reader(args, codec)
     count = sum(map(len, read()))
     if count == 0:
         raise InputError(f"[encode] input {args.input} must hold sentences, got none.")
-    encode = _encoder(args, codec)
     with write_aside(Path(args.output)) as aside:
         shape = (count, codec.dimension)
         vectors = np.lib.format.open_memmap(
@@ -129,13 +129,16 @@ def _reader(args: EncodeArgs, codec: "SentenceCodec") -> Reader:
 def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Encoder:
     """What turns the windows of the input into row numbers and vectors ``[B, E]``."""
     size, is_npy = args.batch_size, args.input.endswith(".npy")
-    if "encoder" in codec.model:
+    if "encoder" in codec.model or not codec.model.takes_vectors:
+        codec.require("encode", "encode")
         if is_npy:
             raise InputError(
                 f"[encode] input {args.input} must be text: only a model without an "
                 "encoder takes .npy vectors."
             )
         return partial(codec.encode_windows, batch_size=size, normalize=args.normalize)
+
+    codec.require("encode", "transform")
 
     def transform(vectors: np.ndarray) -> np.ndarray:
         if vectors.shape[1] != codec.dimension:

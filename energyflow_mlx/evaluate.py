@@ -110,6 +110,7 @@ def _held_out_metrics(
     config = codec.config
     objectives = build_objectives(config)
     held_out, embed = load_held_out(config, objectives, codec.tokenizer, paths)
+    codec.notice(held_out.texts)
     found: dict[str, Any] = final_metrics(
         codec,
         list(objectives.values()),

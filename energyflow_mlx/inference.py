@@ -22,8 +22,10 @@ from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.ops import linear_cross_entropy
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.text.generation import Decoding, Generator, correct
 from energyflow_mlx.text.tokenizer import Tokenizer
+from energyflow_mlx.text.tokenizer.foreign import SpellingWatch
 
 _CPU_ROWS, _GPU_ROWS = 128, 2048  # decoded together; every beam is a row
 TRAVELLERS = 16  # vectors that travel through a lattice together
@@ -44,19 +46,23 @@ class SentenceCodec:
         tokenizer: Text to ids and back.
         config: The run's configuration.
         dimension: Size E of the vectors.
+        record: What training did to the model; a part that it never reached is refused.
     """
 
     model: EnergyFlow
     tokenizer: Tokenizer
     config: Config
     dimension: int
+    record: Record = field(default_factory=Record)
     _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
     _losses: Callable[..., tuple[mx.array, mx.array]] = field(init=False)
     _generator: Generator = field(init=False)
+    _spelling: SpellingWatch = field(init=False)
 
     def __post_init__(self) -> None:
         """Compile the forward passes, once for every batch shape."""
         self.model.eval()
+        self._spelling = SpellingWatch(self.tokenizer, self.record.tokens_per_word)
         self._forward = self.model.compiled_encode()
         losses = functools.partial(_sentence_losses, self.model)
         self._losses = mx.compile(losses, inputs=[self.model.state])
@@ -64,6 +70,28 @@ class SentenceCodec:
             self._generator = Generator(
                 self.model.decoder, self.tokenizer.special, self.model.shared
             )
+
+    def require(self, call: str, path: str) -> None:
+        """Refuse a call that this model cannot answer.
+
+        Args:
+            call: What the user called, for the message.
+            path: A key of ``EnergyFlow.paths``.
+
+        Raises:
+            InputError: A part on that path is missing, or was never trained.
+        """
+        parts = self.model.paths[path]
+        self.record.require(call, parts)
+        for part in parts:
+            self.model.require(call, part.partition(".")[0])
+
+    def notice(self, texts: Sequence[str]) -> None:
+        """Look at texts to be encoded; warn once when the vocabulary is not for them.
+
+        ``encode`` does so itself; this is for texts whose token ids are encoded.
+        """
+        self._spelling.look(texts)
 
     def cross_entropy(
         self, ids: mx.array, mask: mx.array, z: mx.array
@@ -95,7 +123,7 @@ class SentenceCodec:
             normalize: Scale every vector to unit length.
 
         Raises:
-            InputError: The model has no encoder, or ``batch_size`` is negative.
+            InputError: The model has no trained encoder, or ``batch_size`` is negative.
             TypeError: ``texts`` is a single string.
         """
         if isinstance(texts, str):
@@ -131,7 +159,12 @@ class SentenceCodec:
             InputError: As for ``encode``.
         """
         length = self.config.data.max_length
-        rows = (self.tokenizer.encode(texts, length) for texts in windows)
+
+        def ids_of(texts: Sequence[str]) -> Rows:
+            self.notice(texts)
+            return self.tokenizer.encode(texts, length)
+
+        rows = map(ids_of, windows)
         return self._encode_rows(rows, batch_size, normalize=normalize)
 
     def encode_ids(
@@ -151,7 +184,7 @@ class SentenceCodec:
         self, windows: Iterable[Rows], batch_size: int, *, normalize: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Vectors of token id rows that come in windows, as they become ready."""
-        self.model.require("encode", "encoder")
+        self.require("encode", "encode")
         if batch_size < 0:
             raise InputError(f"[encode] batch_size must be >= 0, got {batch_size}.")
 
@@ -192,9 +225,10 @@ class SentenceCodec:
             batch_size: Most rows that travel together; 0 = 16.
 
         Raises:
-            InputError: The model has no lattice.
+            InputError: The model has no lattice, or parts of it were never trained.
             ValueError: ``vectors`` is not ``[N, E]``.
         """
+        self.require("transform", "transform")
         vectors, size = np.asarray(vectors, np.float32), batch_size or TRAVELLERS
         parts = [
             np.array(self.model.transform(mx.array(vectors[i : i + size])))
@@ -243,9 +277,9 @@ class SentenceCodec:
             batch_size: As for ``decode``.
             first_row: Number of the first row in the list.
         """
-        self.model.require("decode", "decoder")
+        self.require("decode", "decode")
         if decoding.corrections:
-            self.model.require("decode with corrections", "encoder")
+            self.require("decode with corrections", "encode")
         if batch_size < 0:
             raise InputError(f"[decode] batch_size must be >= 0, got {batch_size}.")
         vectors = self._checked(vectors)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from energyflow_mlx.build.model import PARTS, build_model
+from energyflow_mlx.build.objectives import record_of
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import flat_parameters, install_parameters
@@ -44,4 +45,5 @@ def load(path: str | Path, weights: str | Path | None = None) -> SentenceCodec:
     require_match(flat_parameters(model), parameters, source)
     install_parameters(model, parameters)
     jit_headers.prepare()
-    return SentenceCodec(model, tokenizer, config, dimension)
+    record = record_of(best.meta, config)
+    return SentenceCodec(model, tokenizer, config, dimension, record)

@@ -26,11 +26,14 @@ from energyflow_mlx.teacher.teacher import (
     Teacher,
     cached_vectors,
 )
+from energyflow_mlx.text.tokenizer.foreign import spelling_of
 from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.objectives import Objective
 
 Objectives = Mapping[str, Objective]
+
+_SPELT_SENTENCES = 2000
 
 
 def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
@@ -281,4 +284,13 @@ def load_run_data(
         source=source,
         teacher=teacher.name,
         embed=_embed(teacher, config),
+        tokens_per_word=_tokens_per_word(tokenizer, train) if reads_text else None,
     )
+
+
+def _tokens_per_word(tokenizer: Tokenizer, train: SentenceSet) -> float | None:
+    """Tokens a word of the training text, from some of its sentences."""
+    if train.texts is None:
+        return None
+    found = spelling_of(tokenizer, train.texts, _SPELT_SENTENCES)
+    return found.tokens / max(found.words, 1)

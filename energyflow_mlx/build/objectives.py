@@ -1,8 +1,12 @@
 """The objectives that a configuration trains, and the rules they put on it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from energyflow_mlx.config import Config, chosen_objectives
 from energyflow_mlx.config.checks import require
 from energyflow_mlx.config.training import TRAINED
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.training.objectives import Objective
 
 
@@ -28,6 +32,18 @@ def parts_of(objectives: dict[str, Objective]) -> frozenset[str]:
     return frozenset(prefix.partition(".")[0] for prefix in prefixes)
 
 
+def record_of(meta: Mapping[str, Any], config: Config) -> Record:
+    """What training did to the model of a checkpoint.
+
+    Args:
+        meta: The checkpoint's meta data.
+        config: The run's configuration; says what was trained where an earlier version
+            wrote the checkpoint.
+    """
+    objectives = build_objectives(config).values()
+    return Record.from_json(meta, [part for o in objectives for part in o.parts])
+
+
 def _check(objectives: dict[str, Objective], config: Config) -> None:
     parts, names = parts_of(objectives), ", ".join(objectives)
     if "lattice" not in parts:
@@ -45,9 +61,9 @@ def _check(objectives: dict[str, Objective], config: Config) -> None:
         require(not unable, "data.pairs", f"false with {', '.join(unable)}", True)
     for name, objective in objectives.items():
         require(
-            config.optimizer.min_lr <= objective.settings.lr,
+            config.optimizer.min_lr <= objective.settings.peak_lr,
             "optimizer.min_lr",
-            f"<= objectives.{name}.lr = {objective.settings.lr}",
+            f"<= objectives.{name}.lr = {objective.settings.peak_lr}",
             config.optimizer.min_lr,
         )
     measured = dict.fromkeys(m for o in objectives.values() for m in o.measures)

@@ -24,11 +24,11 @@ class ObjectiveConfig:
 
     Attributes:
         share: Its part of the updates, relative to the other objectives' shares.
-        lr: Peak learning rate of its updates.
+        lr: Peak learning rate of its updates; none given = ``optimizer.lr``.
     """
 
     share: float = 1.0
-    lr: float = 1e-3
+    lr: float | None = None
 
     @property
     def key(self) -> str:
@@ -39,7 +39,17 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.share > 0, f"{self.key}.share", "> 0", self.share)
-        require(self.lr > 0, f"{self.key}.lr", "> 0", self.lr)
+        require(self.lr is None or self.lr > 0, f"{self.key}.lr", "> 0", self.lr)
+
+    def settle(self, lr: float) -> None:
+        """Take the common learning rate where there is none of its own."""
+        self.lr = lr if self.lr is None else self.lr
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, once settled."""
+        assert self.lr is not None
+        return self.lr
 
     def require_not_negative(self, *names: str) -> None:
         """Refuse a weight or a size below 0."""

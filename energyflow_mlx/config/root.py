@@ -10,7 +10,11 @@ from typing import Any
 from energyflow_mlx.config.checks import require, require_choice
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.config.objectives import default_objectives, objectives_type
+from energyflow_mlx.config.objectives import (
+    chosen_objectives,
+    default_objectives,
+    objectives_type,
+)
 from energyflow_mlx.config.text import (
     DecoderConfig,
     EncoderConfig,
@@ -49,6 +53,7 @@ class Config:
         seed: Seed of everything random.
         share: Blocks that encoder and decoder share: ``none``, ``last``, ``all``.
         lattice: The energy lattice, where an objective has one.
+        init: Run folder whose best weights a new run starts from; none = anew.
     """
 
     encoder: EncoderConfig = field(default_factory=TcnEncoderConfig)
@@ -66,11 +71,14 @@ class Config:
     name: str = "run"
     seed: int = 42
     share: str = "last"
+    init: str | None = None
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; objectives check theirs when built."""
         require_choice(self.share, "share", ("none", "last", "all"))
         require(self.seed >= 0, "seed", ">= 0", self.seed)
+        for settings in chosen_objectives(self.objectives).values():
+            settings.settle(self.optimizer.lr)
         if self.share != "none":
             self._check_shared_blocks()
         if self.teacher.kind == "precomputed" and not self.data.train:

@@ -41,6 +41,7 @@ class OptimizerConfig:
     """AdamW with decoupled decay, warm-up and cosine decay.
 
     Attributes:
+        lr: Peak learning rate of the objectives that have none of their own.
         min_lr: Learning rate at the end of every objective's decay.
         warmup_steps: Updates of linear warm-up, counted per objective.
         decay_steps: Updates of cosine decay after it; 0 = until the last update.
@@ -50,6 +51,7 @@ class OptimizerConfig:
         clip_norm: Global L2 bound of one update's gradients; 0 = off.
     """
 
+    lr: float = 1e-3
     min_lr: float = 1e-5
     warmup_steps: int = 100
     decay_steps: int = 0
@@ -69,6 +71,7 @@ class OptimizerConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"optimizer.{name}", ">= 0", value)
+        require(self.lr > 0, "optimizer.lr", "> 0", self.lr)
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "optimizer.betas",

@@ -46,6 +46,7 @@ class RunData:
         source: Where the sentences came from, for the run header.
         teacher: Name of the teacher, for the run header.
         embed: The teacher's vectors of texts; none where it cannot read.
+        tokens_per_word: Of the training text; none where there is none.
     """
 
     tokenizer: Tokenizer
@@ -57,6 +58,7 @@ class RunData:
     source: str
     teacher: str
     embed: Embed | None
+    tokens_per_word: float | None = None
 
 
 class Feed:

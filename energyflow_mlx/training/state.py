@@ -53,6 +53,19 @@ class TrainState(NamedTuple):
         return cls(parameters, moments, scale)
 
 
+def arrays_of_parts(arrays: Arrays, own: Arrays) -> Arrays:
+    """Arrays of a checkpoint, of the parts that are trained here.
+
+    A run of an earlier version may hold a part that it never trained.
+
+    Args:
+        arrays: Of the checkpoint, as ``TrainState.arrays`` names them.
+        own: Those of the run.
+    """
+    parts = {tuple(name.split(".")[:2]) for name in own}
+    return {k: a for k, a in arrays.items() if tuple(k.split(".")[:2]) in parts}
+
+
 class Gradients(NamedTuple):
     """Summed gradients, loss, count and metric sums of micro-batches so far."""
 

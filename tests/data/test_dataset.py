@@ -135,7 +135,7 @@ def test_tokens_come_without_padding(tmp_path):
 @pytest.mark.parametrize("name", ["a.doc", "a.npz", "a"])
 def test_an_unknown_suffix_is_refused(tmp_path, name):
     with pytest.raises(
-        InputError, match=r"expected \.txt, \.txt\.gz, \.jsonl, \.efb or \.npy"
+        InputError, match=r"expected \.txt, \.jsonl, \.csv, \.tsv .* or a folder"
     ):
         read_sentences(tmp_path / name)
 
