@@ -16,7 +16,7 @@ class Record:
     """The record of a model; by default of one whose parts are all fit for use.
 
     Attributes:
-        trained: Prefixes of the parameters that updates have reached; an empty one is
+        trained: Prefixes of the parameters that its objectives reach; an empty one is
             above all.
         tokens_per_word: Of the training text; none where there was no text, or where
             an earlier version trained.
@@ -28,11 +28,11 @@ class Record:
     step: int = 0
 
     def has_trained(self, path: str) -> bool:
-        """Whether updates have reached a part or a parameter."""
+        """Whether training reaches a part or a parameter."""
         return any(not p or f"{path}.".startswith(f"{p}.") for p in self.trained)
 
     def has_reached(self, part: str) -> bool:
-        """Whether updates have reached any of a part."""
+        """Whether training reaches any of a part."""
         within = any(p.startswith(f"{part}.") for p in self.trained)
         return within or self.has_trained(part)
 
@@ -48,10 +48,9 @@ class Record:
         """
         for part in parts:
             if not self.has_trained(part):
-                known = ", ".join(sorted(self.trained)) or "nothing yet"
                 raise InputError(
                     f"[{call}] the {part} of this model was never trained; its run "
-                    f"trained {known}."
+                    f"trained {', '.join(sorted(self.trained))}."
                 )
 
     def to_json(self) -> dict[str, Any]:

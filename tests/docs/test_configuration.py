@@ -40,7 +40,7 @@ def everything(**changes):
     for name in kinds:
         if getattr(config.objectives, name) is None:
             settings = next(t for t in kinds[name].__args__ if t is not type(None))
-            setattr(config.objectives, name, settings())
+            setattr(config.objectives, name, settings(lr=config.optimizer.lr))
     config.data.train = ["my.txt"]
     return config
 

@@ -65,7 +65,7 @@ RUN = [snippet for snippet in SNIPPETS if not reason_not_to_run(snippet)]
 def write_files(folder):
     """Small files under the names that the documentation uses."""
     lines = "\n".join(SENTENCES) + "\n"
-    for name in ("my.txt", "held_out.txt"):
+    for name in ("my.txt", "new.txt", "held_out.txt"):
         (folder / name).write_text(lines)
     pairs = zip(SENTENCES, SENTENCES[::-1], strict=True)
     records = [json.dumps({"text": a, "pair_target": b}) + "\n" for a, b in pairs]
