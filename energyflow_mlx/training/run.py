@@ -80,14 +80,14 @@ def _header(trainer: Trainer) -> dict[str, str]:
             f"{data.tokenizer.vocab_size} tokens in the vocabulary"
         ),
         "updates": f"{trainer.total}, {trainer.steps_per_epoch} an epoch",
-        "learning rate": _learning_rates(config),
+        "learning rate": learning_rates(config),
         **({"starts from": str(trainer.start)} if trainer.start else {}),
         "run folder": str(trainer.folder.path),
         "changed": _changes(config) or "nothing",
     }
 
 
-def _learning_rates(config: Config) -> str:
+def learning_rates(config: Config) -> str:
     """The common peak, and which objectives it does not move."""
     common = config.optimizer.lr
     chosen = chosen_objectives(config.objectives)
