@@ -220,6 +220,26 @@ def test_loading_needs_no_training_dependency(finished):
     assert done.returncode == 0, done.stderr
 
 
+def loads_and_ends(folder, count):
+    """Exit statuses of fresh processes that load a run and encode a sentence."""
+    code = (
+        "import energyflow_mlx\n"
+        f"ef = energyflow_mlx.load({str(folder)!r})\n"
+        "assert ef.encode(['a dog']).shape == (1, 384)\n"
+    )
+    words = [sys.executable, "-c", code]
+    return [subprocess.run(words, cwd=ROOT).returncode for _ in range(count)]
+
+
+def test_a_process_that_loaded_a_run_ends_in_peace(finished):
+    assert loads_and_ends(finished[0], 6) == [0] * 6
+
+
+@pytest.mark.slow
+def test_100_processes_that_loaded_a_run_end_in_peace(finished):
+    assert loads_and_ends(finished[0], 100) == [0] * 100
+
+
 def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     folder, _ = finished
     lines = tmp_path / "in.txt"

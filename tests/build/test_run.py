@@ -234,6 +234,16 @@ def test_a_run_cut_short_while_it_was_prolonged_is_not_over(prolonged, tmp_path)
     assert run(config)["steps"] == 11
 
 
+def test_a_run_that_stopped_early_has_its_patience_back(tmp_path):
+    """Nothing improves: each time it stops after the validations it may bear."""
+    patient = {"trainer.patience": 2, "trainer.validate_every": 1}
+    patient |= {"trainer.min_delta": 10.0, "trainer.decode_samples": 0}
+    first = run(small(tmp_path, patient | {"trainer.max_steps": 8}))
+    assert (first["status"], first["steps"]) == ("stopped early", 3)
+    again = run(small(tmp_path, patient | {"trainer.max_steps": 9}))
+    assert (again["status"], again["steps"]) == ("stopped early", 5)
+
+
 def test_a_start_that_was_cut_short_leaves_a_folder_to_start_in(tmp_path):
     """The tokenizer is written before the configuration."""
     folder = tmp_path / "run"
