@@ -145,11 +145,7 @@ def _write_moments(args: ExportArgs) -> None:
 
 
 def _best(args: ExportArgs, group: str) -> "dict[str, mx.array]":
-    """Arrays of a group of the best checkpoint, by the names within the group.
-
-    Parts that were never trained, in runs of earlier versions, are left out.
-    """
-    from energyflow_mlx.build.objectives import record_of
+    """Arrays of a group of the best checkpoint, by the names within the group."""
     from energyflow_mlx.runs import checkpoint
     from energyflow_mlx.runs.folder import RunFolder
 
@@ -161,9 +157,7 @@ def _best(args: ExportArgs, group: str) -> "dict[str, mx.array]":
     best = checkpoint.load_best(checkpoints, (group,))
     if best is None:
         raise InputError(f"[export] no checkpoint in {checkpoints}.")
-    record = record_of(best.meta, RunFolder(folder).read_config())
-    named = {name.partition(".")[2]: array for name, array in best.arrays.items()}
-    return {n: a for n, a in named.items() if record.has_reached(n.partition(".")[0])}
+    return {name.partition(".")[2]: array for name, array in best.arrays.items()}
 
 
 # Back from the reference trainer's files ---------------------------------------------

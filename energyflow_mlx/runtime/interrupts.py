@@ -40,7 +40,9 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         """Hold interrupts back from here on."""
         for number in _ERRORS if self._is_held else ():
-            self._former[number] = signal.signal(number, self._ask)
+            # A job in the background of a shell ignores Ctrl-C, and goes on doing so.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._former[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(

@@ -183,7 +183,7 @@ def test_a_prolonged_run_is_the_same_when_it_is_interrupted(
 
     def values_of(trainer, submitted):
         if submitted.step == 6:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(trainer, submitted)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -207,7 +207,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
     def values_of(trainer, submitted):
         if submitted.step == 2:
             for _ in range(2):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
         return original(trainer, submitted)
 
     monkeypatch.setattr(Trainer, "values_of", values_of)

@@ -51,11 +51,14 @@ def test_a_dash_is_a_word_and_no_list():
 def test_a_signal_ends_a_command_after_it_has_cleaned_up(
     number, status, word, tmp_path, capsys
 ):
+    # A job in the background of a shell ignores Ctrl-C.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop, cli.clean_exit():
         with write_aside(tmp_path / "out.txt") as aside:
             aside.write_text("half")
             os.kill(os.getpid(), number)
+    signal.signal(signal.SIGINT, ctrl_c)
     assert stop.value.code == status
     assert capsys.readouterr().err == f"{word}\n"
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Signals at any moment of a training cost at most an update and spoil no file."""
 
+import functools
 import json
 import random
 import re
@@ -36,6 +37,8 @@ def interrupted(words, number, delay, *, trained=False):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # In the background of a shell Ctrl-C is ignored, and a child inherits that.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     before = ""
     while trained and not before.rpartition("\n")[2].startswith("step"):
