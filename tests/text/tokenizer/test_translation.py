@@ -53,10 +53,10 @@ def test_byte_pairs_are_spelt_without_marks():
     old, new = Tokenizer.train_bpe(OLD * 4, 290), Tokenizer.train_bpe(NEW * 4, 320)
     for token, row in spelt(old, new).items():
         assert "".join(row) == token
-    old = Tokenizer.train_bpe(["one home"] * 4, 290)
+    old = Tokenizer.train_bpe(["bedstead roadstead instead"] * 4, 290)
     new = Tokenizer.train_bpe(["one homestead"] * 4, 290)
     found = spelt(old, new)["\u0120homestead"]  # the mark of a space before it
-    assert found[0] == "\u0120home" and len(found) == 6
+    assert found[-1] == "stead"
 
 
 def test_other_kinds_and_sources_are_refused(source, tmp_path):
