@@ -10,12 +10,14 @@ from energyflow_mlx.build.model import build_model
 from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.build.run import run
 from energyflow_mlx.build.start import start_from
+from energyflow_mlx.config import FlowConfig, FlowTextConfig
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import flat_parameters
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.text.tokenizer import Tokenizer
-from tests.training.small import make_config
+from tests.build.tiny import make_lattice
+from tests.training.small import make_config, objectives
 
 NEW = generate_captions(400, 9)[200:]
 
@@ -149,8 +151,28 @@ def test_a_run_records_what_it_started_from_and_resumes_without_it(other, tmp_pa
     gone.unlink()
     config.trainer.max_steps = 6
     assert run(config)["steps"] == 6
-    # The decoder alone was trained here, and what was trained there stays on record.
-    assert load(tmp_path / "tuned").record.trained >= {"decoder", "shared"}
+    assert load(tmp_path / "tuned").record.trained == {"decoder", "shared"}
+
+
+def through_lattice(folder, changes, **members):
+    config = small(folder, {"share": "none", "trainer.max_steps": 1} | changes)
+    config.lattice, config.objectives = make_lattice(), objectives(**members)
+    for settings in members.values():
+        settings.settle(1e-3)
+    return config
+
+
+def test_what_another_run_trained_stays_on_record(tmp_path):
+    """Text through the lattice leaves its mapper as the vectors' run trained it."""
+    run(through_lattice(tmp_path / "flow", {}, flow=FlowConfig()))
+    members = {"flow_text": FlowTextConfig()}
+    changes = {"init": str(tmp_path / "flow")}
+    run(through_lattice(tmp_path / "text", changes, **members))
+    codec = load(tmp_path / "text")
+    assert codec.transform(np.eye(384)[:1]).shape == (1, 384)
+    run(through_lattice(tmp_path / "alone", {}, **members))
+    with pytest.raises(InputError, match=r"lattice.mapper of this model was never tr"):
+        load(tmp_path / "alone").transform(np.eye(384)[:1])
 
 
 def test_weights_of_the_start_decide_those_of_the_end(other, tmp_path):
