@@ -1,13 +1,19 @@
 """Vectors to sentences: ``python -m energyflow_mlx.decode run=PATH input=F output=G``.
 
-Streams files of any size; the output appears whole or not at all.
+Streams files of any size; a file appears whole or not at all. ``output=-`` writes lines
+to standard output as they are read.
 """
 
 import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.data.files import STANDARD_STREAM
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import default_rows
@@ -23,7 +29,9 @@ _BATCHES = 8  # decoded between two lines of progress
 class _Files:
     run: str = field(default="???", metadata={"help": "run folder or export"})
     input: str = field(default="???", metadata={"help": ".npy of [N, E] numbers"})
-    output: str = field(default="???", metadata={"help": ".txt, one line a row"})
+    output: str = field(
+        default="???", metadata={"help": ".txt, one line a row; - for standard output"}
+    )
     batch_size: int = field(
         default=0, metadata={"help": "rows decoded together; 0 = by device"}
     )
@@ -39,27 +47,44 @@ def decode_file(args: DecodeArgs) -> None:
     from energyflow_mlx.build.codec import load
 
     source = Path(args.input)
+    if source == STANDARD_STREAM:
+        raise InputError(
+            "[decode] input must be a .npy file, got -: vectors are no lines that "
+            "standard input could bring."
+        )
     vectors = open_matrix(source)
     if args.batch_size < 0:
         raise InputError(f"[decode] batch_size must be >= 0, got {args.batch_size}.")
     codec = load(args.run)
+    codec.require("decode", "decode")
     if vectors.shape[1] != codec.dimension:
         raise InputError(
             f"[decode] {args.input} must have {codec.dimension} columns as the run's "
             f"vectors, got {vectors.shape[1]}."
         )
-    with (
-        write_aside(Path(args.output)) as aside,
-        aside.open("w", encoding="utf-8") as f,
-    ):
+    with _lines(args.output) as write:
         step = _BATCHES * (args.batch_size or default_rows(args))
         for start in range(0, len(vectors), step):
             chunk = finite_rows(vectors[start : start + step], source, start)
             for text in codec.decode_rows(
                 chunk, args, batch_size=args.batch_size, first_row=start
             ):
-                f.write(text.replace("\n", " ") + "\n")
+                write(text.replace("\n", " ") + "\n")
             logger.info("decoded %d of %d rows", start + len(chunk), len(vectors))
+
+
+@contextmanager
+def _lines(output: str) -> Iterator[Callable[[str], object]]:
+    """What writes text to a file, which appears whole, or to standard output."""
+    if Path(output) == STANDARD_STREAM:
+        try:
+            yield sys.stdout.write
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as ``head``, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    with write_aside(Path(output)) as aside, aside.open("w", encoding="utf-8") as file:
+        yield file.write
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
 """Sentences to vectors: ``python -m energyflow_mlx.encode run=PATH input=F output=G``.
 
-A model without an encoder, a lattice alone, takes the vectors of a ``.npy`` file, or
-those of its teacher for a text file. Streams files of any size; the output
-appears whole or not at all.
+Reads every kind of file that training reads, and lines of standard input. A model
+without an encoder, a lattice alone, takes the vectors of a ``.npy`` file, or those of
+its teacher for texts. Streams files of any size; the output appears whole or not at
+all.
 """
 
-import gzip
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.chunks import WINDOW
+from energyflow_mlx.data.files import STANDARD_STREAM, read_lines
+from energyflow_mlx.data.sources import iter_texts
 from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
@@ -29,20 +30,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Encoder = Callable[[Iterable[Any]], Iterator[tuple[np.ndarray, np.ndarray]]]
+# Runs of texts, or blocks of rows, from the start; may be called again.
+Reader = Callable[[], Iterator[Any]]
 
 _REPORT_ROWS = 8192
 
 
 @dataclass
 class EncodeArgs:
-    """Encode a text file's lines, or pass a .npy file's rows through the lattice."""
+    """Encode a file's sentences, or pass a .npy file's rows through the lattice."""
 
     run: str = field(default="???", metadata={"help": "run folder or export"})
     input: str = field(
         default="???",
-        metadata={"help": ".txt or .txt.gz, a sentence a line; lattice alone: or .npy"},
+        metadata={
+            "help": ".txt, .jsonl, .csv, .tsv (or .gz), .efb; - for lines of standard "
+            "input; lattice alone: or .npy"
+        },
     )
     output: str = field(default="???", metadata={"help": ".npy of [N, E] float32"})
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "JSON key or table column of a sentence; default: the run's"},
+    )
     batch_size: int = field(
         default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
     )
@@ -53,30 +63,11 @@ class EncodeArgs:
     )
 
 
-def _open(path: Path) -> TextIO:
-    if not path.is_file():
-        raise InputError(f"[encode] input {path} does not exist.")
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")
-    return path.open(encoding="utf-8")
-
-
-def read_chunks(path: Path, size: int) -> Iterator[list[str]]:
-    """Lines of a text file in lists of ``size``; an empty line is a sentence too.
-
-    Raises:
-        InputError: The file is missing or not UTF-8 text.
-    """
-    done = 0
-    with _open(path) as lines:
-        try:
-            while chunk := [line.rstrip("\r\n") for line in islice(lines, size)]:
-                done += len(chunk)
-                yield chunk
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise InputError(
-                f"[encode] {path} after line {done}: must be UTF-8 text, got {error}."
-            ) from None
+def text_windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Texts in lists of ``size``."""
+    remaining = iter(texts)
+    while window := list(islice(remaining, size)):
+        yield window
 
 
 def read_rows(path: Path, size: int) -> Iterator[np.ndarray]:
@@ -99,19 +90,21 @@ def encode_file(args: EncodeArgs) -> None:
     if args.batch_size < 0:
         raise InputError(f"[encode] batch_size must be >= 0, got {args.batch_size}.")
     source = Path(args.input)
-    read = read_rows if source.suffix == ".npy" else read_chunks
-    count = sum(len(chunk) for chunk in read(source, WINDOW))
-    if count == 0:
-        raise InputError(f"[encode] input {source} must hold sentences, got none.")
+    if source != STANDARD_STREAM and not source.exists():
+        raise InputError(f"[encode] input {source} does not exist.")
     codec = load(args.run)
     encode = _encoder(args, codec)
+    read = _reader(args, codec)
+    count = sum(map(len, read()))
+    if count == 0:
+        raise InputError(f"[encode] input {args.input} must hold sentences, got none.")
     with write_aside(Path(args.output)) as aside:
         shape = (count, codec.dimension)
         vectors = np.lib.format.open_memmap(
             aside, mode="w+", dtype=np.float32, shape=shape
         )
         done = 0
-        for rows, part in encode(read(source, WINDOW)):
+        for rows, part in encode(read()):
             vectors[rows] = part
             before, done = done, done + len(part)
             if done == count or done // _REPORT_ROWS > before // _REPORT_ROWS:
@@ -121,16 +114,31 @@ def encode_file(args: EncodeArgs) -> None:
     logger.info("wrote %s, [%d, %d] float32", args.output, count, codec.dimension)
 
 
+def _reader(args: EncodeArgs, codec: "SentenceCodec") -> Reader:
+    """What reads the input, in windows; standard input is read at once and kept."""
+    source = Path(args.input)
+    if source == STANDARD_STREAM:
+        lines = [line for _, line in read_lines(source)]
+        return lambda: text_windows(lines, WINDOW)
+    if source.suffix == ".npy":
+        return lambda: read_rows(source, WINDOW)
+    column = args.text_column or codec.config.data.text_column
+    return lambda: text_windows(iter_texts(source, column), WINDOW)
+
+
 def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Encoder:
     """What turns the windows of the input into row numbers and vectors ``[B, E]``."""
     size, is_npy = args.batch_size, args.input.endswith(".npy")
-    if "encoder" in codec.model:
+    if "encoder" in codec.model or not codec.model.takes_vectors:
+        codec.require("encode", "encode")
         if is_npy:
             raise InputError(
                 f"[encode] input {args.input} must be text: only a model without an "
                 "encoder takes .npy vectors."
             )
         return partial(codec.encode_windows, batch_size=size, normalize=args.normalize)
+
+    codec.require("encode", "transform")
 
     def transform(vectors: np.ndarray) -> np.ndarray:
         if vectors.shape[1] != codec.dimension:

@@ -22,6 +22,13 @@ class ProcessLost(RuntimeError):
     """Another process of the run has ended; entry points print one line, exit 1."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was told to end (SIGTERM); entry points exit with status 143.
+
+    A ``KeyboardInterrupt``: what cleans up after Ctrl-C does so after this too.
+    """
+
+
 def install_command(extra: str) -> str:
     """What to type to get the packages of an extra."""
     return f"pip install 'energyflow-mlx[{extra}]'"

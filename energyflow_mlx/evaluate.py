@@ -128,6 +128,7 @@ def _held_out_metrics(
     held_out, embed = load_held_out(
         config, objectives, codec.tokenizer, paths, function
     )
+    codec.notice(held_out.texts)
     found: dict[str, Any] = final_metrics(
         codec,
         list(objectives.values()),

@@ -8,8 +8,8 @@ the shared blocks live here, once, and are passed to both as call arguments.
 ``LatticeFlow`` has the energy lattice in between.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,7 +31,18 @@ class EnergyFlow(nn.Module):
         encoder: Maps ids to vectors ``[B, E]``.
         decoder: Maps vectors ``[B, E]`` and earlier ids to next-token logits.
         shared: Blocks that run last in both; may be empty.
+
+    Attributes:
+        paths: Parts that each call of a trained model runs through.
+        takes_vectors: Whether vectors can be sent through it, without any text.
     """
+
+    takes_vectors: ClassVar[bool] = False
+    paths: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "encode": ("encoder",),
+        "decode": ("decoder",),
+        "transform": ("lattice",),
+    }
 
     def __init__(
         self,
@@ -115,6 +126,13 @@ class LatticeFlow(EnergyFlow):
         shared: As in ``EnergyFlow``.
         lattice: Sends vectors or surfaces through the cube.
     """
+
+    takes_vectors = True
+    paths = {
+        "encode": ("encoder", "lattice.flow", "lattice.collector"),
+        "decode": ("decoder",),
+        "transform": ("lattice.mapper", "lattice.flow", "lattice.collector"),
+    }
 
     def __init__(
         self,

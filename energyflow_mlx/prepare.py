@@ -43,7 +43,7 @@ class PrepareArgs:
 
     input: str = field(
         default="???",
-        metadata={"help": ".txt, .txt.gz, .jsonl, .csv or a folder of .txt files"},
+        metadata={"help": ".txt, .jsonl, .csv, .tsv (or .gz), .efb, a folder of .txt"},
     )
     output: str = field(default="???", metadata={"help": ".efb file to write"})
     teacher: str = field(
@@ -164,7 +164,7 @@ def _teacher(args: PrepareArgs) -> Teacher | FunctionTeacher:
 
 def _convert(args: PrepareArgs, output: Path) -> str:
     """Write the vectors that the input itself carries; say what was done."""
-    sentences = read_sentences(Path(args.input))
+    sentences = read_sentences(Path(args.input), args.text_column)
     if sentences.targets is None:
         raise InputError(f"[prepare] {args.input}: teacher=precomputed needs vectors.")
     if args.limit:

@@ -223,6 +223,26 @@ def test_loading_needs_no_training_dependency(finished):
     assert done.returncode == 0, done.stderr
 
 
+def loads_and_ends(folder, count):
+    """Exit statuses of fresh processes that load a run and encode a sentence."""
+    code = (
+        "import energyflow_mlx\n"
+        f"ef = energyflow_mlx.load({str(folder)!r})\n"
+        "assert ef.encode(['a dog']).shape == (1, 384)\n"
+    )
+    words = [sys.executable, "-c", code]
+    return [subprocess.run(words, cwd=ROOT).returncode for _ in range(count)]
+
+
+def test_a_process_that_loaded_a_run_ends_in_peace(finished):
+    assert loads_and_ends(finished[0], 6) == [0] * 6
+
+
+@pytest.mark.slow
+def test_100_processes_that_loaded_a_run_end_in_peace(finished):
+    assert loads_and_ends(finished[0], 100) == [0] * 100
+
+
 def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     folder, _ = finished
     lines = tmp_path / "in.txt"
@@ -249,6 +269,23 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     (folder / "evaluation.json").unlink()
 
 
+def test_lines_of_standard_input_are_encoded(finished, tmp_path):
+    """And what is decoded from them goes to standard output, nothing else does."""
+    folder, _ = finished
+    vectors = tmp_path / "v.npy"
+    words = [f"run={folder}", "input=-", f"output={vectors}"]
+    done = run_command("encode", *words, stdin="A dog runs.\nTwo cats sleep.\n")
+    assert done.returncode == 0, done.stderr
+    expected = load(folder).encode(["A dog runs.", "Two cats sleep."])
+    np.testing.assert_allclose(np.load(vectors), expected, atol=1e-5)
+    words = [f"run={folder}", f"input={vectors}", "output=-", "max_length=5"]
+    done = run_command("decode", *words)
+    assert done.returncode == 0, done.stderr
+    texts = load(folder).decode(expected, max_length=5)
+    assert done.stdout.splitlines() == texts
+    assert not (ROOT / "-").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "words", "named"),
     [
@@ -261,6 +298,7 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
         ("encode", ["run=nowhere", "input=a.txt", "output=b.npy"], "a.txt"),
         ("encode", ["run=nowhere"], "input"),
         ("decode", ["run=nowhere", "input=a.npy", "output=b.txt"], "a.npy"),
+        ("decode", ["run=nowhere", "input=-", "output=-"], ".npy file, got -"),
         ("evaluate", ["run=nowhere", "sts=[a.tsv]"], "nowhere"),
         ("evaluate", ["sts=[a.tsv]"], "run=PATH"),
         ("evaluate", ["runn=x"], "runn"),

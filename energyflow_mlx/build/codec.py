@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from energyflow_mlx.build.objectives import record_of
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.inference.formats import folder as formats
@@ -43,4 +44,5 @@ def load(path: str | Path) -> SentenceCodec:
         str(best.path),
     )
     jit_headers.prepare()
-    return SentenceCodec(whole.model, tokenizer, config, whole.dimension)
+    record = record_of(best.meta, config)
+    return SentenceCodec(whole.model, tokenizer, config, whole.dimension, record)

@@ -16,6 +16,7 @@ from energyflow_mlx.data.dataset import (
 )
 from energyflow_mlx.data.hugging_face import read_column
 from energyflow_mlx.data.pairs import TextPairs, read_pairs
+from energyflow_mlx.data.sources import SUFFIXES
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
@@ -30,6 +31,7 @@ from energyflow_mlx.teacher.teacher import (
     Teacher,
     cached_vectors,
 )
+from energyflow_mlx.text.tokenizer.foreign import spelling_of
 from energyflow_mlx.text.tokenizer.tokenizer import Tokenizer
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.objectives import Objective
@@ -38,12 +40,7 @@ from energyflow_mlx.training.pairs import PairRows
 Objectives = Mapping[str, Objective]
 AnyTeacher = Teacher | FunctionTeacher
 
-_SUFFIXES = {
-    "text": (".txt", ".txt.gz"),
-    "jsonl": (".jsonl", ".jsonl.gz"),
-    "efb": (".efb",),
-    "npy": (".npy",),
-}
+_SPELT_SENTENCES = 2000
 
 
 def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
@@ -73,18 +70,18 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
 def _read(names: Sequence[str], split_name: str, data: DataConfig) -> SentenceSet:
     """Files, or one split of each dataset, as one set."""
     if data.format != "hf":
-        return read_many([Path(name) for name in names])
+        return read_many([Path(name) for name in names], data.text_column)
     read = partial(
-        read_column, column=data.column, split=split_name, subset=data.subset
+        read_column, column=data.text_column, split=split_name, subset=data.subset
     )
     return SentenceSet([text for name in names for text in read(name)])
 
 
 def _check_suffixes(paths: Sequence[str], kind: str) -> None:
-    for path in paths if kind in _SUFFIXES else ():
-        if not path.endswith(_SUFFIXES[kind]):
+    for path in paths if kind in SUFFIXES else ():
+        if not path.endswith(SUFFIXES[kind]):
             raise InputError(
-                f"[data] {path} must end in {' or '.join(_SUFFIXES[kind])}, "
+                f"[data] {path} must end in {' or '.join(SUFFIXES[kind])}, "
                 f"because data.format is {kind}."
             )
 
@@ -256,7 +253,8 @@ def load_held_out(
         InputError: A file is missing or damaged, or the teacher is.
     """
     teacher = teacher_from(config.teacher, function)
-    sentences = read_many(list(paths)) if paths else read_sets(config)[1]
+    column = config.data.text_column
+    sentences = read_many(list(paths), column) if paths else read_sets(config)[1]
     given = None if paths else config.teacher.val_vectors
     targets = _targets(sentences, given, teacher, config, None)
     reads_text = any(o.reads_text for o in objectives.values())
@@ -332,6 +330,7 @@ def load_run_data(
         embed=_embed(teacher, config),
         sts=sts,
         pairs=_pair_rows(pairs, tokenizer, config),
+        tokens_per_word=_tokens_per_word(tokenizer, train) if reads_text else None,
     )
 
 
@@ -364,3 +363,11 @@ def _sts_pairs(path: str | None) -> StsPairs | None:
             f"[sts] {path}: must hold two different scores or more, got one."
         )
     return pairs
+
+
+def _tokens_per_word(tokenizer: Tokenizer, train: SentenceSet) -> float | None:
+    """Tokens a word of the training text, from some of its sentences."""
+    if train.texts is None:
+        return None
+    found = spelling_of(tokenizer, train.texts, _SPELT_SENTENCES)
+    return found.tokens / max(found.words, 1)

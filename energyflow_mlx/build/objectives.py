@@ -1,8 +1,12 @@
 """The objectives that a configuration trains, and the rules they put on it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from energyflow_mlx.config import Config, chosen_objectives
 from energyflow_mlx.config.checks import require
 from energyflow_mlx.config.training import TRAINED
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.training.objectives import Objective
 from energyflow_mlx.training.validation import measures_of
 
@@ -27,6 +31,18 @@ def parts_of(objectives: dict[str, Objective]) -> frozenset[str]:
     """Top-level parts of the model that any of the objectives reaches."""
     prefixes = (part for o in objectives.values() for part in o.parts)
     return frozenset(prefix.partition(".")[0] for prefix in prefixes)
+
+
+def record_of(meta: Mapping[str, Any], config: Config) -> Record:
+    """What training did to the model of a checkpoint.
+
+    Args:
+        meta: The checkpoint's meta data.
+        config: The run's configuration; says what was trained where an earlier version
+            wrote the checkpoint.
+    """
+    objectives = build_objectives(config).values()
+    return Record.from_json(meta, [part for o in objectives for part in o.parts])
 
 
 def _check(objectives: dict[str, Objective], config: Config) -> None:

@@ -13,12 +13,13 @@ from rich.console import Console
 from energyflow_mlx.build.data import load_run_data
 from energyflow_mlx.build.model import build_model, start_tables
 from energyflow_mlx.build.objectives import build_objectives, parts_of
+from energyflow_mlx.build.start import start_from
 from energyflow_mlx.config import Config, DataConfig
 from energyflow_mlx.data.batching import lengths_that_pad_least
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.runs.folder import RunFolder, deciding
+from energyflow_mlx.runs.folder import RunFolder, deciding, has_other_length
 from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
@@ -73,7 +74,32 @@ def run(
         if folder.is_writer and not folder.exists():
             trainer.data.tokenizer.save(folder.tokenizer)
             folder.begin(config)
+        elif begun.is_changed:
+            _prolong(trainer)
         return train(trainer, overrides or [])
+
+
+def _prolong(trainer: Trainer) -> None:
+    """Let a run go on to another end than it was to have.
+
+    Learning rates follow from the number of the update and that of the last one, so
+    from here on they are those of a run that was to be so long from its start.
+
+    Raises:
+        InputError: It has done more updates than it is to have.
+    """
+    done, total = trainer.progress.step, trainer.total
+    if total < done:
+        raise InputError(
+            f"[run] {trainer.folder.path} has done {done} updates; trainer.epochs or "
+            f"trainer.max_steps must ask for as many, got {total}."
+        )
+    trainer.progress.stale = 0
+    trainer.folder.begin_again(trainer.config)
+    trainer.display.message(
+        f"{trainer.folder.path} goes on from update {done} to {total}; from here its "
+        f"learning rates are those of a run of {total} updates"
+    )
 
 
 class _Begun(NamedTuple):
@@ -83,11 +109,13 @@ class _Begun(NamedTuple):
         summary: That of a run that has ended, else empty.
         dtype: The number format.
         buckets: Lengths of its batches; empty while no run has chosen them.
+        is_changed: Whether it is to be longer or shorter than it was to be.
     """
 
     summary: dict[str, Any]
     dtype: str
     buckets: list[int]
+    is_changed: bool = False
 
     def settle(self, config: Config) -> None:
         """Put the choices into ``config``."""
@@ -110,6 +138,8 @@ def _begun(folder: RunFolder, config: Config) -> _Begun:
     found = _Begun({}, dtype, buckets)
     found.settle(config)
     folder.check(config)
+    if begun and has_other_length(begun, config):
+        return found._replace(is_changed=True)
     return found._replace(summary=folder.read_summary())
 
 
@@ -145,8 +175,11 @@ def build_trainer(
     parts, vocab_size = parts_of(objectives), data.tokenizer.vocab_size
     model = build_model(config, parts, vocab_size, data.dimension)
     start_tables(model, config, data.word_embeddings)
+    start = None
+    if config.init is not None and folder.is_writer and not folder.steps():
+        start = start_from(config.init, model, data.tokenizer, data.dimension)
     codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
-    return Trainer(config, objectives, codec, data, folder, display, group)
+    return Trainer(config, objectives, codec, data, folder, display, group, start)
 
 
 def lengths_for(ids: list[np.ndarray], settings: DataConfig) -> list[int]:

@@ -5,14 +5,16 @@ help. Bad input ends in one line on standard error and exit status 2.
 """
 
 import dataclasses
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from energyflow_mlx.errors import InputError, ProcessLost
+from energyflow_mlx.errors import InputError, ProcessLost, Terminated
 
 _Schema = TypeVar("_Schema")
 
@@ -27,7 +29,7 @@ def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
         if "=" not in word:
             raise InputError(f"[arguments] expected key=value, got {word!r}.")
     try:
-        given = OmegaConf.from_dotlist(list(argv))
+        given = OmegaConf.from_dotlist([_with_plain_dash(word) for word in argv])
         defaults = OmegaConf.structured(schema)
         OmegaConf.set_readonly(
             defaults, False
@@ -39,6 +41,12 @@ def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise InputError(f"[arguments] {describe(error)}") from None
+
+
+def _with_plain_dash(word: str) -> str:
+    """The word, with the value ``-`` quoted: YAML would take it for a list."""
+    key, _, value = word.partition("=")
+    return f"{key}='-'" if value == "-" else word
 
 
 def describe(error: OmegaConfBaseException) -> str:
@@ -97,16 +105,24 @@ def main(
 
 
 class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
-    """Context that turns bad user input into one line and exit status 2."""
+    """Context that turns bad user input into one line and exit status 2.
+
+    SIGTERM ends what is inside as Ctrl-C does, so that nothing stays half-written.
+    """
 
     def __enter__(self) -> None:
-        """Nothing to prepare."""
+        """Take SIGTERM over; Python lets its main thread alone do so."""
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
+            self._former = signal.signal(signal.SIGTERM, _terminate)
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Exit 2 on ``InputError``, 130 on an interrupt.
+        """Exit 2 on ``InputError``, 130 or 143 on a signal.
 
         A run whose loss is not finite, and ``ProcessLost``, exit 1.
         """
+        if self._is_main:
+            signal.signal(signal.SIGTERM, self._former)
         if isinstance(error, InputError):
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
@@ -114,5 +130,10 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
             sys.stderr.write(f"error: {error}\n")
             sys.exit(1)
         if isinstance(error, KeyboardInterrupt):
-            sys.stderr.write("interrupted\n")
-            sys.exit(130)
+            is_terminated = isinstance(error, Terminated)
+            sys.stderr.write("terminated\n" if is_terminated else "interrupted\n")
+            sys.exit(143 if is_terminated else 130)
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated

@@ -7,7 +7,7 @@ from energyflow_mlx.config.checks import as_paths, require, require_choice
 
 # Shapes of a batch, and so traces of an objective's update.
 MOST_BUCKETS = 8
-FORMATS = ("auto", "text", "jsonl", "efb", "npy", "hf")
+FORMATS = ("auto", "text", "jsonl", "csv", "efb", "npy", "hf")
 
 
 @dataclass
@@ -19,8 +19,10 @@ class DataConfig:
         val: Path or list of paths; none = ``val_fraction`` of the training data.
         format: ``auto`` follows the suffix; any other value insists on it. ``hf``:
             ``train`` and ``val`` are Hugging Face datasets, by path or by name.
-        column: Column of the sentences in such a dataset.
-        split: Its split that ``train`` takes.
+        text_column: Where a sentence stands: the key of a JSON record, or the column
+            of a dataset or of a ``.csv`` or ``.tsv`` file, whose first line names its
+            columns.
+        split: Split of a dataset that ``train`` takes.
         val_split: Its split that ``val`` takes.
         subset: Its configuration, where it has several.
         pairs: Map the vector of each ``text`` to that of its ``pair_target`` in
@@ -42,7 +44,7 @@ class DataConfig:
     train: Any = None
     val: Any = None
     format: str = "auto"
-    column: str = "text"
+    text_column: str = "text"
     split: str = "train"
     val_split: str = "validation"
     subset: str | None = None
@@ -61,6 +63,7 @@ class DataConfig:
         self.train = as_paths(self.train, "data.train")
         self.val = as_paths(self.val, "data.val")
         require_choice(self.format, "data.format", FORMATS)
+        require(bool(self.text_column), "data.text_column", "a name", self.text_column)
         require(self.captions >= 100, "data.captions", ">= 100", self.captions)
         require(
             0 < self.val_fraction <= 0.5,
@@ -95,8 +98,8 @@ class DataConfig:
         )
 
     def _check_dataset(self) -> None:
-        """Keys of a dataset's columns and splits are for datasets alone."""
-        usual = {"column": "text", "split": "train", "val_split": "validation"}
+        """Keys of a dataset's splits are for datasets alone."""
+        usual = {"split": "train", "val_split": "validation"}
         for name, value in {**usual, "subset": None}.items():
             given = getattr(self, name)
             require(

@@ -60,6 +60,7 @@ class Config:
         trackers: Where the records of ``metrics.jsonl`` go too: ``csv``,
             ``tensorboard``, ``wandb``, ``mlflow``.
         lattice: The energy lattice, where an objective has one.
+        init: Run folder whose best weights a new run starts from; none = anew.
     """
 
     encoder: EncoderConfig = field(default_factory=TcnEncoderConfig)
@@ -78,6 +79,7 @@ class Config:
     seed: int = 42
     share: str = "last"
     trackers: list[str] = field(default_factory=list)
+    init: str | None = None
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; objectives check theirs when built."""

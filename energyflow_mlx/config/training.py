@@ -71,6 +71,7 @@ class OptimizerConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"optimizer.{name}", ">= 0", value)
+        require(self.lr > 0, "optimizer.lr", "> 0", self.lr)
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "optimizer.betas",

@@ -10,7 +10,7 @@ from energyflow_mlx.data.distinct import number_distinct
 from energyflow_mlx.data.efb import EFBReader, EFBWriter
 from energyflow_mlx.data.jsonl import read_jsonl
 from energyflow_mlx.data.provenance import Provenance
-from energyflow_mlx.data.sources import read_text_lines
+from energyflow_mlx.data.sources import kind_of, read_texts
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 
@@ -64,31 +64,30 @@ class SentenceSet:
         )
 
 
-def read_sentences(path: Path) -> SentenceSet:
-    """Read ``.txt``, ``.txt.gz``, ``.jsonl``, ``.jsonl.gz``, ``.efb`` or ``.npy``.
+def read_sentences(path: Path, column: str = "text") -> SentenceSet:
+    """Read any file that ``data.sources`` knows, with the vectors that it holds.
+
+    Args:
+        path: The file, or a folder of ``.txt`` files.
+        column: Where a text stands in a JSON record or in the row of a table.
 
     Raises:
         InputError: Unknown suffix, or a missing, empty or damaged file; the message
             names the file and the line, row or byte.
     """
     path = Path(path)
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".txt"):
-        return SentenceSet(read_text_lines(path))
-    if name.endswith(".jsonl"):
-        return _read_jsonl(path)
-    if path.suffix == ".efb":
+    kind = kind_of(path)
+    if kind == "jsonl":
+        return _read_jsonl(path, column)
+    if kind == "efb":
         return _read_efb(path)
-    if path.suffix == ".npy":
+    if kind == "npy":
         return SentenceSet(None, targets=finite_rows(open_matrix(path), path))
-    raise InputError(
-        f"[dataset] {path}: expected .txt, .txt.gz, .jsonl, .efb or .npy, "
-        f"got {path.suffix or 'no suffix'!r}."
-    )
+    return SentenceSet(read_texts(path, column))
 
 
-def read_many(paths: Sequence[Path]) -> SentenceSet:
-    """Read several files as one set.
+def read_many(paths: Sequence[Path], column: str = "text") -> SentenceSet:
+    """Read several files as one set; arguments as for ``read_sentences``.
 
     All must have text or all token ids, all or none vectors, and these of one size.
 
@@ -97,7 +96,7 @@ def read_many(paths: Sequence[Path]) -> SentenceSet:
     """
     if not paths:
         raise InputError("[dataset] at least one file must be given, got none.")
-    sets = [read_sentences(path) for path in paths]
+    sets = [read_sentences(path, column) for path in paths]
     if len(sets) == 1:
         return sets[0]
     _check_alike(sets, paths)
@@ -238,11 +237,12 @@ def _check_alike(sets: list[SentenceSet], paths: Sequence[Path]) -> None:
             )
 
 
-def _read_jsonl(path: Path) -> SentenceSet:
-    records = read_jsonl(path)
+def _read_jsonl(path: Path, column: str) -> SentenceSet:
+    records = read_jsonl(path, text_key=column)
     if records.texts is None and records.ids is None:
         raise InputError(
-            f"[jsonl] {path}: expected text in every record, or tokens in every one."
+            f"[jsonl] {path}: expected text under {column!r} in every record, or "
+            "tokens in every one; text_column names another key."
         )
     _check_rows(path, None, records.ids)
     return SentenceSet(*records)

@@ -1,6 +1,7 @@
 """Lines of text files with their numbers, and plain words where that fails."""
 
 import gzip
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import BinaryIO
 
 from energyflow_mlx.errors import InputError
 
+STANDARD_STREAM = Path("-")  # as a user types it
+
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Lines of a UTF-8 text file with their numbers from 1, without line ends.
 
     Only ``\n`` ends a line (a ``\r`` before it goes too); a byte order mark at the
-    start is dropped. ``.gz`` files are unpacked on the way.
+    start is dropped. ``.gz`` files are unpacked on the way. The path ``-`` is standard
+    input, which can be read once.
 
     Raises:
         InputError: The file is missing, unreadable, damaged or not UTF-8; the
@@ -38,6 +42,8 @@ def require_file(path: Path) -> Path:
 
 
 def _open_binary(path: Path) -> BinaryIO:
+    if path == STANDARD_STREAM:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
     require_file(path)
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]

@@ -38,7 +38,7 @@ def read_column(
     dataset = _load(name_or_path, split, subset)
     if column not in dataset.column_names:
         raise InputError(
-            f"[data] {name_or_path}: data.column must be one of "
+            f"[data] {name_or_path}: data.text_column must be one of "
             f"{', '.join(dataset.column_names)}, got {column!r}."
         )
     texts = []

@@ -9,7 +9,7 @@ skipped; any other flaw is an error that names its line.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +39,16 @@ class Records(NamedTuple):
     pair_texts: list[str] | None
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
+    """One line of a file; what it does not have is ``None``.
+
+    Attributes:
+        text: The sentence.
+        ids: Token ids without padding, ``[L]`` int32.
+        target: The vector, ``[E]`` float32.
+        pair_text: The other sentence of the pair.
+    """
+
     text: str | None
     ids: np.ndarray | None
     target: np.ndarray | None
@@ -56,16 +65,7 @@ def read_jsonl(path: Path, *, text_key: str = "text") -> Records:
     Raises:
         InputError: Naming the file, the line, what was expected and what came.
     """
-    records: list[_Record] = []
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = _parse(line, text_key)
-            _check_like_first(record, records[0] if records else record)
-        except _BadRecord as error:
-            raise InputError(f"[jsonl] {path}: line {number}: {error}.") from error
-        records.append(record)
+    records = [record for _, record in read_records(path, text_key=text_key)]
     if not records:
         raise InputError(f"[jsonl] {path}: expected records, got an empty file.")
     columns = [
@@ -75,6 +75,24 @@ def read_jsonl(path: Path, *, text_key: str = "text") -> Records:
     texts, ids, targets, pair_texts = columns
     stacked = None if targets is None else np.stack(targets)
     return Records(texts, ids, stacked, pair_texts)
+
+
+def read_records(path: Path, *, text_key: str = "text") -> Iterator[tuple[int, Record]]:
+    """Records of a file of any size with the numbers of their lines, each checked.
+
+    Arguments and errors as for ``read_jsonl``.
+    """
+    first: Record | None = None
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = _parse(line, text_key)
+            first = first or record
+            _check_like_first(record, first)
+        except _BadRecord as error:
+            raise InputError(f"[jsonl] {path}: line {number}: {error}.") from error
+        yield number, record
 
 
 def write_jsonl(
@@ -114,14 +132,14 @@ class _BadRecord(ValueError):
     """What is wrong with one line, before the line number is known."""
 
 
-def _parse(line: str, text_key: str) -> _Record:
+def _parse(line: str, text_key: str) -> Record:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise _BadRecord(f"expected a JSON object, got bad JSON ({error})") from error
     if not isinstance(record, dict):
         raise _BadRecord(f"expected a JSON object, got {type(record).__name__}")
-    return _Record(
+    return Record(
         _parse_text(record, text_key),
         _parse_tokens(record),
         _parse_target(record["target"]) if "target" in record else None,
@@ -184,7 +202,7 @@ def _is_list_of_int(values: Any, largest: int) -> bool:
     )
 
 
-def _check_like_first(record: _Record, first: _Record) -> None:
+def _check_like_first(record: Record, first: Record) -> None:
     if (record.target is None) != (first.target is None):
         has = "a" if record.target is not None else "no"
         raise _BadRecord(f"expected a target in every record or in none, got {has} one")

@@ -75,12 +75,14 @@ class SentenceCodec(SentenceEncoder):
         """
         found = folder.open_folder(folder.find_folder(path_or_id))
         jit_headers.prepare()
-        return cls(found.model, found.tokenizer, found.config, found.dimension)
+        return cls(
+            found.model, found.tokenizer, found.config, found.dimension, found.record
+        )
 
     def as_pretrained(self) -> folder.Pretrained:
         """What a folder of this model holds."""
         return folder.Pretrained(
-            self.model, self.tokenizer, self.config, self.dimension
+            self.model, self.tokenizer, self.config, self.dimension, self.record
         )
 
     def save_pretrained(
@@ -127,9 +129,10 @@ class SentenceCodec(SentenceEncoder):
             batch_size: Most rows that travel together; 0 = 16.
 
         Raises:
-            InputError: The model has no lattice.
+            InputError: The model has no lattice, or parts of it were never trained.
             ValueError: ``vectors`` is not ``[N, E]``.
         """
+        self.require("transform", "transform")
         vectors, size = np.asarray(vectors, np.float32), batch_size or TRAVELLERS
         parts = [
             np.array(self.model.transform(mx.array(vectors[i : i + size])))
@@ -178,9 +181,9 @@ class SentenceCodec(SentenceEncoder):
             batch_size: As for ``decode``.
             first_row: Number of the first row in the list.
         """
-        self.model.require("decode", "decoder")
+        self.require("decode", "decode")
         if decoding.corrections:
-            self.model.require("decode with corrections", "encoder")
+            self.require("decode with corrections", "encode")
         if batch_size < 0:
             raise InputError(f"[decode] batch_size must be >= 0, got {batch_size}.")
         vectors = self._checked(vectors)

@@ -21,7 +21,9 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference.form import VectorForm, Vectors
 from energyflow_mlx.inference.progress import shown
 from energyflow_mlx.model import EnergyFlow
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.text.tokenizer import Tokenizer
+from energyflow_mlx.text.tokenizer.foreign import SpellingWatch
 
 
 @dataclass
@@ -33,18 +35,45 @@ class SentenceEncoder:
         tokenizer: Text to ids and back.
         config: The run's configuration.
         dimension: Size E of the vectors.
+        record: What training did to the model; a part that it never reached is refused.
     """
 
     model: EnergyFlow
     tokenizer: Tokenizer
     config: Config
     dimension: int
+    record: Record = field(default_factory=Record)
     _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
+
+    _spelling: SpellingWatch = field(init=False)
 
     def __post_init__(self) -> None:
         """Compile the forward pass, once for every batch shape."""
         self.model.eval()
+        self._spelling = SpellingWatch(self.tokenizer, self.record.tokens_per_word)
         self._forward = self.model.compiled_encode()
+
+    def require(self, call: str, path: str) -> None:
+        """Refuse a call that this model cannot answer.
+
+        Args:
+            call: What the user called, for the message.
+            path: A key of ``EnergyFlow.paths``.
+
+        Raises:
+            InputError: A part on that path is missing, or was never trained.
+        """
+        parts = self.model.paths[path]
+        self.record.require(call, parts)
+        for part in parts:
+            self.model.require(call, part.partition(".")[0])
+
+    def notice(self, texts: Sequence[str]) -> None:
+        """Look at texts to be encoded; warn once when the vocabulary is not for them.
+
+        ``encode`` does so itself; this is for texts whose token ids are encoded.
+        """
+        self._spelling.look(texts)
 
     def get_sentence_embedding_dimension(self) -> int:
         """Size E of the vectors."""
@@ -90,7 +119,7 @@ class SentenceEncoder:
             ``[E]`` for one sentence, else ``[N, E]``.
 
         Raises:
-            InputError: The model has no encoder, or a setting is out of range.
+            InputError: The model has no trained encoder, or a setting is out of range.
         """
         asked = VectorForm(**form)
         texts = [sentences] if isinstance(sentences, str) else sentences
@@ -198,7 +227,12 @@ class SentenceEncoder:
             InputError: As for ``encode``.
         """
         length = self.config.data.max_length
-        rows = (self.tokenizer.encode(texts, length) for texts in windows)
+
+        def ids_of(texts: Sequence[str]) -> Rows:
+            self.notice(texts)
+            return self.tokenizer.encode(texts, length)
+
+        rows = map(ids_of, windows)
         return self._encode_rows(rows, batch_size, normalize=normalize)
 
     def encode_ids(
@@ -218,7 +252,7 @@ class SentenceEncoder:
         self, windows: Iterable[Rows], batch_size: int, *, normalize: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Vectors of token id rows that come in windows, as they become ready."""
-        self.model.require("encode", "encoder")
+        self.require("encode", "encode")
         if batch_size < 0:
             raise InputError(f"[encode] batch_size must be >= 0, got {batch_size}.")
 

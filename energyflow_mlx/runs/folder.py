@@ -17,7 +17,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
-from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, write_text
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -44,6 +44,8 @@ _FREE = {
 # Together with the number of processes they make the size of an update, and that must
 # stay: ``Progress.require_batch`` checks it, once there is a checkpoint to go on from.
 _BATCH = {"trainer.micro_batch", "trainer.accumulate"}
+# How long a run is: it may be changed whenever the run goes on.
+_LENGTH = {"trainer.epochs", "trainer.max_steps"}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -68,6 +70,11 @@ def differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
     a, b = flatten(first.to_json()), flatten(second.to_json())
     keys = sorted(a.keys() | b.keys())
     return {k: (a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)}
+
+
+def has_other_length(first: Config, second: Config) -> bool:
+    """Whether one run is to have more updates, or more epochs, than the other."""
+    return bool(_LENGTH & differences(first, second).keys())
 
 
 @dataclass(frozen=True)
@@ -156,14 +163,14 @@ class RunFolder:
                 and not a run folder.
         """
         if not self.exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(map(self._is_foreign, self.path.iterdir())):
                 raise InputError(
                     f"[run] run.dir {self.path} must be empty or a run folder, got "
                     f"other files in it."
                 )
             return
         other = differences(self.read_config(), config)
-        free = _FREE | _BATCH if self.steps() else _FREE
+        free = _FREE | _LENGTH | (_BATCH if self.steps() else set())
         changed = {k: v for k, v in other.items() if k not in free}
         if changed:
             key, (old, new) = next(iter(changed.items()))
@@ -172,6 +179,21 @@ class RunFolder:
                 f"[run] {self.path} belongs to another configuration: {key} was "
                 f"{old!r}, got {new!r}{more}; choose another run.dir."
             )
+
+    def _is_foreign(self, path: Path) -> bool:
+        """Whether a file was there before any run: no leftover of a start cut short."""
+        is_leftover = path.name.startswith(TEMPORARY_PREFIX) or path == self.tokenizer
+        return not is_leftover
+
+    def begin_again(self, config: Config) -> None:
+        """Write the configuration of a run that is to go on longer than it was to.
+
+        The summary goes first: a run without one is not over, whenever this is cut
+        short.
+        """
+        if self.is_writer:
+            self.summary.unlink(missing_ok=True)
+        self.begin(config)
 
     def begin(self, config: Config) -> None:
         """Write the configuration; the last thing before training starts."""

@@ -11,8 +11,6 @@ header entry (size, sha256, shapes, dtypes); ``save_as`` and ``load_full`` are f
 weights alone, as ``export`` writes them.
 """
 
-import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +105,7 @@ def load_weights(path: Path) -> Arrays:
     Raises:
         InputError: The file is missing or no safetensors file.
     """
-    return _parse(Path(path), read_bytes(Path(path)))
+    return _load(Path(path))
 
 
 def load_full(path: Path) -> Arrays:
@@ -164,18 +162,17 @@ def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:
     Raises:
         InputError: Size, digest, names, shapes or dtypes are not those of ``entry``.
     """
-    data = read_bytes(path)
-    if len(data) != entry["bytes"]:
+    size, digest = _measure(path)
+    if size != entry["bytes"]:
         raise InputError(
-            f"[weights] {path}: must be {entry['bytes']} bytes, got {len(data)}."
+            f"[weights] {path}: must be {entry['bytes']} bytes, got {size}."
         )
-    digest = hashlib.sha256(data).hexdigest()
     if digest != entry["sha256"]:
         raise InputError(
             f"[weights] {path}: must have sha256 {entry['sha256'][:12]}..., got "
             f"{digest[:12]}...: the file was changed after it was written."
         )
-    arrays = _parse(path, data)
+    arrays = _load(path)
     described = {name: describe(array) for name, array in arrays.items()}
     if described != entry["arrays"]:
         raise InputError(
@@ -184,10 +181,26 @@ def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:
     return arrays
 
 
-def _parse(path: Path, data: bytes) -> Arrays:
+def _measure(path: Path) -> tuple[int, str]:
+    """Bytes and sha256 of a file."""
     try:
-        arrays = mx.load(io.BytesIO(data), format="safetensors")
-        mx.eval(arrays)  # nothing may stay lazy: the bytes go away
+        return path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _load(path: Path) -> Arrays:
+    """Arrays of a safetensors file, evaluated: later changes to it cannot reach them.
+
+    MLX reads on a thread of its own. It is given the path, never a Python file object:
+    a thread that still holds one when the interpreter ends aborts the process.
+    """
+    try:
+        path.open("rb").close()  # MLX does not say why it cannot read
+        arrays = mx.load(str(path), format="safetensors")
+        mx.eval(arrays)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"[weights] {path}: must be a safetensors file, got: {error}."
@@ -201,9 +214,11 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"[weights] {path}: must be readable, got {error.strerror}."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"[weights] {path}: must be readable, got {error.strerror}.")
 
 
 def describe(array: mx.array) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class RunData:
         embed: The teacher's vectors of texts; none where it cannot read.
         pairs: Pairs that some updates are made of; none = all are of sentences.
         sts: Sentence pairs that every validation measures; none = no such set.
+        tokens_per_word: Of the training text; none where there is none.
     """
 
     tokenizer: Tokenizer
@@ -63,6 +64,7 @@ class RunData:
     embed: Embed | None
     sts: StsPairs | None = None
     pairs: PairRows | None = None
+    tokens_per_word: float | None = None
 
 
 class Feed:

@@ -28,10 +28,13 @@ from energyflow_mlx.readback import Flight, ReadbackEngine
 from energyflow_mlx.runs.checkpoint import require_match
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
+from energyflow_mlx.runs.record import Record, Start
 from energyflow_mlx.runtime.distributed import ALONE, Group
+from energyflow_mlx.runtime.interrupts import Interrupts
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
+from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
     Gradients,
@@ -49,7 +52,6 @@ from energyflow_mlx.training.validation import Validation, measures_of
 logger = logging.getLogger(__name__)
 
 Update = list[StepBatch]
-_MOST_KEYS = 64
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Trainer:
         display: Where people see it.
         group: The processes that train together, this one among them.
         engine: The only place that evaluates.
+        start: What was taken over from the run that this one starts from, if any.
     """
 
     config: Config
@@ -74,6 +77,7 @@ class Trainer:
     folder: RunFolder
     display: RunDisplay
     group: Group = ALONE
+    start: Start | None = None
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
     validation: Validation = field(init=False)
@@ -95,6 +99,9 @@ class Trainer:
         self.validation = Validation(
             self.objectives, self.codec, self.data, self.stepper
         )
+        # Several processes would have to agree on the last update.
+        self._trained = self.start.trained if self.start else frozenset()
+        self._interrupts = Interrupts(is_held=self.group.size == 1)
         self._resume()
 
     # -- resuming and saving -------------------------------------------------
@@ -122,6 +129,7 @@ class Trainer:
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
+        self._trained |= frozenset(found.meta.get("trained", ()))
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
@@ -131,11 +139,18 @@ class Trainer:
         self.folder.save(
             progress.step,
             self.stepper.state.arrays(),
-            progress.to_json() | {"dimension": self.data.dimension},
+            progress.to_json()
+            | self.record().to_json()
+            | {"dimension": self.data.dimension},
             keep=self.config.trainer.keep,
             best=progress.best_step,
         )
         logger.info("saved update %d", progress.step)
+
+    def record(self) -> Record:
+        """What training does to the model."""
+        reached = {part for o in self.objectives.values() for part in o.parts}
+        return Record(self._trained | reached, self.data.tokens_per_word)
 
     def restore_best(self) -> None:
         """Install the weights that ``load`` will take: those of the best checkpoint."""
@@ -159,12 +174,6 @@ class Trainer:
             decay=optimizer.decay_steps or own - warmup,
         )
 
-    def _keys(self, step: int, count: int) -> mx.array:
-        """Random keys of this process's ``count`` micro-batches of update ``step``."""
-        keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
-        first = self.group.rank * count
-        return mx.roll(keys, -first, axis=0) if first else keys
-
     def submit(self, step: int, update: Update) -> Submitted:
         """Build update ``step`` and start it on the device; waits for none of it.
 
@@ -177,12 +186,13 @@ class Trainer:
         objective = self.objectives[self.alternation.objective_of(step)]
         lr = self.learning_rate(step, objective.name)
         controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
-        keys = self._keys(step, len(update))
+        first = self.group.rank * len(update)
+        keys = update_keys(self.config.seed, step, first)
         total: Gradients | None = None
         flights: list[Flight] = []
         for number, batch in enumerate(update):
             is_last = number + 1 == len(update)
-            batch, key = batch._replace(controls=controls), keys[number % _MOST_KEYS]
+            batch, key = batch._replace(controls=controls), keys[number % MOST_KEYS]
             with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
                 if len(update) == 1:
                     report = self.stepper.update(objective.name, batch, key, lr)
@@ -241,16 +251,19 @@ class Trainer:
             steps: Their numbers.
         """
         flying: tuple[Submitted, float] | None = None
+        self._submitted = self.progress.step
         for step in steps:
             self._announce_epoch(step)
             started = time.perf_counter()
             update = next(feed)
             batch_ms = (time.perf_counter() - started) * 1e3
             submitted = self.submit(step, update)
+            self._submitted = step + 1
             if flying is not None:
                 yield self._landing(*flying)
             flying = submitted, batch_ms
-            if self.engine.debug or self._state_is_wanted(step + 1):
+            is_last = self._interrupts.is_asked or self._state_is_wanted(step + 1)
+            if self.engine.debug or is_last:
                 yield self._landing(*flying)
                 flying = None
         if flying is not None:
@@ -279,7 +292,8 @@ class Trainer:
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
         updates = self.feed.updates(progress.step)
-        with self.folder.open_metrics(self.config) as log, closing(updates) as feed:
+        asked, metrics = self._interrupts, self.folder.open_metrics(self.config)
+        with metrics as log, closing(updates) as feed, asked:
             log.truncate_after(progress.step or -1)  # the start is measured anew
             wants_start = any(o.measured_at_start for o in self.objectives.values())
             if wants_start and progress.step == 0:
@@ -294,16 +308,19 @@ class Trainer:
                     if self._due(progress.step, settings.log_every):
                         self._report(log, means.take())
                     every = settings.validate_every or self.steps_per_epoch
+                    is_end = asked.is_asked and self._submitted == progress.step
                     if self._due(progress.step, every):
                         self._validate(log)
-                    elif self._state_is_wanted(progress.step):
+                    elif is_end or self._state_is_wanted(progress.step):
                         self._save_after(log)
+                    if is_end:
+                        asked.end()
                     if settings.patience and progress.stale >= settings.patience:
                         status = "stopped early"
                         break
                     started = time.perf_counter() - progress.seconds
             except KeyboardInterrupt:
-                # The state may be between two updates: only checkpoints are exact.
+                # After a second interrupt the state may be between two updates.
                 saved = max(self.folder.steps(), default=0)
                 self.display.message(
                     f"interrupted at update {progress.step}; the same command "
@@ -378,16 +395,9 @@ class Trainer:
                 self.config.trainer.best_metric: progress.best_value,
                 "step": progress.best_step,
             },
+            **({"init": self.start.to_json()} if self.start else {}),
         }
 
 
 def _shown(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-
-
-def _mix(seed: int, step: int) -> int:
-    """One 64-bit number from seed and step (SplitMix64 finalizer)."""
-    x = (seed * 0x9E3779B97F4A7C15 + step + 1) & 0xFFFFFFFFFFFFFFFF
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return x ^ (x >> 31)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, chosen_objectives
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.held_out import final_metrics
 from energyflow_mlx.model import count_parameters
@@ -51,8 +51,16 @@ def show_result(display: RunDisplay, summary: dict[str, Any]) -> None:
     rows = [[name, value] for name, value in summary["final"].items()]
     rows.append(["updates", summary["steps"]])
     rows.append(["training seconds", summary["seconds"]])
-    best = summary["best"]["step"]
-    display.table(f"Held-out sentences, update {best}", ["metric", "value"], rows)
+    display.table(_measured(summary), ["metric", "value"], rows)
+
+
+def _measured(summary: dict[str, Any]) -> str:
+    """What the final figures measure: the best weights, which may be the last."""
+    (metric, _), (_, best) = summary["best"].items()
+    last = summary["steps"]
+    if best == last:
+        return f"Held-out sentences, update {last}: the last, and the best by {metric}"
+    return f"Held-out sentences, update {best} of {last}: the best by {metric}"
 
 
 def _header(trainer: Trainer) -> dict[str, str]:
@@ -73,9 +81,20 @@ def _header(trainer: Trainer) -> dict[str, str]:
             f"{data.tokenizer.vocab_size} tokens in the vocabulary"
         ),
         "updates": f"{trainer.total}, {trainer.steps_per_epoch} an epoch",
+        "learning rate": learning_rates(config),
+        **({"starts from": str(trainer.start)} if trainer.start else {}),
         "run folder": str(trainer.folder.path),
         "changed": _changes(config) or "nothing",
     }
+
+
+def learning_rates(config: Config) -> str:
+    """The common peak, and which objectives it does not move."""
+    common = config.optimizer.lr
+    chosen = chosen_objectives(config.objectives)
+    own = [f"{n} {s.lr:g}" for n, s in chosen.items() if s.lr != common]
+    said = f"{common:g}" if len(own) < len(chosen) else "none in common"
+    return said + (f"; not moved by optimizer.lr: {', '.join(own)}" if own else "")
 
 
 def _precision(config: Config) -> str:

@@ -1,9 +1,14 @@
 """What a run does with its configuration before the first update."""
 
+import os
+import shutil
+import signal
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.data import read_sets
 from energyflow_mlx.build.run import lengths_for, run
 from energyflow_mlx.config import TeacherConfig, TokenizerConfig
@@ -11,8 +16,10 @@ from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import MODEL, RunFolder
+from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runtime import device
 from energyflow_mlx.teacher import teacher_from
+from energyflow_mlx.training.loop import Trainer
 from tests.teacher.tiny import byte_pairs, unigram, write_teacher_of
 from tests.training.small import E, make_config, make_stepper, step
 
@@ -207,6 +214,155 @@ def test_an_explicit_format_is_another_run(left_open):
     folder, changes = left_open
     with pytest.raises(InputError, match="precision.dtype was 'float32'"):
         run(small(folder, changes | {"precision.dtype": "bfloat16"}))
+
+
+@pytest.fixture(scope="module")
+def prolonged(tmp_path_factory):
+    """A run of four updates that then went on to ten, and what the seam showed."""
+    folder = tmp_path_factory.mktemp("prolonged")
+    run(small(folder, FOUR))
+    first = RunFolder(folder / "run").latest().arrays
+    return folder, first, run(small(folder, TEN))
+
+
+FOUR = {"trainer.max_steps": 4, "trainer.log_every": 1, "data.captions": 150}
+TEN = FOUR | {"trainer.max_steps": 10}
+
+
+def rates(folder):
+    """Learning rate of each update, from the log."""
+    records = read_metrics(folder / "run" / "metrics.jsonl")
+    rows = [r for r in records if r["kind"] == "train"]
+    return [next(v for k, v in row.items() if k.endswith("_lr")) for row in rows]
+
+
+def test_a_finished_run_goes_on_to_a_later_end(prolonged, capsys):
+    folder, _, summary = prolonged
+    assert (summary["status"], summary["steps"]) == ("finished", 10)
+    run_folder = RunFolder(folder / "run")
+    assert run_folder.read_config().trainer.max_steps == 10
+    assert run_folder.read_summary() == summary
+    assert len(rates(folder)) == 10
+    before = run_folder.metrics.read_bytes()
+    assert run(small(folder, TEN)) == summary
+    assert "nothing to do" in capsys.readouterr().out
+    assert run_folder.metrics.read_bytes() == before
+
+
+def test_from_the_seam_on_the_rates_are_those_of_the_longer_run(prolonged, tmp_path):
+    run(small(tmp_path, TEN))
+    whole, ours = rates(tmp_path), rates(prolonged[0])
+    assert ours[4:] == whole[4:]
+    assert ours[:4] != whole[:4]  # those of a run of four updates
+
+
+def test_a_prolonged_run_is_the_same_when_it_is_interrupted(
+    prolonged, tmp_path, monkeypatch
+):
+    """A signal in the middle: the update in flight is finished, saved and kept."""
+    run(small(tmp_path, FOUR))
+    original = Trainer.values_of
+
+    def values_of(trainer, submitted):
+        if submitted.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(trainer, submitted)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "values_of", values_of)
+        run(small(tmp_path, TEN))
+    run_folder = RunFolder(tmp_path / "run")
+    assert 6 <= max(run_folder.steps()) <= 7 and not run_folder.summary.exists()
+    run(small(tmp_path, TEN))
+    ours, theirs = (
+        RunFolder(f / "run").latest().arrays for f in (tmp_path, prolonged[0])
+    )
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert np.array_equal(np.array(ours[name]), np.array(theirs[name])), name
+    assert rates(tmp_path) == rates(prolonged[0])
+
+
+def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
+    original = Trainer.values_of
+
+    def values_of(trainer, submitted):
+        if submitted.step == 2:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return original(trainer, submitted)
+
+    monkeypatch.setattr(Trainer, "values_of", values_of)
+    with pytest.raises(KeyboardInterrupt):
+        run(small(tmp_path, TEN))
+    assert RunFolder(tmp_path / "run").steps() == []
+
+
+def test_an_end_before_what_is_done_is_refused_and_nothing_is_written(prolonged):
+    folder = prolonged[0]
+    files = {p: p.read_bytes() for p in (folder / "run").rglob("*.json*")}
+    with pytest.raises(InputError, match="has done 10 updates; .* as many, got 4"):
+        run(small(folder, FOUR))
+    assert files == {p: p.read_bytes() for p in (folder / "run").rglob("*.json*")}
+
+
+def test_a_run_cut_short_while_it_was_prolonged_is_not_over(prolonged, tmp_path):
+    """The summary goes before the new length is written."""
+    shutil.copytree(prolonged[0] / "run", tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    config = small(tmp_path, TEN | {"trainer.max_steps": 11})
+    folder.begin_again(config)
+    assert not folder.summary.exists()
+    assert run(config)["steps"] == 11
+
+
+def test_a_run_that_stopped_early_has_its_patience_back(tmp_path):
+    """Nothing improves: each time it stops after the validations it may bear."""
+    patient = {"trainer.patience": 2, "trainer.validate_every": 1}
+    patient |= {"trainer.min_delta": 10.0, "trainer.decode_samples": 0}
+    first = run(small(tmp_path, patient | {"trainer.max_steps": 8}))
+    assert (first["status"], first["steps"]) == ("stopped early", 3)
+    again = run(small(tmp_path, patient | {"trainer.max_steps": 9}))
+    assert (again["status"], again["steps"]) == ("stopped early", 5)
+
+
+def test_a_start_that_was_cut_short_leaves_a_folder_to_start_in(tmp_path):
+    """The tokenizer is written before the configuration."""
+    folder = tmp_path / "run"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / ".tmp-1-config.json").touch()
+    assert run(small(tmp_path))["status"] == "finished"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(InputError, match="must be empty or a run folder"):
+        run(small(tmp_path, {"run.dir": str(tmp_path / "other")}))
+
+
+def test_a_loaded_run_knows_what_it_trained_and_how_its_text_is_spelt(trained):
+    record = load(trained[0] / "run").record
+    assert record.trained == {"encoder", "decoder", "shared"} and record.step == 1
+    assert 1.0 <= record.tokens_per_word < 1.2
+
+
+def test_a_half_that_was_never_trained_is_refused_by_name(tmp_path):
+    config = small(tmp_path, {"share": "none"})
+    config.objectives.reconstruction = None
+    run(config)
+    codec = load(tmp_path / "run")
+    assert codec.encode(["A dog runs."]).shape == (1, 384)
+    message = r"\[decode\] the decoder of this model was never trained; .* encoder"
+    with pytest.raises(InputError, match=message):
+        codec.decode(np.eye(384)[:1])
+
+
+def test_foreign_text_warns_when_a_loaded_run_encodes_it(trained, caplog):
+    codec = load(trained[0] / "run")
+    codec.encode(["A dog runs on the beach."] * 20)
+    assert not caplog.records
+    codec.encode(["Regulators rejected pharmaceutical companies' applications."] * 3)
+    codec.encode(["Regulators rejected pharmaceutical companies' applications."] * 3)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "is foreign to the model's vocabulary" in caplog.text
 
 
 def test_an_update_is_traced_at_most_8_times_whatever_the_lengths():

@@ -1,10 +1,13 @@
 """The help of the entry points, as a user asks for it."""
 
 import dataclasses
+import os
+import signal
 
 import pytest
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.runtime.atomic import write_aside
 from tests.commands import run_command
 
 COMMANDS = (
@@ -35,6 +38,31 @@ class Outer:
     needed: str = dataclasses.field(default="???", metadata={"help": "a word"})
     group: Inner = dataclasses.field(default_factory=Inner)
     loud: bool = dataclasses.field(default=True, metadata={"help": "or not"})
+
+
+def test_a_dash_is_a_word_and_no_list():
+    assert cli.parse(Outer, ["needed=-"]).needed == "-"
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_ends_a_command_after_it_has_cleaned_up(
+    number, status, word, tmp_path, capsys
+):
+    # A job in the background of a shell ignores Ctrl-C.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop, cli.clean_exit():
+        with write_aside(tmp_path / "out.txt") as aside:
+            aside.write_text("half")
+            os.kill(os.getpid(), number)
+    signal.signal(signal.SIGINT, ctrl_c)
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"{word}\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is former
 
 
 def test_help_names_every_key_as_it_is_typed():

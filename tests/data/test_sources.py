@@ -2,9 +2,11 @@
 
 import gzip
 
+import numpy as np
 import pytest
 
-from energyflow_mlx.data.sources import read_text_lines, read_texts
+from energyflow_mlx.data.dataset import SentenceSet, write_efb
+from energyflow_mlx.data.sources import iter_texts, read_texts
 from energyflow_mlx.errors import InputError
 
 
@@ -40,14 +42,14 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path):
     path.write_bytes(b"One.\nTw\xe9.\n")
     message = r"a\.txt: line 2: expected UTF-8, got byte 0xe9 at column 3"
     with pytest.raises(InputError, match=message):
-        read_text_lines(path)
+        read_texts(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
 def test_an_empty_file_is_refused(tmp_path, content):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="expected sentences, got an empty file"):
+    with pytest.raises(InputError, match="expected sentences, got none in it"):
         read_texts(path)
 
 
@@ -71,11 +73,15 @@ def test_a_csv_column_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,words\n1,a\n", "line 1: expected the column 'text', got id, words"),
-        ("", "line 1: expected the column 'text', got none"),
+        (
+            "id,words\n1,a\n",
+            "line 1: expected a header with one column 'text', got id, words; text_col",
+        ),
+        ("", "line 1: expected a header with one column 'text', got none"),
+        ("text,id,text\na,1,b\n", "got 2 of that name in text, id, text"),
         ("id,text\n1,a\n2\n", "line 3: expected 2 columns, got 1"),
         ('text\n"a"b\n', "line 2: bad CSV"),
-        ("text\n \n", "got an empty column"),
+        ("text\n \n", "expected sentences, got none in it"),
     ],
 )
 def test_a_bad_csv_is_refused(tmp_path, content, message):
@@ -105,5 +111,34 @@ def test_a_jsonl_key_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"s": "One"}\n{"s": "Two"}\n')
     assert read_texts(path, "s") == ["One", "Two"]
-    with pytest.raises(InputError, match="every record must have 'text'"):
+    message = r"a\.jsonl: line 1: expected a text under 'text', got none; text_column"
+    with pytest.raises(InputError, match=message):
         read_texts(path)
+
+
+def test_a_table_with_tabs_knows_no_quotes(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('id\ttext\n1\t"Wait, he said.\n2\tTwo.\n')
+    assert read_texts(path) == ['"Wait, he said.', "Two."]
+
+
+def test_texts_in_turn_keep_the_numbers_of_lines_and_rows(tmp_path):
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.\n")
+    assert list(iter_texts(tmp_path / "a.txt")) == ["One.", "", "Two."]
+    packed = tmp_path / "a.csv.gz"
+    packed.write_bytes(gzip.compress(b"id,text\n1,One.\n2,\n3,Two.\n"))
+    assert list(iter_texts(packed)) == ["One.", "", "Two."]
+
+
+def test_texts_of_an_efb_file_are_read_and_vectors_alone_refused(tmp_path):
+    vectors = np.eye(3, dtype=np.float32)[:2]
+    texts = ["A dog runs.", "Two cats sleep."]
+    write_efb(tmp_path / "a.efb", SentenceSet(texts, None, vectors))
+    assert list(iter_texts(tmp_path / "a.efb")) == texts
+    ids = [np.array([5, 6], np.int32)] * 2
+    write_efb(tmp_path / "ids.efb", SentenceSet(None, ids, vectors))
+    with pytest.raises(InputError, match="expected text, got token ids alone"):
+        read_texts(tmp_path / "ids.efb")
+    np.save(tmp_path / "a.npy", vectors)
+    with pytest.raises(InputError, match="expected text, got vectors alone"):
+        read_texts(tmp_path / "a.npy")

@@ -88,7 +88,7 @@ RUN = [snippet for snippet in SNIPPETS if not reason_not_to_run(snippet)]
 def write_files(folder):
     """Small files under the names that the documentation uses."""
     lines = "\n".join(SENTENCES) + "\n"
-    for name in ("my.txt", "held_out.txt"):
+    for name in ("my.txt", "new.txt", "held_out.txt"):
         (folder / name).write_text(lines)
     own = next(s for s in SNIPPETS if "def embed(" in s.text)
     (folder / "my_teacher.py").write_text(own.text)

@@ -10,6 +10,7 @@ from energyflow_mlx.runs.weights import (
     GROUP,
     load_full,
     load_weights,
+    read_arrays,
     save_quantized,
     save_weights,
     write_arrays,
@@ -154,3 +155,17 @@ def test_integers_without_their_scales_are_refused(tmp_path):
     write_arrays(path, kept)
     with pytest.raises(InputError, match="'a.weight' must come with its scales"):
         load_full(path)
+
+
+def test_mlx_is_given_a_path_and_never_a_file_object(tmp_path, monkeypatch):
+    """A thread of MLX that holds a Python object at exit aborts the process."""
+    given = []
+    original = mx.load
+    monkeypatch.setattr(
+        mx, "load", lambda file, **words: given.append(file) or original(file, **words)
+    )
+    save_weights(tmp_path / "w.safetensors", weights(), mx.float32)
+    entry = write_arrays(tmp_path / "a.safetensors", weights())
+    load_weights(tmp_path / "w.safetensors")
+    read_arrays(tmp_path / "a.safetensors", entry)
+    assert given == [str(tmp_path / n) for n in ("w.safetensors", "a.safetensors")]

@@ -1,7 +1,7 @@
 """The folder in which a model travels: weights, settings, tokenizer, model card.
 
     model.safetensors    every weight by its path, in one of ``runs.dtypes.DTYPES``
-    config.json          ``format``, version, vector size, parts, the run's settings
+    config.json          ``format``, version, vector size, parts, settings, record
     tokenizer.json       the source tokenizer, as Hugging Face ``tokenizers`` reads it
     student_vocab.json   how the student spells the source's pieces
     README.md            the model card
@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
 from energyflow_mlx.runs.checkpoint import require_match
 from energyflow_mlx.runs.dtypes import BITS
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.runs.weights import load_full, save_as
 from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import folder_aside
@@ -51,12 +52,14 @@ class Pretrained:
         tokenizer: Text to ids and back.
         config: Settings it was built with.
         dimension: Size E of the vectors.
+        record: What training did to the model.
     """
 
     model: EnergyFlow
     tokenizer: Tokenizer
     config: Config
     dimension: int
+    record: Record = field(default_factory=Record)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Header:
         dtype: Precision of the weights.
         parts: Top-level parts of the model.
         config: The run's settings, without paths of the machine it was trained on.
+        record: What training did to the model, see ``runs.record``.
         format: Always ``energyflow``.
         version: Of the format.
     """
@@ -76,6 +80,7 @@ class Header:
     dtype: str
     parts: list[str]
     config: dict[str, Any]
+    record: dict[str, Any]
     format: str = FORMAT
     version: int = VERSION
 
@@ -118,7 +123,8 @@ def write_model(folder: Path, source: Pretrained, dtype: str) -> None:
     require_measured(parts, dtype)
     save_as(folder / WEIGHTS, weights, dtype)
     config = without_paths(source.config).to_json()
-    header = Header(source.dimension, dtype, parts, config)
+    record = source.record.to_json()
+    header = Header(source.dimension, dtype, parts, config, record)
     write_json(folder / CONFIG, asdict(header))
     source.tokenizer.save(folder)
 
@@ -179,9 +185,11 @@ def open_folder(path: Path) -> Pretrained:
     config = config_from_json(header.config)
     tokenizer = Tokenizer.load(path)
     weights = load_full(path / WEIGHTS)
-    return build_pretrained(
+    record = Record.from_json(header.record, trained=())
+    found = build_pretrained(
         config, tokenizer, weights, header.dimension, str(path / WEIGHTS)
     )
+    return replace(found, record=record)
 
 
 def build_pretrained(

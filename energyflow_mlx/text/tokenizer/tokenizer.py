@@ -164,6 +164,10 @@ class Tokenizer:
         bodies = chain.from_iterable(encode_blocks(self._source, texts))
         return self._finish(list(bodies), max_length)
 
+    def shares_source(self, other: Tokenizer) -> bool:
+        """Whether both were made from one tokenizer file."""
+        return self._source_json == other._source_json
+
     def to_source_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode sentences in the source vocabulary, uncut, for token files.
 

@@ -91,12 +91,15 @@ def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character).startswith("P")
 
 
-def spell(piece: str, is_kept: Callable[[str], bool]) -> tuple[str, ...]:
+def spell(
+    piece: str, is_kept: Callable[[str], bool], continues: str = CONTINUES
+) -> tuple[str, ...]:
     """Spell a piece with kept pieces and bytes.
 
     Args:
         piece: A piece of the source vocabulary.
         is_kept: Whether a piece is in the student's vocabulary.
+        continues: Mark of a piece that continues a word; empty where none is marked.
 
     Returns:
         The piece itself when it is kept; otherwise the longest kept piece that fits,
@@ -104,14 +107,14 @@ def spell(piece: str, is_kept: Callable[[str], bool]) -> tuple[str, ...]:
     """
     if is_kept(piece):
         return (piece,)
-    text = body(piece)
-    mark = "" if text == piece else CONTINUES
+    text = body(piece) if continues else piece
+    mark = "" if text == piece else continues
     spelling: list[str] = []
     start = 0
     while start < len(text):
         found, start = _longest(text, start, mark, is_kept)
         spelling += found
-        mark = CONTINUES
+        mark = continues
     return tuple(spelling)
 
 
