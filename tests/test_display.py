@@ -166,7 +166,8 @@ def test_a_finished_task_leaves_and_a_finished_training_stays():
             report(1, 2)
         assert display._live is None
         display.progress(5, 5, {"loss": 0.5})
-        assert display._live is None
+        assert display._live is not None, "the last validation is still to come"
+        display.close()
         display.message("after")
     assert "teacher [vectors]" in stream.getvalue()
     assert stream.getvalue().rstrip().endswith("after")

@@ -133,6 +133,8 @@ class TrainerConfig:
             objectives measure.
         patience: Validations without improvement before stopping; 0 = never.
         min_delta: Smallest change that counts as improvement.
+        follow_samples: Held-out sentences written out at every validation, for
+            ``samples.jsonl``; 0 = none.
         decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
         backend: ``auto``, ``cpu``, ``metal`` or ``cuda``.
         compile: Compile each step (off for debugging only).
@@ -153,6 +155,7 @@ class TrainerConfig:
     best_metric: str = "cosine"
     patience: int = 0
     min_delta: float = 0.0
+    follow_samples: int = 8
     decode_samples: int = 200
     backend: str = "auto"
     compile: bool = True
@@ -171,6 +174,7 @@ class TrainerConfig:
             "save_every",
             "patience",
             "min_delta",
+            "follow_samples",
             "decode_samples",
             "memory_limit_gb",
         ):

@@ -28,6 +28,7 @@ _FREE = {
     "run.dir",
     "trainer.log_every",
     "trainer.keep",
+    "trainer.follow_samples",
     "trainer.debug_timing",
     "trainer.memory_limit_gb",
     "trainer.log_level",
@@ -95,6 +96,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The metrics log."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Held-out sentences as the model wrote them at every validation."""
+        return self.path / "samples.jsonl"
 
     @property
     def summary(self) -> Path:

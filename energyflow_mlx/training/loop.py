@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -33,7 +34,9 @@ from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
-from energyflow_mlx.training.optimizer import Arrays
+from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
+from energyflow_mlx.training.reporting import show_validation
+from energyflow_mlx.training.samples import FollowedSentences
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
     Gradients,
@@ -44,12 +47,12 @@ from energyflow_mlx.training.state import (
 )
 from energyflow_mlx.training.submitted import Submitted
 from energyflow_mlx.training.timing import UpdateTimings
+from energyflow_mlx.training.trainable import of_these_parts
 from energyflow_mlx.training.update import Stepper
 
 logger = logging.getLogger(__name__)
 
 Update = list[StepBatch]
-_MOST_KEYS = 64
 
 
 @dataclass
@@ -91,6 +94,9 @@ class Trainer:
         shares = {o.name: o.settings.share for o in objectives}
         self.alternation = Alternation(shares, self.config.seed)
         self._updates_of = self.alternation.counts(self.total)
+        self._followed = FollowedSentences.choose(
+            self.codec, objectives, self.data, self.folder
+        )
         self._resume()
 
     # -- resuming and saving -------------------------------------------------
@@ -114,7 +120,7 @@ class Trainer:
                 )
             return
         own = self.stepper.state.arrays()
-        arrays = _of_these_parts(found.arrays, own)
+        arrays = of_these_parts(found.arrays, own)
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
@@ -154,12 +160,6 @@ class Trainer:
             decay=optimizer.decay_steps or own - warmup,
         )
 
-    def _keys(self, step: int, count: int) -> mx.array:
-        """Random keys of this process's ``count`` micro-batches of update ``step``."""
-        keys = mx.random.split(mx.random.key(_mix(self.config.seed, step)), _MOST_KEYS)
-        first = self.group.rank * count
-        return mx.roll(keys, -first, axis=0) if first else keys
-
     def submit(self, step: int, update: Update) -> Submitted:
         """Build update ``step`` and start it on the device; waits for none of it.
 
@@ -172,12 +172,13 @@ class Trainer:
         objective = self.objectives[self.alternation.objective_of(step)]
         lr = self.learning_rate(step, objective.name)
         controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
-        keys = self._keys(step, len(update))
+        first = self.group.rank * len(update)
+        keys = update_keys(self.config.seed, step, first)
         total: Gradients | None = None
         flights: list[Flight] = []
         for number, batch in enumerate(update):
             is_last = number + 1 == len(update)
-            batch, key = batch._replace(controls=controls), keys[number % _MOST_KEYS]
+            batch, key = batch._replace(controls=controls), keys[number % MOST_KEYS]
             with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
                 if len(update) == 1:
                     report = self.stepper.update(objective.name, batch, key, lr)
@@ -276,6 +277,7 @@ class Trainer:
         updates = self.feed.updates(progress.step)
         with self.folder.open_metrics() as log, closing(updates) as feed:
             log.truncate_after(progress.step)
+            self._followed.truncate_after(progress.step)
             wants_start = any(o.measured_at_start for o in self.objectives.values())
             if wants_start and progress.step == 0:
                 self._validate(log)
@@ -286,6 +288,7 @@ class Trainer:
                     progress.samples += self.feed.batch_size
                     progress.seconds = time.perf_counter() - started
                     means.add(values)
+                    self.display.advance(progress.step, self.total)
                     if self._due(progress.step, settings.log_every):
                         self._report(log, means.take())
                     every = settings.validate_every or self.steps_per_epoch
@@ -334,25 +337,30 @@ class Trainer:
 
     def _validate(self, log: MetricsLog) -> None:
         """Measure the held-out sentences, note the best, save."""
-        settings, metrics = self.config.trainer, self.group.of_first(self.measure)
+        settings = self.config.trainer
+        with self.display.doing("validating"):
+            metrics = self.group.of_first(self.measure)
         measures = {
             k: v for o in self.objectives.values() for k, v in o.measures.items()
         }
-        improved = self.progress.note(
+        progress = self.progress
+        improved = progress.note(
             metrics[settings.best_metric],
             higher_is_better=measures[settings.best_metric],
             min_delta=settings.min_delta,
         )
-        step = self.progress.step
+        step = progress.step
         log.write({"kind": "validation", "step": step, "best": improved, **metrics})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.display.message(f"validation at update {step}: {shown}")
+        with self.display.doing("writing samples"):
+            written = self.group.of_first(partial(self._followed.write_out, step))
+        show_validation(self.display, metrics, progress, written)
         self._save_after(log)
 
     def _save_after(self, log: MetricsLog) -> None:
         """Save what the log, on the disk by then, has records of."""
-        log.flush_to_disk()
-        self.save()
+        with self.display.doing("saving"):
+            log.flush_to_disk()
+            self.save()
 
     def measure(self) -> dict[str, float]:
         """Validation metrics on the first held-out sentences."""
@@ -377,20 +385,3 @@ class Trainer:
                 "step": progress.best_step,
             },
         }
-
-
-def _of_these_parts(arrays: Arrays, own: Arrays) -> Arrays:
-    """Arrays of the parts that are trained here.
-
-    A run of an earlier version may hold a part that it never trained.
-    """
-    parts = {tuple(name.split(".")[:2]) for name in own}
-    return {k: a for k, a in arrays.items() if tuple(k.split(".")[:2]) in parts}
-
-
-def _mix(seed: int, step: int) -> int:
-    """One 64-bit number from seed and step (SplitMix64 finalizer)."""
-    x = (seed * 0x9E3779B97F4A7C15 + step + 1) & 0xFFFFFFFFFFFFFFFF
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return x ^ (x >> 31)

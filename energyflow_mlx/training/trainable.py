@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 from energyflow_mlx.config import TrainerConfig
 from energyflow_mlx.config.training import TRAINED
+from energyflow_mlx.training.optimizer import Arrays
 
 _BLOCK = re.compile(
     r"^(encoder|decoder)\.(?:blocks|layers)\.(\d+)\.|^(shared)\.(\d+)\."
@@ -38,3 +39,16 @@ def under(paths: Iterable[str], prefixes: Collection[str]) -> list[str]:
     """Paths below one of the prefixes; an empty prefix is above all."""
     starts = tuple(f"{prefix}." if prefix else "" for prefix in prefixes)
     return sorted(path for path in paths if path.startswith(starts))
+
+
+def of_these_parts(arrays: Arrays, own: Arrays) -> Arrays:
+    """Arrays of the parts that are trained here.
+
+    A run of an earlier version may hold a part that it never trained.
+
+    Args:
+        arrays: Those of a checkpoint, by name.
+        own: Those that train here.
+    """
+    parts = {tuple(name.split(".")[:2]) for name in own}
+    return {k: a for k, a in arrays.items() if tuple(k.split(".")[:2]) in parts}
