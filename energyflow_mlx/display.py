@@ -17,6 +17,7 @@ from typing import Any
 from rich import box
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.padding import Padding
@@ -35,6 +36,7 @@ from rich.text import Text
 _RATE_WINDOW = 500  # reports over which the speed for the ETA is measured
 _TRAINING = "train"
 _BEFORE_TRAINING = "first update"  # which compiles
+_ROOM_FOR_ECHO = 3
 _TASK_LINES = 5  # plain lines per side task
 _ORDER = ("loss", "cosine", "CE", "lr", "samples/s")  # others follow as they came
 _LABELS = {"ce": "CE", "student_ce": "student CE", "samples_per_second": "samples/s"}
@@ -269,7 +271,9 @@ class RunDisplay:
             for name, value in self._values.items()
         ]
         values = Columns(shown, padding=(0, 3))
-        return Group(self._bars, *([Padding(values, (0, 0, 0, 1))] if shown else []))
+        block = Group(self._bars, *([Padding(values, (0, 0, 0, 1))] if shown else []))
+        # A terminal echoes ^C at the end of the last line: it must not start another.
+        return Constrain(block, self._console.width - _ROOM_FOR_ECHO)
 
 
 class _Pace:

@@ -20,6 +20,7 @@ import numpy as np
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.chunks import WINDOW
 from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
+from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Encoder = Callable[[Iterable[Any]], Iterator[tuple[np.ndarray, np.ndarray]]]
-
-_REPORT_ROWS = 8192
 
 
 @dataclass
@@ -105,7 +104,11 @@ def encode_file(args: EncodeArgs) -> None:
         raise InputError(f"[encode] input {source} must hold sentences, got none.")
     codec = load(args.run, args.weights)
     encode = _encoder(args, codec)
-    with write_aside(Path(args.output)) as aside:
+    with (
+        RunDisplay() as display,
+        display.task("encoding") as report,
+        write_aside(Path(args.output)) as aside,
+    ):
         shape = (count, codec.dimension)
         vectors = np.lib.format.open_memmap(
             aside, mode="w+", dtype=np.float32, shape=shape
@@ -113,9 +116,8 @@ def encode_file(args: EncodeArgs) -> None:
         done = 0
         for rows, part in encode(read(source, WINDOW)):
             vectors[rows] = part
-            before, done = done, done + len(part)
-            if done == count or done // _REPORT_ROWS > before // _REPORT_ROWS:
-                logger.info("encoded %d of %d rows", done, count)
+            done += len(part)
+            report(done, count)
         vectors.flush()
         del vectors
     logger.info("wrote %s, [%d, %d] float32", args.output, count, codec.dimension)
