@@ -42,7 +42,14 @@ def plot(args: PlotArgs) -> None:
     """Draw everything, then say what the flows do and which files were written."""
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.display import RunDisplay
-    from energyflow_mlx.plots import plot_metrics, write_page, write_pictures
+    from energyflow_mlx.plots import (
+        Flows,
+        plot_metrics,
+        read_facts,
+        write_page,
+        write_pictures,
+        write_report,
+    )
     from energyflow_mlx.runs.folder import RunFolder
     from energyflow_mlx.runs.metrics import read_metrics
 
@@ -54,8 +61,10 @@ def plot(args: PlotArgs) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"[plot] output must be a folder, got the file {folder}.")
     validated = read_metrics(run.metrics)  # refuse a bad log before any work
+    facts = read_facts(run)
     traces = [_trace(run, o, sentences or choose_captions(config)) for o in with_flows]
     files = plot_metrics(run.metrics, folder)
+    files.append(write_report(folder, facts, [Flows(*trace) for trace in traces]))
     with RunDisplay() as display:
         for cube, records in traces:
             files += write_pictures(cube, records, folder)

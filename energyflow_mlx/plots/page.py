@@ -7,7 +7,7 @@ all integers are unsigned 16-bit, little-endian.
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,29 @@ def write_page(
         records: At least one sentence, in the order of the page's list.
         title: Name of the run.
     """
-    data = json.dumps(pack(cube, records, title), ensure_ascii=False)
-    # Inside a script element only "<" can end or open anything.
-    parts = {"data": data.replace("<", "\\u003c")}
-    for name in ("page.css", "cube.js", "page.js"):
-        parts[name] = _read(name)
-    text = _read("page.html")
-    for name, part in parts.items():
-        before, _, after = text.partition(f"/* {name} */")
-        text = before + part + after
-    write_text(Path(path), text)
+    write_text(Path(path), page_text(cube, records, title))
     return Path(path)
 
 
-def _read(name: str) -> str:
+def page_text(cube: Cube, records: Sequence[FlowRecord], title: str) -> str:
+    """The page of ``write_page`` as HTML; arguments as there."""
+    data = json.dumps(pack(cube, records, title), ensure_ascii=False)
+    # Inside a script element only "<" can end or open anything.
+    parts = {"data": data.replace("<", "\\u003c")}
+    parts |= {name: read(name) for name in ("page.css", "cube.js", "page.js")}
+    return fill(read("page.html"), parts)
+
+
+def fill(template: str, parts: Mapping[str, str]) -> str:
+    """Put every part where its name stands in a template as ``/* name */``."""
+    for name, part in parts.items():
+        before, _, after = template.partition(f"/* {name} */")
+        template = before + part + after
+    return template
+
+
+def read(name: str) -> str:
+    """Text of a file that stands beside this one."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 

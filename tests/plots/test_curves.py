@@ -9,7 +9,7 @@ import pytest
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots import plot_metrics
-from energyflow_mlx.plots.curves import _curves, _running_mean
+from energyflow_mlx.plots.curves import _running_mean, curves_of
 from energyflow_mlx.runs.metrics import MetricsLog
 
 
@@ -42,7 +42,7 @@ def test_every_panel_with_values_becomes_a_picture(tmp_path):
     files = plot_metrics(tmp_path / "metrics.jsonl", tmp_path / "plots")
     assert [file.name for file in files] == [
         *("loss.png", "cosine.png", "cross_entropy.png"),
-        *("learning_rate.png", "speed.png"),
+        *("learning_rate.png", "speed.png", "step_time.png"),
     ]
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
@@ -56,7 +56,7 @@ def test_curves_are_separated_by_kind_and_objective():
         {"kind": "validation", "step": 3, "cosine": 0.5, "best": True, "note": "x"},
         {"event": "no step"},
     ]
-    curves = _curves(records)
+    curves = curves_of(records)
     steps, values = curves["train", "distillation loss"]
     assert (steps.tolist(), values.tolist()) == ([1, 3], [1.0, 0.5])
     assert curves["train", "reconstruction loss"][1].tolist() == [5.0]

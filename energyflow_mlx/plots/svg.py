@@ -1,0 +1,64 @@
+"""Figures as SVG text that stands in a page and follows its light or dark theme.
+
+Matplotlib draws; its black becomes the page's ink and its grid the page's lines, by
+colors that stand for them until the text is written.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Colors that no picture has, and what takes their place in the page.
+_INK, _GRID, _PAPER = "#010203", "#040506", "#070809"
+_OF_THE_PAGE = {
+    _INK: "currentColor",
+    _GRID: "var(--line)",
+    _PAPER: "var(--paper)",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "energyflow_mlx",
+    "font.family": "sans-serif",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _GRID,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.facecolor": "none",
+}
+
+
+@contextmanager
+def page_style() -> Iterator[None]:
+    """Draw figures inside it that ``inline`` is to turn into text."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def inline(figure: Figure, name: str, description: str) -> str:
+    """A figure as an ``svg`` element.
+
+    Args:
+        figure: Drawn inside ``page_style``.
+        name: Stands before every id in it, so that those of two figures differ.
+        description: What a reader hears who does not see it; plain text.
+    """
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for color, role in _OF_THE_PAGE.items():
+        text = text.replace(color, role)
+    label = description.replace("&", "&amp;").replace('"', "&quot;")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
