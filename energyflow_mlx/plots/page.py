@@ -17,6 +17,7 @@ import numpy as np
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 from energyflow_mlx.runtime.atomic import write_text
 
+_FILES = ("page.css", "cube.js", "pick.js", "page.js")
 _CODES = 65535  # greatest code of a quantized number
 _SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end
 
@@ -41,7 +42,7 @@ def page_text(cube: Cube, records: Sequence[FlowRecord], title: str) -> str:
     data = json.dumps(pack(cube, records, title), ensure_ascii=False)
     # Inside a script element only "<" can end or open anything.
     parts = {"data": data.replace("<", "\\u003c")}
-    parts |= {name: read(name) for name in ("page.css", "cube.js", "page.js")}
+    parts |= {name: read(name) for name in _FILES}
     return fill(read("page.html"), parts)
 
 
@@ -79,6 +80,7 @@ def pack(cube: Cube, records: Sequence[FlowRecord], title: str) -> dict[str, Any
 
 
 def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
+    origin = record.position[record.born, np.arange(len(record.born))]
     return {
         "text": record.text,
         "result": record.result,
@@ -89,9 +91,18 @@ def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
         "born": _pack_integers(record.born),
         "arrived": _pack_integers(record.arrived),
         "far": _pack_integers(record.landed[:, 2] > 0),
+        "start": _pack_integers(_cells(cube, origin)),
+        "end": _pack_integers(_cells(cube, record.landed)),
         "input": quantize(record.surface_in),
         "output": quantize(record.surface_out),
     }
+
+
+def _cells(cube: Cube, position: np.ndarray) -> np.ndarray:
+    """Number of the cell that is nearest to each position, row by row, ``[F]``."""
+    size = np.array([cube.width, cube.height]) - 1
+    column, row = np.rint((position[:, :2] + 1) / 2 * size).astype(int).T
+    return row * cube.width + column
 
 
 def quantize(values: np.ndarray) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _sts(evaluation: Record) -> str:
 def _draw_pairs(title: str, points: Record, gid: str) -> Figure:
     figure = Figure(figsize=(8.6, 4.6), dpi=120, layout="constrained")
     axes = figure.subplots()
-    drawn = axes.scatter(points["score"], points["cosine"], s=10, alpha=0.45, lw=0)
+    drawn = axes.scatter(points["score"], points["cosine"], s=22, alpha=0.6, lw=0)
     drawn.set_gid(gid)
     axes.set(title=title, xlabel="score that people gave", ylabel="cosine of vectors")
     axes.grid(alpha=0.3)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.figure import Figure
 
 # Colors that no picture has, and what takes their place in the page.
@@ -20,7 +21,12 @@ _OF_THE_PAGE = {
     _GRID: "var(--line)",
     _PAPER: "var(--paper)",
 }
+_COLORS: tuple[str, ...] = ("#2f86d0", "#d9730d", "#2f9e4f", "#e0524f", "#9172cf")
+_COLORS += ("#a6735f", "#d468ad", "#7d838d", "#96951a", "#1fa3b5")
 _STYLE: dict[Any, Any] = {
+    # Colors that stand out on both papers.
+    "axes.prop_cycle": cycler(color=_COLORS),
+    "font.size": 12,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "energyflow_mlx",
     "font.family": "sans-serif",
