@@ -245,7 +245,7 @@ class RunDisplay:
 
     def _start(self) -> None:
         """Begin drawing, with log handlers turned to print above the block."""
-        self._live = Live(self._block(), console=self._console, refresh_per_second=4)
+        self._live = Live(self._block(), console=self._console, refresh_per_second=8)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and _on_terminal(handler):
                 self._handlers.append((handler, handler.stream))
@@ -259,7 +259,7 @@ class RunDisplay:
         self._show()
 
     def _show(self) -> None:
-        """Draw the block as it is now; a thread draws it four times a second."""
+        """Draw the block as it is now; a thread draws it eight times a second."""
         if self._live is None:
             self._start()
         else:

@@ -4,6 +4,7 @@ Everything here draws from plain files and NumPy arrays; the entry point ``plot`
 them. Every file is written aside and renamed.
 """
 
+from energyflow_mlx.plots.comparison import write_comparison
 from energyflow_mlx.plots.curves import plot_metrics
 from energyflow_mlx.plots.facts import RunFacts, read_facts
 from energyflow_mlx.plots.page import write_page
@@ -15,6 +16,7 @@ __all__ = [
     "RunFacts",
     "plot_metrics",
     "read_facts",
+    "write_comparison",
     "write_page",
     "write_pictures",
     "write_report",
