@@ -78,16 +78,19 @@ def similarity_of(
     paths: Sequence[str], encode: Encode, display: "RunDisplay"
 ) -> tuple[Figures, Figures]:
     """Spearman x 100 of cosine against gold score, and both of every pair, by stem."""
-    from energyflow_mlx.evaluation.similarity import cosine_rows, read_sts, spearman
+    from energyflow_mlx.evaluation.similarity import cosine_rows, read_sts, sts_score
 
     found: Figures = {}
     points: Figures = {}
     with display.task("STS files") as report:
         for done, path in enumerate(paths, 1):
             pairs, stem = read_sts(Path(path)), Path(path).stem
-            cosines = cosine_rows(encode(pairs.first), encode(pairs.second))
-            found[stem] = 100 * spearman(cosines, pairs.scores)
-            points[stem] = {"score": pairs.scores.tolist(), "cosine": cosines.tolist()}
+            first, second = encode(pairs.first), encode(pairs.second)
+            found[stem] = sts_score(first, second, pairs.scores)
+            points[stem] = {
+                "score": pairs.scores.tolist(),
+                "cosine": cosine_rows(first, second).tolist(),
+            }
             report(done, len(paths))
     return found, points
 
