@@ -61,7 +61,7 @@ def decode_file(args: DecodeArgs) -> None:
             ):
                 f.write(text.replace("\n", " ") + "\n")
             report(start + len(chunk), len(vectors))
-    logger.info("wrote %s, %d lines", args.output, len(vectors))
+    logger.info("wrote %s from [%d, %d] numbers", args.output, *vectors.shape)
 
 
 if __name__ == "__main__":

@@ -208,8 +208,8 @@ class RunDisplay:
             for line in format_table(columns, rows).splitlines():
                 self._plain(f"  {line}")
             return
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        table.title_style = "bold"
+        self._console.print(Text(title, "bold"))  # a table's own would wrap to it
+        table = Table(box=box.SIMPLE_HEAD)
         for index, column in enumerate(columns):
             right = _is_numeric([row[index] for row in rows])
             justify = "right" if right else "left"

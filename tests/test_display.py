@@ -306,6 +306,12 @@ def test_words_of_messages_and_samples_stay_whole_on_a_terminal():
     assert max(map(len, visible(stream).splitlines())) <= 40
 
 
+def test_a_title_longer_than_its_table_stays_on_one_line():
+    display, stream = live_display(80)
+    display.table("Held-out sentences, update 300", ["a", "b"], [["x", 1]])
+    assert "Held-out sentences, update 300" in visible(stream)
+
+
 def test_a_long_command_goes_on_after_a_backslash_and_still_runs():
     display, stream = live_display(40)
     display.command(["echo", "'a b'", "one=" + "1" * 20, "two=" + "2" * 20])
