@@ -53,8 +53,8 @@ def write_comparison(folder: Path, runs: Runs) -> list[Path]:
         ]
     sections = [
         Section("figures", "Figures", table(*figures_of(runs))),
-        Section("settings", "Settings that differ", table(*differing(runs))),
         Section("curves", "Curves", pictures(drawn)),
+        Section("settings", "Settings that differ", table(*differing(runs))),
     ]
     title, names = f"{len(runs)} runs", ", ".join(runs)
     return [*files, write_sections(folder / REPORT, title, names, sections)]
