@@ -191,7 +191,8 @@ def draw(panel: Panel, curves: Curves) -> Figure:
     figure, axes = blank(panel.title, panel.axis)
     for index, ((kind, label), curve) in enumerate(curves.items()):
         color = f"C{index}"
-        name = label.removeprefix("flow_").replace("_", " ")
+        is_flow = panel.file.startswith("flow")
+        name = (label.removeprefix("flow_") if is_flow else label).replace("_", " ")
         name = f"{name}, {kind}" if kind == "validation" else name
         gid = gid_of(kind, label)
         if kind != "validation":

@@ -216,7 +216,7 @@ def _draw_pairs(title: str, points: Record, gid: str) -> Figure:
 def _flows(name: str, flows: Sequence[Flows]) -> str:
     parts = []
     for number, (cube, records) in enumerate(flows):
-        with page_style():
+        with page_style(font_size=9.5):
             drawn = [
                 inline(figure, f"{kind}{number}", f"The flows: {kind}")
                 for kind, figure in draw_pictures(cube, records).items()

@@ -26,7 +26,6 @@ _COLORS += ("#a6735f", "#d468ad", "#7d838d", "#96951a", "#1fa3b5")
 _STYLE: dict[Any, Any] = {
     # Colors that stand out on both papers.
     "axes.prop_cycle": cycler(color=_COLORS),
-    "font.size": 12,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "energyflow_mlx",
     "font.family": "sans-serif",
@@ -44,9 +43,13 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def page_style() -> Iterator[None]:
-    """Draw figures inside it that ``inline`` is to turn into text."""
-    with matplotlib.rc_context(_STYLE):
+def page_style(font_size: float = 12) -> Iterator[None]:
+    """Draw figures inside it that ``inline`` is to turn into text.
+
+    Args:
+        font_size: In points; pictures stand in the page at some two thirds of theirs.
+    """
+    with matplotlib.rc_context(_STYLE | {"font.size": font_size}):
         yield
 
 

@@ -113,3 +113,11 @@ def test_a_measure_without_a_panel_gets_its_own():
     values = {"similarity_64": 70.0, "best": True, "epoch": 1.0, "flow_created": 9.0}
     panels = panels_of(curves_of([{"kind": "validation", "step": 5, **values}]))
     assert [panel.file for panel, _ in panels] == ["similarity_64"]
+
+
+def test_names_of_objectives_stay_whole_and_flows_are_called_short():
+    losses = {"flow_text_loss": 2.0, "flow_loss": 1.0}
+    names = [line.get_label() for line in drawn([{"step": 1, **losses}]).lines]
+    assert names == ["flow text loss", "flow loss"]
+    (line,) = drawn([{"step": 1, "flow_reached": 0.5}]).lines
+    assert line.get_label() == "reached"
