@@ -37,6 +37,7 @@ class Panel:
         axis: What stands beside its vertical axis.
         holds: Whether a value of that name belongs in it.
         is_share: The values are shares, on an axis from 0 to 1.
+        prefix: What all their names begin with; it is not shown.
     """
 
     file: str
@@ -44,6 +45,7 @@ class Panel:
     axis: str
     holds: Callable[[str], bool]
     is_share: bool = False
+    prefix: str = ""
 
 
 def _named(*names: str) -> Callable[[str], bool]:
@@ -72,14 +74,22 @@ _PANELS = (
         "Flows that reach a face, cells they cover",
         "share",
         _named(*(f"flow_{n}" for n in _FLOW_SHARES)),
+        prefix="flow_",
     ),
     Panel(
         "flow_lengths",
         "Way of the flows",
         "mean length; the cube is 2 wide",
         _named("flow_path", "flow_sideways"),
+        prefix="flow_",
     ),
-    Panel("flow_steps", "Steps of the flows", "mean steps", _named("flow_steps")),
+    Panel(
+        "flow_steps",
+        "Steps of the flows",
+        "mean steps",
+        _named("flow_steps"),
+        prefix="flow_",
+    ),
     Panel(
         "learning_rate",
         "Learning rate",
@@ -191,8 +201,7 @@ def draw(panel: Panel, curves: Curves) -> Figure:
     figure, axes = blank(panel.title, panel.axis)
     for index, ((kind, label), curve) in enumerate(curves.items()):
         color = f"C{index}"
-        is_flow = panel.file.startswith("flow")
-        name = (label.removeprefix("flow_") if is_flow else label).replace("_", " ")
+        name = label.removeprefix(panel.prefix).replace("_", " ")
         name = f"{name}, {kind}" if kind == "validation" else name
         gid = gid_of(kind, label)
         if kind != "validation":
