@@ -15,14 +15,13 @@ from pathlib import Path
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.files import STANDARD_STREAM
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
+from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import default_rows
 from energyflow_mlx.runtime.atomic import write_aside
 from energyflow_mlx.text.generation import Decoding
 
 logger = logging.getLogger(__name__)
-
-_BATCHES = 8  # decoded between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,20 @@ def decode_file(args: DecodeArgs) -> None:
             f"[decode] {args.input} must have {codec.dimension} columns as the run's "
             f"vectors, got {vectors.shape[1]}."
         )
-    with _lines(args.output) as write:
-        step = _BATCHES * (args.batch_size or default_rows(args))
+    with (
+        RunDisplay() as display,
+        display.task("decoding") as report,
+        _lines(args.output) as write,
+    ):
+        step = args.batch_size or default_rows(args)
         for start in range(0, len(vectors), step):
             chunk = finite_rows(vectors[start : start + step], source, start)
             for text in codec.decode_rows(
                 chunk, args, batch_size=args.batch_size, first_row=start
             ):
                 write(text.replace("\n", " ") + "\n")
-            logger.info("decoded %d of %d rows", start + len(chunk), len(vectors))
+            report(start + len(chunk), len(vectors))
+    logger.info("wrote %s from [%d, %d] numbers", args.output, *vectors.shape)
 
 
 @contextmanager

@@ -17,15 +17,26 @@ from typing import Any
 from rich import box
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.padding import Padding
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-_RATE_WINDOW = 50  # reports over which the speed for the ETA is measured
+_RATE_WINDOW = 500  # reports over which the speed for the ETA is measured
+_TRAINING = "train"
+_BEFORE_TRAINING = "first update"  # which compiles
+_ROOM_FOR_ECHO = 3
 _TASK_LINES = 5  # plain lines per side task
 _ORDER = ("loss", "cosine", "CE", "lr", "samples/s")  # others follow as they came
 _LABELS = {"ce": "CE", "student_ce": "student CE", "samples_per_second": "samples/s"}
@@ -83,26 +94,38 @@ class RunDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._training is not None:
+            self._bars.remove_task(self._training)
+            self._training, self._values = None, {}
         while self._handlers:
             handler, stream = self._handlers.pop()
             handler.setStream(stream)
 
     def header(self, rows: Mapping[str, Any]) -> None:
         """Show what the run is: one row per entry, a list of lines as its value."""
+        lines = [
+            ("" if index else key, line)
+            for key, value in rows.items()
+            for index, line in enumerate(_lines(value))
+        ]
         if not self.is_live:
-            width = max(map(len, rows), default=0)
             self._plain(self._title)
-            for key, value in rows.items():
-                for index, line in enumerate(_lines(value)):
-                    self._plain(f"  {'' if index else key:<{width}}  {line}")
+            self.lines(lines)
             return
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="cyan", no_wrap=True)
-        grid.add_column(overflow="fold")
-        for key, value in rows.items():
-            grid.add_row(key, Text("\n".join(_lines(value))))
-        panel = Panel(grid, title=Text(self._title, "bold"), title_align="left")
-        self._console.print(panel)
+        title = Text(self._title, "bold")
+        self._console.print(
+            Panel(_grid(lines, "cyan"), title=title, title_align="left")
+        )
+
+    def lines(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Show lines of text, each after its label."""
+        if self.is_live:
+            if rows:
+                self._console.print(Padding(_grid(rows, "dim"), (0, 0, 0, 2)))
+            return
+        width = max((len(label) for label, _ in rows), default=0)
+        for label, text in rows:
+            self._plain(f"  {label:<{width}}  {text}")
 
     def progress(self, step: int, total: int, values: Mapping[str, float]) -> None:
         """Report a training step.
@@ -127,11 +150,33 @@ class RunDisplay:
             parts.append(f"ETA {self._pace.eta(total)}")
             self._plain("  ".join(parts))
 
+    def advance(self, step: int, total: int) -> None:
+        """Move the bar of the training, between two reports of ``progress``."""
+        self._pace.report(step)
+        if self._training is not None:
+            self._bars.update(self._training, description=_TRAINING)
+            self._update(self._training, step, total, self._pace)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what the run does while its bar rests; on a terminal only."""
+        if self._training is None:
+            yield
+            return
+        self._bars.update(self._training, description=what)
+        try:
+            yield
+        finally:
+            if self._training is not None:
+                self._bars.update(self._training, description=_TRAINING)
+
     @contextmanager
     def task(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """Show a side task, such as encoding; yields its ``report(done, total)``."""
         pace = _Pace(self._clock)
         bar = self._bars.add_task(name, total=None, counts="", eta="")
+        if self.is_live:
+            self._show()
         reported = -1
 
         def report(done: int, total: int) -> None:
@@ -163,8 +208,8 @@ class RunDisplay:
             for line in format_table(columns, rows).splitlines():
                 self._plain(f"  {line}")
             return
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        table.title_style = "bold"
+        self._console.print(Text(title, "bold"))  # a table's own would wrap to it
+        table = Table(box=box.SIMPLE_HEAD)
         for index, column in enumerate(columns):
             right = _is_numeric([row[index] for row in rows])
             justify = "right" if right else "left"
@@ -174,25 +219,33 @@ class RunDisplay:
         self._console.print(table)
 
     def message(self, text: str) -> None:
-        """Say one thing, such as a validation result or a saved checkpoint."""
-        self._plain(text)
+        """Say one thing, such as a validation; a terminal's lines end at words."""
+        if self.is_live:
+            self._console.print(Text(text))
+        else:
+            self._plain(text)
+
+    def command(self, words: Sequence[str]) -> None:
+        """Show a command to copy; a backslash continues it on a narrow terminal.
+
+        Args:
+            words: Its words, quoted for a shell.
+        """
+        room = self._console.width - 2 if self.is_live else None
+        for line in _shell_lines(words, room):
+            self._plain(f"  {line}")
 
     def _plain(self, line: str) -> None:
         self._console.print(Text(line.rstrip()), soft_wrap=True)
 
     def _draw(self, step: int, total: int) -> None:
         if self._training is None:
-            self._training = self._bars.add_task("train", counts="", eta="")
+            self._training = self._bars.add_task(_BEFORE_TRAINING, counts="", eta="")
         self._update(self._training, step, total, self._pace)
-        if step >= total:  # leave it on the screen; what follows is printed below
-            self.close()
-            self._bars.remove_task(self._training)
-            self._training = None
-            self._values = {}
 
     def _start(self) -> None:
         """Begin drawing, with log handlers turned to print above the block."""
-        self._live = Live(self._block(), console=self._console, refresh_per_second=4)
+        self._live = Live(self._block(), console=self._console, refresh_per_second=8)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and _on_terminal(handler):
                 self._handlers.append((handler, handler.stream))
@@ -203,6 +256,10 @@ class RunDisplay:
         counts = f"{done:,}/{total:,}"
         eta = pace.eta(total)
         self._bars.update(bar, completed=done, total=total, counts=counts, eta=eta)
+        self._show()
+
+    def _show(self) -> None:
+        """Draw the block as it is now; a thread draws it eight times a second."""
         if self._live is None:
             self._start()
         else:
@@ -214,7 +271,9 @@ class RunDisplay:
             for name, value in self._values.items()
         ]
         values = Columns(shown, padding=(0, 3))
-        return Group(self._bars, *([Padding(values, (0, 0, 0, 1))] if shown else []))
+        block = Group(self._bars, *([Padding(values, (0, 0, 0, 1))] if shown else []))
+        # A terminal echoes ^C at the end of the last line: it must not start another.
+        return Constrain(block, self._console.width - _ROOM_FOR_ECHO)
 
 
 class _Pace:
@@ -283,6 +342,29 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     )
 
 
+def _grid(rows: Sequence[tuple[str, str]], style: str) -> Table:
+    """Labels and texts, which are broken at words where they are too long."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style=style, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in rows:
+        grid.add_row(label, Text(text))
+    return grid
+
+
+def _shell_lines(words: Sequence[str], room: int | None) -> list[str]:
+    """A command in lines of at most ``room`` characters, where its words allow."""
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if room is not None and lines[-1] and len(longer) + 2 > room:
+            lines[-1] += " \\"
+            longer = f"    {word}"
+            lines.append("")
+        lines[-1] = longer
+    return lines
+
+
 def _lines(value: Any) -> list[str]:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     return [str(line) for line in value] if is_list else str(value).splitlines() or [""]
@@ -299,10 +381,12 @@ def _on_terminal(handler: logging.StreamHandler[Any]) -> bool:
 
 def _bars() -> Progress:
     return Progress(
+        SpinnerColumn("line", style="dim", finished_text=" "),
         TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[counts]}"),
         TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
         TextColumn("[dim]ETA[/] {task.fields[eta]}"),
         expand=True,
     )

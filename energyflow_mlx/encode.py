@@ -21,6 +21,7 @@ from energyflow_mlx.data.chunks import WINDOW
 from energyflow_mlx.data.files import STANDARD_STREAM, read_lines
 from energyflow_mlx.data.sources import iter_texts
 from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
+from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
 
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 Encoder = Callable[[Iterable[Any]], Iterator[tuple[np.ndarray, np.ndarray]]]
 # Runs of texts, or blocks of rows, from the start; may be called again.
 Reader = Callable[[], Iterator[Any]]
-
-_REPORT_ROWS = 8192
 
 
 @dataclass
@@ -98,7 +97,11 @@ def encode_file(args: EncodeArgs) -> None:
     count = sum(map(len, read()))
     if count == 0:
         raise InputError(f"[encode] input {args.input} must hold sentences, got none.")
-    with write_aside(Path(args.output)) as aside:
+    with (
+        RunDisplay() as display,
+        display.task("encoding") as report,
+        write_aside(Path(args.output)) as aside,
+    ):
         shape = (count, codec.dimension)
         vectors = np.lib.format.open_memmap(
             aside, mode="w+", dtype=np.float32, shape=shape
@@ -106,9 +109,8 @@ def encode_file(args: EncodeArgs) -> None:
         done = 0
         for rows, part in encode(read()):
             vectors[rows] = part
-            before, done = done, done + len(part)
-            if done == count or done // _REPORT_ROWS > before // _REPORT_ROWS:
-                logger.info("encoded %d of %d rows", done, count)
+            done += len(part)
+            report(done, count)
         vectors.flush()
         del vectors
     logger.info("wrote %s, [%d, %d] float32", args.output, count, codec.dimension)

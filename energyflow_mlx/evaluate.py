@@ -1,7 +1,8 @@
 """Measure a run, or a teacher: ``python -m energyflow_mlx.evaluate run=PATH sts=[F]``.
 
 Prints a table, writes ``evaluation.json`` into the run folder and ends with the same
-as one JSON line on standard output.
+figures as one JSON line on standard output. The file also holds what the report draws:
+confused sentences, and the pairs of the STS files.
 """
 
 import json
@@ -21,11 +22,18 @@ from energyflow_mlx.config.checks import as_paths
 from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
+    from energyflow_mlx.display import RunDisplay
+    from energyflow_mlx.evaluation.held_out import HeldOut
     from energyflow_mlx.inference import SentenceCodec
+    from energyflow_mlx.training.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
 Encode = Callable[[Sequence[str]], np.ndarray]
+Figures = dict[str, Any]
+
+_MOST_QUERIES = 1000  # held-out sentences among which confused ones are looked for
+_MOST_CONFUSED = 50  # of them that are kept, the worst first
 
 
 @dataclass
@@ -66,29 +74,42 @@ class EvaluateArgs:
     )
 
 
-def spearman_of(
-    paths: Sequence[str], encode: Encode, sizes: Collection[int] = ()
-) -> dict[str, float]:
-    """Spearman x 100 of cosine against gold score, by file stem.
+def similarity_of(
+    paths: Sequence[str],
+    encode: Encode,
+    display: "RunDisplay",
+    sizes: Collection[int] = (),
+) -> tuple[Figures, Figures]:
+    """Spearman x 100 of cosine against gold score, and both of every pair, by stem.
 
     Args:
         paths: STS files.
         encode: Gives vectors of sentences, ``[N, E]``.
+        display: Shows how far it is.
         sizes: Sizes of shortened vectors, measured too, as ``STEM_SIZE``.
     """
-    from energyflow_mlx.evaluation.similarity import read_sts, sts_scores
+    from energyflow_mlx.evaluation.similarity import cosine_rows, read_sts, sts_scores
 
-    found: dict[str, float] = {}
-    for path in paths:
-        pairs = read_sts(Path(path))
-        found |= sts_scores(Path(path).stem, pairs, encode, sizes)
-    return found
+    found: Figures = {}
+    points: Figures = {}
+    with display.task("STS files") as report:
+        for done, path in enumerate(paths, 1):
+            pairs, stem = read_sts(Path(path)), Path(path).stem
+            vectors = encode(pairs.first), encode(pairs.second)
+            found |= sts_scores(stem, *vectors, pairs.scores, sizes)
+            points[stem] = {
+                "score": pairs.scores.tolist(),
+                "cosine": cosine_rows(*vectors).tolist(),
+            }
+            report(done, len(paths))
+    return found, points
 
 
-def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
+def evaluate_run(args: EvaluateArgs, folder: Path, display: "RunDisplay") -> Figures:
     """Metrics of a trained run, on its own held-out sentences or on ``data.val``.
 
-    With STS files alone only these are measured.
+    With STS files alone only these are measured. Under ``"details"`` stands what the
+    report draws.
     """
     from energyflow_mlx.build.codec import load
     from energyflow_mlx.build.objectives import build_objectives
@@ -102,21 +123,27 @@ def evaluate_run(args: EvaluateArgs, folder: Path) -> dict[str, Any]:
             )
         codec.config.teacher.name = args.teacher
     paths, sts = as_paths(args.data.val, "data.val"), as_paths(args.sts, "sts")
-    result: dict[str, Any] = {}
+    result: Figures = {}
+    details: Figures = {}
     if paths or not sts:
-        result |= _held_out_metrics(args, codec, [Path(p) for p in paths])
+        result, details = _held_out_metrics(
+            args, codec, [Path(p) for p in paths], display
+        )
     if sts:
         encode = partial(codec.encode, batch_size=args.batch_size)
         objectives = build_objectives(codec.config).values()
         sizes = {size for objective in objectives for size in objective.sizes}
-        result["spearman"] = spearman_of(sts, encode, sizes)
-    return result
+        result["spearman"], details["sts"] = similarity_of(sts, encode, display, sizes)
+    return result | {"details": details}
 
 
 def _held_out_metrics(
-    args: EvaluateArgs, codec: "SentenceCodec", paths: list[Path]
-) -> dict[str, Any]:
-    """The table that training ends with."""
+    args: EvaluateArgs,
+    codec: "SentenceCodec",
+    paths: list[Path],
+    display: "RunDisplay",
+) -> tuple[Figures, Figures]:
+    """The table that training ends with, and the sentences that were confused."""
     from energyflow_mlx.build.data import load_held_out
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.evaluation.held_out import final_metrics
@@ -125,20 +152,50 @@ def _held_out_metrics(
     config = codec.config
     objectives = build_objectives(config)
     function = import_function(args.function)
-    held_out, embed = load_held_out(
-        config, objectives, codec.tokenizer, paths, function
-    )
+    with display.task("held-out sentences and their vectors"):
+        held_out, embed = load_held_out(
+            config, objectives, codec.tokenizer, paths, function
+        )
     codec.notice(held_out.texts)
-    found: dict[str, Any] = final_metrics(
-        codec,
-        list(objectives.values()),
-        held_out,
-        samples=args.decode_samples or len(held_out.texts),
-        embed=embed,
-    )
+    with display.task("measuring and decoding"):
+        found: Figures = final_metrics(
+            codec,
+            list(objectives.values()),
+            held_out,
+            samples=args.decode_samples or len(held_out.texts),
+            embed=embed,
+        )
     if args.groups:
         found |= _recall_in_groups(args, codec, list(held_out.texts))
-    return found | {"sentences": len(held_out.ids)}
+    found["sentences"] = len(held_out.ids)
+    with display.task("confused sentences"):
+        return found, _confused(codec, list(objectives.values()), held_out)
+
+
+def _confused(
+    codec: "SentenceCodec", objectives: "Sequence[Objective]", held_out: "HeldOut"
+) -> Figures:
+    """Sentences whose nearest teacher's vector is another's, the worst first."""
+    from energyflow_mlx.evaluation.retrieval import confusions
+    from energyflow_mlx.readback import ReadbackEngine
+
+    among = held_out.first(_MOST_QUERIES)
+    texts = among.texts or codec.tokenizer.decode(among.ids)
+    texts = [text or f"sentence {number}" for number, text in enumerate(texts)]
+    targets = among.targets[:, : codec.dimension]
+    for objective in objectives:
+        vectors = objective.vectors(codec, among, ReadbackEngine())
+        if vectors is None:
+            continue
+        found = confusions(vectors, targets)
+        shown = [
+            {"sentence": texts[c.query], "nearest": texts[c.found]}
+            | {"own_cosine": c.own_cosine, "nearest_cosine": c.found_cosine}
+            for c in found[:_MOST_CONFUSED]
+        ]
+        counts = {"sentences": len(texts), "confused": len(found)}
+        return {"retrieval": counts | {"worst": shown}}
+    return {}
 
 
 def _recall_in_groups(
@@ -158,7 +215,7 @@ def _recall_in_groups(
     return {f"group_recall_at_{k}": share for k, share in recall.items()}
 
 
-def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
+def evaluate_teacher(args: EvaluateArgs, name: str, display: "RunDisplay") -> Figures:
     """Spearman of the teacher itself."""
     from energyflow_mlx.config import TeacherConfig
     from energyflow_mlx.runtime import jit_headers
@@ -175,7 +232,7 @@ def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
     def encode(texts: Sequence[str]) -> np.ndarray:
         return teacher.encode(texts, batch_size=args.batch_size)
 
-    return {"spearman": spearman_of(sts, encode)}
+    return {"spearman": similarity_of(sts, encode, display)[0]}
 
 
 def _store(folder: Path, line: str) -> None:
@@ -195,12 +252,14 @@ def evaluate(args: EvaluateArgs) -> None:
     if args.batch_size < 0 or args.decode_samples < 0:
         raise InputError("[evaluate] batch_size and decode_samples must be >= 0.")
     started = time.perf_counter()
-    if args.run is not None:
-        result = evaluate_run(args, Path(args.run))
-    elif args.teacher is not None:
-        result = evaluate_teacher(args, args.teacher)
-    else:
-        raise InputError("[evaluate] run=PATH or teacher=NAME must be given.")
+    with RunDisplay() as display, display.task("evaluating"):
+        if args.run is not None:
+            result = evaluate_run(args, Path(args.run), display)
+        elif args.teacher is not None:
+            result = evaluate_teacher(args, args.teacher, display)
+        else:
+            raise InputError("[evaluate] run=PATH or teacher=NAME must be given.")
+    details = result.pop("details", {})
     result["seconds"] = round(time.perf_counter() - started, 3)
     rows: list[list[Any]] = []
     for name, value in result.items():
@@ -213,7 +272,8 @@ def evaluate(args: EvaluateArgs) -> None:
         display.table(title, ["metric", "value"], rows)
     line = json.dumps(result, ensure_ascii=False)
     if args.run is not None:
-        _store(Path(args.run), line)
+        stored = json.dumps(result | {"details": details}, ensure_ascii=False)
+        _store(Path(args.run), stored)
     sys.stdout.write(line + "\n")
 
 

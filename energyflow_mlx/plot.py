@@ -1,7 +1,8 @@
 """Pictures of a run: ``python -m energyflow_mlx.plot run=PATH``.
 
-Curves for every run; for one with a lattice also its surfaces, arrivals and histograms
-and an interactive page of the flows' paths, all for a few sentences.
+Curves for every run and a page with all that its folder says; for one with a lattice
+also its surfaces, arrivals and histograms and an interactive page of the flows' paths,
+all for a few sentences. Several runs, or a sweep, are compared.
 """
 
 import logging
@@ -10,27 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.config.checks import as_paths
 from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from energyflow_mlx.config import Config
+    from energyflow_mlx.display import RunDisplay
     from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
     from energyflow_mlx.runs.folder import RunFolder
     from energyflow_mlx.training.objectives import Objective
 
 _DEFAULT_SENTENCES = 4
 PAGE = "flows.html"
+CONFIG = "config.json"
 
 
 @dataclass
 class PlotArgs:
-    """Draw the curves of a run and, where it has a lattice, the flows of sentences."""
+    """Draw a run and, where it has a lattice, sentences' flows; or compare several."""
 
-    run: str = field(default="???", metadata={"help": "run folder"})
+    run: Any = field(
+        default="???", metadata={"help": "run folder; several as [A,B], or a sweep"}
+    )
     output: str | None = field(
-        default=None, metadata={"help": "folder of the pictures; default RUN/plots"}
+        default=None,
+        metadata={"help": "folder of the pictures; default RUN/plots for one run"},
     )
     sentences: Any = field(
         default=None,
@@ -43,24 +50,83 @@ class PlotArgs:
 
 
 def plot(args: PlotArgs) -> None:
+    """Draw a run, or several beside each other.
+
+    Raises:
+        InputError: A run is missing or damaged, or an argument does not fit.
+    """
+    paths = [Path(path) for path in as_paths(args.run, "run")]
+    runs = [run for path in paths for run in _runs_of(path)]
+    if args.output and Path(args.output).is_file():
+        raise InputError(f"[plot] output must be a folder, got the file {args.output}.")
+    if not runs:
+        raise InputError("[plot] run must name at least one run folder, got none.")
+    if len(runs) == 1:
+        _plot_run(args, runs[0])
+    else:
+        _compare(args, runs)
+
+
+def _runs_of(path: Path) -> list[Path]:
+    """Run folders that a path names: itself, or the jobs of a sweep, 2 before 10."""
+    jobs = [file.parent for file in path.glob(f"*/{CONFIG}")]
+    if (path / CONFIG).is_file() or not jobs:
+        return [path]
+    return sorted(jobs, key=lambda job: (len(job.name), job.name))
+
+
+def _compare(args: PlotArgs, paths: list[Path]) -> None:
+    """Draw several runs beside each other, then say which files were written."""
+    from energyflow_mlx.display import RunDisplay
+    from energyflow_mlx.plots import read_facts, write_comparison
+    from energyflow_mlx.runs.folder import RunFolder
+
+    if args.output is None:
+        raise InputError("[plot] output=FOLDER must be given to compare runs.")
+    if args.sentences is not None:
+        raise InputError("[plot] sentences need one run, got several.")
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise InputError(f"[plot] run must name every run once, got {twice[0]} twice.")
+    short = len({path.name for path in paths}) == len(paths)
+    runs = {
+        path.name if short else str(path): read_facts(RunFolder(path)) for path in paths
+    }
+    files = write_comparison(Path(args.output), runs)
+    with RunDisplay() as display:
+        _show_files(display, files)
+
+
+def _show_files(display: "RunDisplay", files: list[Path]) -> None:
+    rows = [[str(file), file.stat().st_size] for file in files]
+    display.table("Files", ["file", "bytes"], rows)
+
+
+def _plot_run(args: PlotArgs, path: Path) -> None:
     """Draw everything, then say what the flows do and which files were written."""
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.display import RunDisplay
-    from energyflow_mlx.plots import plot_metrics, write_page, write_pictures
+    from energyflow_mlx.plots import (
+        Flows,
+        plot_metrics,
+        read_facts,
+        write_page,
+        write_pictures,
+        write_report,
+    )
     from energyflow_mlx.runs.folder import RunFolder
     from energyflow_mlx.runs.metrics import read_metrics
 
-    run = RunFolder(Path(args.run))
+    run = RunFolder(path)
     config = run.read_config()
     with_flows = [o for o in build_objectives(config).values() if o.shows_flows]
     sentences = check_sentences(args.sentences, has_flows=bool(with_flows))
     folder = Path(args.output) if args.output else run.plots
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"[plot] output must be a folder, got the file {folder}.")
     validated = read_metrics(run.metrics)  # refuse a bad log before any work
+    facts = read_facts(run)
     shown = sentences or (choose_captions(config) if with_flows else [])
     traces = [_trace(run, o, shown, args.function) for o in with_flows]
     files = plot_metrics(run.metrics, folder)
+    files.append(write_report(folder, facts, [Flows(*trace) for trace in traces]))
     with RunDisplay() as display:
         for cube, records in traces:
             files += write_pictures(cube, records, folder)
@@ -68,9 +134,7 @@ def plot(args: PlotArgs) -> None:
             files.append(write_page(folder / PAGE, cube, records, name))
             table = _statistics(cube, records, validated)
             display.table(f"Flows of {run.path}", *table)
-        display.table(
-            "Files", ["file", "bytes"], [[str(f), f.stat().st_size] for f in files]
-        )
+        _show_files(display, files)
 
 
 def _trace(

@@ -64,9 +64,8 @@ def test_corrections_are_to_be_had_from_the_command(command):
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.5, "seed": 3}, {}])
-def test_chunks_of_the_file_do_not_show_in_the_texts(command, monkeypatch, settings):
+def test_chunks_of_the_file_do_not_show_in_the_texts(command, settings):
     """Sentence i depends on the seed and on i, wherever the file is cut."""
-    monkeypatch.setattr(decode, "_BATCHES", 2)
     codec = make_codec()
     words = [f"{name}={value}" for name, value in settings.items()]
     found = command(codec, "max_length=8", "batch_size=2", *words)

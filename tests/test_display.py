@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -166,7 +167,8 @@ def test_a_finished_task_leaves_and_a_finished_training_stays():
             report(1, 2)
         assert display._live is None
         display.progress(5, 5, {"loss": 0.5})
-        assert display._live is None
+        assert display._live is not None, "the last validation is still to come"
+        display.close()
         display.message("after")
     assert "teacher [vectors]" in stream.getvalue()
     assert stream.getvalue().rstrip().endswith("after")
@@ -242,3 +244,83 @@ def test_tables_align_numbers_to_the_right():
 def test_log_every_must_be_positive():
     with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):
         RunDisplay(log_every=0)
+
+
+# -- What moves, and what stays whole -------------------------------------------------
+
+
+def visible(stream):
+    return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", stream.getvalue())
+
+
+def test_the_block_moves_by_itself_while_nothing_is_reported():
+    display, stream = live_display()
+    with display:
+        display.progress(0, 10, {})
+        with display.doing("saving"):
+            time.sleep(1.1)
+        frames = re.findall(r"([-\\|/]) saving", visible(stream))
+        assert sum(a != b for a, b in zip(frames, frames[1:], strict=False)) >= 3
+
+
+def test_the_bar_says_what_the_run_does_and_goes_back():
+    display, stream = live_display()
+    with display:
+        display.progress(0, 10, {})
+        assert "first update" in visible(stream)
+        display.advance(1, 10)
+        with display.doing("validating"):
+            display.message("in between")
+        display.advance(2, 10)
+    text = visible(stream)
+    assert "validating" in text and text.rindex(" train ") > text.rindex("validating")
+    assert "2/10" in text
+
+
+def test_a_task_is_on_the_screen_before_it_reports():
+    display, stream = live_display()
+    with display, display.task("reading"):
+        assert "reading" in visible(stream)
+    display, stream = plain_display()
+    with display, display.task("reading"):
+        assert stream.getvalue() == ""
+
+
+def test_the_block_leaves_room_for_the_echo_of_an_interrupt():
+    """Else ^C begins another line, and a second bar stays on the screen."""
+    display, stream = live_display(80)
+    values = {f"value number {n}": float(n) for n in range(9)}
+    with display:
+        display.progress(3, 10, values)
+    lines = [line.strip("\r") for line in visible(stream).splitlines()]
+    assert max(map(len, lines)) <= 77
+
+
+def test_words_of_messages_and_samples_stay_whole_on_a_terminal():
+    display, stream = live_display(40)
+    words = [f"word{n}" for n in range(60)]
+    display.message(" ".join(words))
+    display.lines([("decoded", " ".join(words))])
+    found = visible(stream).split()
+    assert [w for w in found if w.startswith("word")] == words * 2
+    assert max(map(len, visible(stream).splitlines())) <= 40
+
+
+def test_a_title_longer_than_its_table_stays_on_one_line():
+    display, stream = live_display(80)
+    display.table("Held-out sentences, update 300", ["a", "b"], [["x", 1]])
+    assert "Held-out sentences, update 300" in visible(stream)
+
+
+def test_a_long_command_goes_on_after_a_backslash_and_still_runs():
+    display, stream = live_display(40)
+    display.command(["echo", "'a b'", "one=" + "1" * 20, "two=" + "2" * 20])
+    lines = visible(stream).splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) <= 40
+    ran = subprocess.run(
+        ["sh", "-c", visible(stream)], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"a b one={'1' * 20} two={'2' * 20}\n"
+    display, stream = plain_display()
+    display.command(["echo", "x" * 100])
+    assert stream.getvalue() == f"  echo {'x' * 100}\n"

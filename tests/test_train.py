@@ -57,6 +57,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert {
         "config.json",
         "metrics.jsonl",
+        "samples.jsonl",
         "checkpoints",
         "summary.json",
         "tokenizer",
@@ -261,7 +262,8 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     done = run_command("evaluate", f"run={folder}", f"data.val={lines}", f"sts=[{sts}]")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert json.loads((folder / "evaluation.json").read_text()) == result
+    stored = json.loads((folder / "evaluation.json").read_text())
+    assert stored.pop("details").keys() == {"retrieval", "sts"} and stored == result
     expected = {"cosine", "mse", "p_at_1", "p_at_5", "p_at_10", "spearman", "ce"}
     expected |= {"bleu", "exact", "token_f1", "semantic_cosine", "sentences", "seconds"}
     assert expected == result.keys()

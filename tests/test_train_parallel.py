@@ -70,9 +70,12 @@ def test_one_process_writes_and_shows_the_run(launched):
     names = {p.name for p in (folder / "run").iterdir()}
     assert names == {
         *("config.json", "metrics.jsonl", "checkpoints", "summary.json", "tokenizer"),
+        "samples.jsonl",
     }
     records = read_metrics(folder / "run" / "metrics.jsonl")
     assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4]
+    samples = read_metrics(folder / "run" / "samples.jsonl")
+    assert len({(r["step"], r["sentence"]) for r in samples}) == len(samples) > 0
     assert output.count("step 4/4") == output.count("Held-out sentences") == 1
     assert output.count(", 2 processes\n") == 1
     summary = json.loads((folder / "run" / "summary.json").read_text())

@@ -26,7 +26,8 @@ from energyflow_mlx.teacher.function import Embed
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.objectives import Objective
-from energyflow_mlx.training.run import show_result, train
+from energyflow_mlx.training.reporting import show_result
+from energyflow_mlx.training.run import train
 
 
 def run(
@@ -68,9 +69,12 @@ def run(
         summary = begun.summary
         if summary.get("status") in ("finished", "stopped early"):
             display.message(f"{folder.path} is {summary['status']}; nothing to do")
-            show_result(display, summary)
+            show_result(display, folder, summary, objectives.values())
             return summary
-        trainer = build_trainer(config, objectives, folder, display, group, function)
+        with display.task("preparing"):
+            trainer = build_trainer(
+                config, objectives, folder, display, group, function
+            )
         if folder.is_writer and not folder.exists():
             trainer.data.tokenizer.save(folder.tokenizer)
             folder.begin(config)

@@ -141,6 +141,8 @@ class TrainerConfig:
             Spearman x 100 on it, as ``sts``.
         ema: Decay of the moving average of the weights that is measured and kept, [0,
             1); 0 = the weights themselves.
+        follow_samples: Held-out sentences written out at every validation, for
+            ``samples.jsonl``; 0 = none.
         decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
         backend: ``auto``, ``cpu``, ``metal`` or ``cuda``.
         compile: Compile each step (off for debugging only).
@@ -163,6 +165,7 @@ class TrainerConfig:
     min_delta: float = 0.0
     sts: str | None = None
     ema: float = 0.0
+    follow_samples: int = 8
     decode_samples: int = 200
     backend: str = "auto"
     compile: bool = True
@@ -181,6 +184,7 @@ class TrainerConfig:
             "save_every",
             "patience",
             "min_delta",
+            "follow_samples",
             "decode_samples",
             "memory_limit_gb",
         ):

@@ -50,11 +50,14 @@ class HeldOut:
     def spread(self, count: int) -> "HeldOut":
         """``count`` sentences with text, evenly spread over the set."""
         count = min(count, len(self.texts))
-        chosen = np.linspace(0, len(self.texts) - 1, count).astype(int)
+        return self.subset(np.linspace(0, len(self.texts) - 1, count).astype(int))
+
+    def subset(self, numbers: np.ndarray) -> "HeldOut":
+        """Sentences with text, by their numbers ``[n]``, in that order."""
         return HeldOut(
-            [self.texts[i] for i in chosen],
-            [self.ids[i] for i in chosen],
-            self.targets[chosen],
+            [self.texts[i] for i in numbers],
+            [self.ids[i] for i in numbers],
+            self.targets[numbers],
         )
 
 

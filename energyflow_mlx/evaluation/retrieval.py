@@ -5,6 +5,7 @@ of sentences. Ties count against the model: a constant output finds nothing.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,6 +41,47 @@ def precision_at(
         better &= same[rows][:, None] != same[None, :]
         ranks[rows] = 1 + better.sum(axis=1)
     return _shares(ranks, ks)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A query that finds another's target before its own.
+
+    Attributes:
+        query: Its row.
+        found: Row of the nearest target.
+        own_cosine: Cosine with its own target.
+        found_cosine: Cosine with the nearest one.
+    """
+
+    query: int
+    found: int
+    own_cosine: float
+    found_cosine: float
+
+
+def confusions(queries: np.ndarray, targets: np.ndarray) -> list[Confusion]:
+    """Queries that do not find their own target first, the most mistaken ones first.
+
+    They are those that miss P@1: see ``precision_at``.
+
+    Args:
+        queries: Student vectors, ``[N, E]``.
+        targets: Teacher vectors in the same order, ``[N, E]``.
+    """
+    queries, targets = checked_pair("queries", queries, "targets", targets)
+    same = number_distinct(row.tobytes() for row in targets)
+    found = []
+    for rows, similarity in _blocks(unit_rows(queries), unit_rows(targets)):
+        own = similarity[np.arange(len(rows)), rows]
+        similarity[same[rows][:, None] == same[None, :]] = -np.inf
+        nearest = similarity.argmax(axis=1)
+        best = similarity[np.arange(len(rows)), nearest]
+        found += [
+            Confusion(int(rows[i]), int(nearest[i]), float(own[i]), float(best[i]))
+            for i in np.flatnonzero(best >= own)
+        ]
+    return sorted(found, key=lambda c: c.own_cosine - c.found_cosine)
 
 
 def group_recall(

@@ -86,21 +86,25 @@ def sts_score(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> floa
 
 
 def sts_scores(
-    name: str, pairs: StsPairs, encode: Encode, sizes: Iterable[int]
+    name: str,
+    first: np.ndarray,
+    second: np.ndarray,
+    scores: np.ndarray,
+    sizes: Iterable[int],
 ) -> dict[str, float]:
     """``sts_score`` of a set, named, and of shortened vectors as ``NAME_SIZE``.
 
     Args:
         name: Name of the set.
-        pairs: The set.
-        encode: Gives vectors of sentences, ``[N, E]``.
+        first: Vectors of the pairs' first sentences, ``[N, E]``.
+        second: Those of the second.
+        scores: Gold scores, ``[N]``.
         sizes: Sizes d: the first d numbers of every vector count.
     """
-    first, second = encode(pairs.first), encode(pairs.second)
-    found = {name: sts_score(first, second, pairs.scores)}
+    found = {name: sts_score(first, second, scores)}
     for size in sorted(sizes):
         parts = first[:, :size], second[:, :size]
-        found[f"{name}_{size}"] = sts_score(*parts, pairs.scores)
+        found[f"{name}_{size}"] = sts_score(*parts, scores)
     return found
 
 

@@ -31,6 +31,8 @@ function unpack(stored) {
     born: integers(stored.born),
     arrived: integers(stored.arrived),
     far: integers(stored.far),
+    start: integers(stored.start),
+    end: integers(stored.end),
     input: numbers(stored.input),
     output: numbers(stored.output),
   };

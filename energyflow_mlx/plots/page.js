@@ -4,6 +4,7 @@ const page = JSON.parse(document.getElementById("flows").textContent);
 const element = (id) => document.getElementById(id);
 const view = new CubeView(element("cube"), page);
 const unpacked = new Map();
+const pick = new Pick(element("flow"));
 const scene = {
   sentence: null,
   time: page.steps,
@@ -29,6 +30,7 @@ function frame(now) {
   queued = false;
   if (playing) advance(now);
   const every = view.draw({ ...scene, moving: scene.moving || playing });
+  if (pick.flow >= 0) highlight(view, scene, pick.flow);
   element("thinned").textContent =
     every > 1 ? `The trails of one flow in ${every} are drawn.` : "";
   const canvas = view.canvas; // lets a test see that something was drawn anew
@@ -85,6 +87,7 @@ function stepBy(change) {
 
 function choose(index) {
   if (!unpacked.has(index)) unpacked.set(index, unpack(page.sentences[index]));
+  if (scene.sentence !== unpacked.get(index)) pick.clear();
   scene.sentence = unpacked.get(index);
   element("result").textContent = scene.sentence.result;
   const body = element("statistics").tBodies[0];
@@ -95,8 +98,9 @@ function choose(index) {
       return row;
     })
   );
-  paintSurface("input", "Input", scene.sentence.input);
-  paintSurface("output", "Output", scene.sentence.output);
+  const limit = Math.max(greatest(scene.sentence.input), greatest(scene.sentence.output));
+  paintSurface("input", "Input", scene.sentence.input, limit);
+  paintSurface("output", "Output", scene.sentence.output, limit);
   describeStep();
   request();
 }
@@ -164,8 +168,12 @@ function crowdOf(sentence) {
   return sentence.crowd;
 }
 
-function paintSurface(name, title, surface) {
-  const limit = surface.reduce((top, value) => Math.max(top, Math.abs(value)), 1e-6);
+function greatest(surface) {
+  return surface.reduce((top, value) => Math.max(top, Math.abs(value)), 1e-6);
+}
+
+// Both surfaces of a sentence end their colors at the same limit.
+function paintSurface(name, title, surface, limit) {
   const { paper, low, high } = scene.palette;
   paint(element(name), (place) => {
     const share = surface[place] / limit;
@@ -280,6 +288,7 @@ function start() {
   element("most").textContent = `≥ +${limit}`;
   listen();
   listenToPointers();
+  listenToPicks(view, scene, pick, request);
   listenToKeys();
   choose(0);
 }

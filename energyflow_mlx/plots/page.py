@@ -7,7 +7,7 @@ all integers are unsigned 16-bit, little-endian.
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 from energyflow_mlx.runtime.atomic import write_text
 
+_FILES = ("page.css", "cube.js", "pick.js", "page.js")
 _CODES = 65535  # greatest code of a quantized number
 _SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end
 
@@ -32,20 +33,29 @@ def write_page(
         records: At least one sentence, in the order of the page's list.
         title: Name of the run.
     """
-    data = json.dumps(pack(cube, records, title), ensure_ascii=False)
-    # Inside a script element only "<" can end or open anything.
-    parts = {"data": data.replace("<", "\\u003c")}
-    for name in ("page.css", "cube.js", "page.js"):
-        parts[name] = _read(name)
-    text = _read("page.html")
-    for name, part in parts.items():
-        before, _, after = text.partition(f"/* {name} */")
-        text = before + part + after
-    write_text(Path(path), text)
+    write_text(Path(path), page_text(cube, records, title))
     return Path(path)
 
 
-def _read(name: str) -> str:
+def page_text(cube: Cube, records: Sequence[FlowRecord], title: str) -> str:
+    """The page of ``write_page`` as HTML; arguments as there."""
+    data = json.dumps(pack(cube, records, title), ensure_ascii=False)
+    # Inside a script element only "<" can end or open anything.
+    parts = {"data": data.replace("<", "\\u003c")}
+    parts |= {name: read(name) for name in _FILES}
+    return fill(read("page.html"), parts)
+
+
+def fill(template: str, parts: Mapping[str, str]) -> str:
+    """Put every part where its name stands in a template as ``/* name */``."""
+    for name, part in parts.items():
+        before, _, after = template.partition(f"/* {name} */")
+        template = before + part + after
+    return template
+
+
+def read(name: str) -> str:
+    """Text of a file that stands beside this one."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -70,6 +80,7 @@ def pack(cube: Cube, records: Sequence[FlowRecord], title: str) -> dict[str, Any
 
 
 def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
+    origin = record.position[record.born, np.arange(len(record.born))]
     return {
         "text": record.text,
         "result": record.result,
@@ -80,9 +91,18 @@ def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
         "born": _pack_integers(record.born),
         "arrived": _pack_integers(record.arrived),
         "far": _pack_integers(record.landed[:, 2] > 0),
+        "start": _pack_integers(_cells(cube, origin)),
+        "end": _pack_integers(_cells(cube, record.landed)),
         "input": quantize(record.surface_in),
         "output": quantize(record.surface_out),
     }
+
+
+def _cells(cube: Cube, position: np.ndarray) -> np.ndarray:
+    """Number of the cell that is nearest to each position, row by row, ``[F]``."""
+    size = np.array([cube.width, cube.height]) - 1
+    column, row = np.rint((position[:, :2] + 1) / 2 * size).astype(int).T
+    return row * cube.width + column
 
 
 def quantize(values: np.ndarray) -> dict[str, Any]:

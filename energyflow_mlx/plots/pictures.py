@@ -1,4 +1,4 @@
-"""Surfaces, arrivals and histograms of the lattice's flows as PNG files."""
+"""Pictures of the lattice's flows: surfaces, arrivals and histograms."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,14 +34,19 @@ def write_pictures(
         ``surfaces.png`` (of the first eight sentences), ``arrivals.png`` and
         ``histograms.png`` (of all).
     """
-    drawn = {
+    drawn = draw_pictures(cube, records)
+    return [
+        save(figure, Path(folder) / f"{name}.png") for name, figure in drawn.items()
+    ]
+
+
+def draw_pictures(cube: Cube, records: Sequence[FlowRecord]) -> dict[str, Figure]:
+    """The pictures of ``write_pictures`` by name; arguments as there."""
+    return {
         "surfaces": _draw_surfaces(records[:_MOST_ROWS]),
         "arrivals": _draw_arrivals(cube, records),
         "histograms": _draw_histograms(cube, records),
     }
-    return [
-        save(figure, Path(folder) / f"{name}.png") for name, figure in drawn.items()
-    ]
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -56,20 +61,23 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _draw_surfaces(records: Sequence[FlowRecord]) -> Figure:
-    """One row a sentence: energies at the start, energies that arrived."""
+    """One row a sentence: energies at the start, energies that arrived.
+
+    All have one color scale, so that a row's two surfaces can be compared.
+    """
     figure = _figure(8.4, 3.7 * len(records))
-    columns = (
-        ("Input surface", [record.surface_in for record in records]),
-        ("Output surface", [record.surface_out for record in records]),
-    )
+    pairs = [(record.surface_in, record.surface_out) for record in records]
+    limit = max(1e-6, float(np.max(np.abs(pairs))))
     rows = figure.subfigures(len(records), 1, squeeze=False)[:, 0]
-    for index, (row, record) in enumerate(zip(rows, records, strict=True)):
+    for row, record, pair in zip(rows, records, pairs, strict=True):
         row.suptitle(shorten(record.text, 90, placeholder=" ..."), fontsize=11)
-        for axes, (title, surfaces) in zip(row.subplots(1, 2), columns, strict=True):
-            limit = max(1e-6, float(np.max(np.abs(surfaces))))
-            image = _show(axes, surfaces[index], _SIGNED, -limit, limit)
+        places = row.subplots(1, 2)
+        for axes, title, surface in zip(
+            places, ("Input surface", "Output surface"), pair, strict=True
+        ):
+            image = _show(axes, surface, _SIGNED, -limit, limit)
             axes.set_title(title, fontsize=10)
-            row.colorbar(image, ax=axes, shrink=0.85, label="energy")
+        row.colorbar(image, ax=places, shrink=0.85, label="energy")
     return figure
 
 

@@ -34,6 +34,7 @@ _FREE = {
     "trackers",
     "trainer.log_every",
     "trainer.keep",
+    "trainer.follow_samples",
     "trainer.debug_timing",
     "trainer.memory_limit_gb",
     "trainer.log_level",
@@ -118,6 +119,11 @@ class RunFolder:
     def trackers_state(self) -> Path:
         """Which trackers have every record, and under which id."""
         return self.path / "trackers.json"
+
+    @property
+    def samples(self) -> Path:
+        """Held-out sentences as the model wrote them at every validation."""
+        return self.path / "samples.jsonl"
 
     @property
     def summary(self) -> Path:
@@ -262,8 +268,18 @@ class RunFolder:
 
         Args:
             kinds: Kinds of arrays to read; none = all.
+
+        Raises:
+            InputError: There are checkpoints, and all are damaged.
         """
-        return checkpoint.load_latest(self.checkpoints, groups=kinds)
+        found = checkpoint.load_latest(self.checkpoints, groups=kinds)
+        damaged = self.steps() if found is None else []
+        if damaged:
+            raise InputError(
+                f"[run] {self.checkpoints} must hold a whole checkpoint to resume "
+                f"from, got {len(damaged)} damaged; remove them to restart."
+            )
+        return found
 
     def best(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded:
         """The best checkpoint by the run's chosen metric.

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -35,6 +36,8 @@ from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
 from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
+from energyflow_mlx.training.reporting import show_validation, shown
+from energyflow_mlx.training.samples import FollowedSentences
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
     Gradients,
@@ -102,6 +105,9 @@ class Trainer:
         # Several processes would have to agree on the last update.
         self._trained = self.start.trained if self.start else frozenset()
         self._interrupts = Interrupts(is_held=self.group.size == 1)
+        self._followed = FollowedSentences.choose(
+            self.codec, objectives, self.data, self.folder
+        )
         self._resume()
 
     # -- resuming and saving -------------------------------------------------
@@ -117,12 +123,6 @@ class Trainer:
     def _restore_latest(self) -> None:
         found = self.folder.latest()
         if found is None:
-            damaged = self.folder.steps()
-            if damaged:
-                raise InputError(
-                    f"[run] {self.folder.checkpoints} must hold a whole checkpoint to "
-                    f"resume from, got {len(damaged)} damaged; remove them to restart."
-                )
             return
         own = self.stepper.state.arrays()
         arrays = arrays_of_parts(found.arrays, own)
@@ -295,6 +295,7 @@ class Trainer:
         asked, metrics = self._interrupts, self.folder.open_metrics(self.config)
         with metrics as log, closing(updates) as feed, asked:
             log.truncate_after(progress.step or -1)  # the start is measured anew
+            self._followed.truncate_after(progress.step)
             wants_start = any(o.measured_at_start for o in self.objectives.values())
             if wants_start and progress.step == 0:
                 self._validate(log)
@@ -305,6 +306,7 @@ class Trainer:
                     progress.samples += self.feed.batch_size
                     progress.seconds = time.perf_counter() - started
                     means.add(values)
+                    self.display.advance(progress.step, self.total)
                     if self._due(progress.step, settings.log_every):
                         self._report(log, means.take())
                     every = settings.validate_every or self.steps_per_epoch
@@ -356,31 +358,32 @@ class Trainer:
 
     def _validate(self, log: MetricsLog) -> None:
         """Measure the held-out sentences, note the best, save."""
-        settings, metrics = self.config.trainer, self.group.of_first(self.measure)
-        vectors = self.group.of_first(self.validation.vectors)
+        settings, progress = self.config.trainer, self.progress
+        with self.display.doing("validating"):
+            metrics = self.group.of_first(self.validation.metrics)
+            vectors = self.group.of_first(self.validation.vectors)
         measures = measures_of(self.objectives.values(), self.config)
-        improved = self.progress.note(
+        improved = progress.note(
             metrics[settings.best_metric],
             higher_is_better=measures[settings.best_metric],
             min_delta=settings.min_delta,
         )
-        step = self.progress.step
+        step = progress.step
         log.write({"kind": "validation", "step": step, "best": improved, **metrics})
         if vectors:
             log.write({"kind": "vectors", "step": step, **vectors})
             level = logging.INFO if self.engine.debug else logging.DEBUG
-            logger.log(level, "update %d: %s", step, _shown(vectors))
-        self.display.message(f"validation at update {step}: {_shown(metrics)}")
+            logger.log(level, "update %d: %s", step, shown(vectors))
+        with self.display.doing("writing samples"), self.stepper.averaged():
+            written = self.group.of_first(partial(self._followed.write_out, step))
+        show_validation(self.display, metrics, progress, written)
         self._save_after(log)
 
     def _save_after(self, log: MetricsLog) -> None:
         """Save what the log, on the disk by then, has records of."""
-        log.flush_to_disk()
-        self.save()
-
-    def measure(self) -> dict[str, float]:
-        """Validation metrics on the first held-out sentences."""
-        return self.validation.metrics()
+        with self.display.doing("saving"):
+            log.flush_to_disk()
+            self.save()
 
     def _summary(self, status: str) -> dict[str, Any]:
         progress = self.progress
@@ -397,7 +400,3 @@ class Trainer:
             },
             **({"init": self.start.to_json()} if self.start else {}),
         }
-
-
-def _shown(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())

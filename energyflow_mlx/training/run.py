@@ -3,12 +3,12 @@
 from typing import Any
 
 from energyflow_mlx.config import Config, chosen_objectives
-from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.held_out import final_metrics
 from energyflow_mlx.model import count_parameters
 from energyflow_mlx.runs.folder import differences, flatten
 from energyflow_mlx.runtime import blas, device, native
 from energyflow_mlx.training.loop import Trainer
+from energyflow_mlx.training.reporting import show_result
 
 
 def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
@@ -26,9 +26,11 @@ def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     summary = trainer.run() | {"overrides": overrides}
     summary["parameters"] = count_parameters(codec.model)
     summary["backend"] = device.describe().backend
-    summary["final"] = trainer.group.of_first(lambda: _final(trainer))
+    with display.doing("final figures"):
+        summary["final"] = trainer.group.of_first(lambda: _final(trainer))
+    display.close()
     trainer.folder.write_summary(summary)
-    show_result(display, summary)
+    show_result(display, trainer.folder, summary, trainer.objectives.values())
     return summary
 
 
@@ -44,23 +46,6 @@ def _final(trainer: Trainer) -> dict[str, float]:
         embed=trainer.data.embed,
     )
     return found | trainer.validation.sts()
-
-
-def show_result(display: RunDisplay, summary: dict[str, Any]) -> None:
-    """Show the table of a finished run."""
-    rows = [[name, value] for name, value in summary["final"].items()]
-    rows.append(["updates", summary["steps"]])
-    rows.append(["training seconds", summary["seconds"]])
-    display.table(_measured(summary), ["metric", "value"], rows)
-
-
-def _measured(summary: dict[str, Any]) -> str:
-    """What the final figures measure: the best weights, which may be the last."""
-    (metric, _), (_, best) = summary["best"].items()
-    last = summary["steps"]
-    if best == last:
-        return f"Held-out sentences, update {last}: the last, and the best by {metric}"
-    return f"Held-out sentences, update {best} of {last}: the best by {metric}"
 
 
 def _header(trainer: Trainer) -> dict[str, str]:

@@ -65,7 +65,8 @@ class Validation:
         if pairs is None:
             return {}
         sizes = {size for o in self.objectives.values() for size in o.sizes}
-        return sts_scores("sts", pairs, self.codec.encode, sizes)
+        first, second = self.codec.encode(pairs.first), self.codec.encode(pairs.second)
+        return sts_scores("sts", first, second, pairs.scores, sizes)
 
     def vectors(self) -> dict[str, float]:
         """Range, mean and standard deviation of the encoder's numbers, as they are.

@@ -14,7 +14,8 @@ import warnings
 warnings.filterwarnings("ignore")
 import mteb
 import energyflow_mlx
-from energyflow_mlx.evaluate import spearman_of
+from energyflow_mlx.display import RunDisplay
+from energyflow_mlx.evaluate import similarity_of
 from energyflow_mlx.evaluation.mteb import MtebEncoder, sts_task
 from mteb.models import EncoderProtocol
 
@@ -24,7 +25,7 @@ encoder = MtebEncoder(codec)
 assert isinstance(encoder, EncoderProtocol)
 result = mteb.evaluate(encoder, sts_task(path), cache=None, show_progress_bar=False)
 (scores,) = result.task_results[0].scores["test"]
-own = spearman_of([path], codec.encode)["pairs"]
+own = similarity_of([path], codec.encode, RunDisplay())[0]["pairs"]
 print("FIGURES", own, 100 * scores["cosine_spearman"], 100 * scores["spearman"])
 """
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.evaluation import group_recall, precision_at, retrieval
+from energyflow_mlx.evaluation.retrieval import confusions
 
 
 def angles(*degrees):
@@ -89,3 +91,22 @@ def test_bad_cut_offs_and_groups_are_refused():
         group_recall(vectors, np.array([0, 0]))
     with pytest.raises(ValueError, match="one shape"):
         precision_at(vectors, vectors[:3])
+
+
+def test_confusions_are_those_that_miss_the_first_place_the_worst_first():
+    rng = np.random.default_rng(3)
+    targets = rng.normal(size=(60, 4)).astype(np.float32)
+    targets[7] = targets[8]  # a sentence that occurs twice competes with neither
+    queries = targets + rng.normal(size=targets.shape).astype(np.float32)
+    found = confusions(queries, targets)
+    assert len(found) == round(60 * (1 - precision_at(queries, targets, (1,))[1])) > 3
+    cosines = unit_rows(queries) @ unit_rows(targets).T
+    for c in found:
+        assert c.found != c.query and {c.query, c.found} != {7, 8}
+        assert c.own_cosine == pytest.approx(cosines[c.query, c.query], abs=1e-6)
+        assert c.found_cosine == pytest.approx(cosines[c.query, c.found], abs=1e-6)
+        equal = [c.query, {7: 8, 8: 7}.get(c.query, c.query)]
+        assert c.found_cosine >= np.delete(cosines[c.query], equal).max() - 1e-6
+    gaps = [c.found_cosine - c.own_cosine for c in found]
+    assert gaps == sorted(gaps, reverse=True) and gaps[-1] >= 0
+    assert confusions(targets, targets) == []

@@ -9,7 +9,7 @@ import pytest
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots import plot_metrics
-from energyflow_mlx.plots.curves import _curves, _running_mean
+from energyflow_mlx.plots.curves import _running_mean, curves_of, draw, panels_of
 from energyflow_mlx.runs.metrics import MetricsLog
 
 
@@ -42,7 +42,7 @@ def test_every_panel_with_values_becomes_a_picture(tmp_path):
     files = plot_metrics(tmp_path / "metrics.jsonl", tmp_path / "plots")
     assert [file.name for file in files] == [
         *("loss.png", "cosine.png", "cross_entropy.png"),
-        *("learning_rate.png", "speed.png"),
+        *("learning_rate.png", "speed.png", "step_time.png"),
     ]
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
@@ -56,7 +56,7 @@ def test_curves_are_separated_by_kind_and_objective():
         {"kind": "validation", "step": 3, "cosine": 0.5, "best": True, "note": "x"},
         {"event": "no step"},
     ]
-    curves = _curves(records)
+    curves = curves_of(records)
     steps, values = curves["train", "distillation loss"]
     assert (steps.tolist(), values.tolist()) == ([1, 3], [1.0, 0.5])
     assert curves["train", "reconstruction loss"][1].tolist() == [5.0]
@@ -87,3 +87,37 @@ def test_plotting_needs_no_window_and_no_global_state(checkout):
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
+def drawn(records):
+    """Axes of the only panel that records give."""
+    ((panel, curves),) = panels_of(curves_of(records))
+    return draw(panel, curves).axes[0]
+
+
+def test_a_curve_of_one_record_is_a_dot():
+    record = {"kind": "train", "step": 5, "loss": 2.0}
+    (line,) = drawn([record]).lines
+    assert line.get_marker() == "o"
+    (line,) = drawn([record, record | {"step": 6}]).lines
+    assert line.get_marker() == ""
+
+
+def test_shares_of_retrieval_stand_on_an_axis_from_0_to_1():
+    axes = drawn([{"kind": "validation", "step": 5, "p_at_1": 0.5, "p_at_10": 0.6}])
+    assert axes.get_ylim() == (0, 1)
+    assert not axes.lines[0].get_clip_on(), "a dot at 1 would be half"
+
+
+def test_a_measure_without_a_panel_gets_its_own():
+    values = {"similarity_64": 70.0, "best": True, "epoch": 1.0, "flow_created": 9.0}
+    panels = panels_of(curves_of([{"kind": "validation", "step": 5, **values}]))
+    assert [panel.file for panel, _ in panels] == ["similarity_64"]
+
+
+def test_names_of_objectives_stay_whole_and_flows_are_called_short():
+    losses = {"flow_text_loss": 2.0, "flow_loss": 1.0}
+    names = [line.get_label() for line in drawn([{"step": 1, **losses}]).lines]
+    assert names == ["flow text loss", "flow loss"]
+    (line,) = drawn([{"step": 1, "flow_reached": 0.5}]).lines
+    assert line.get_label() == "reached"

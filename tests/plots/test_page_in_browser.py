@@ -1,5 +1,7 @@
 """The page of the flows in a real browser: it draws, answers and says what is seen."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -327,9 +329,75 @@ def test_cells_of_a_face_count_the_flows_that_rest_on_them(face, page, records):
 
 def test_surfaces_are_shown_with_their_scale(page, records):
     assert min(inked(page, name)[1] for name in ("input", "output")) > 20
-    top = np.abs(records[0].surface_in).max()
-    said = float(page.text("#input-text").rpartition("+")[2])
-    assert said == pytest.approx(top, rel=0.05)
+    both = (records[0].surface_in, records[0].surface_out)
+    for name in ("input", "output"):  # on one scale
+        said = float(page.text(f"#{name}-text").rpartition("+")[2])
+        assert said == pytest.approx(np.abs(both).max(), rel=0.05)
+
+
+def place_of(page, flow, time):
+    """Where a flow's dot is in the window."""
+    return page.evaluate(
+        "(() => { const r = view.canvas.getBoundingClientRect();"
+        f"const p = view.place(scene.sentence, {flow}, {time});"
+        "return [r.x + p[0], r.y + p[1]]; })()"
+    )
+
+
+def lonely_flow(page, time):
+    """A flow whose dot no other is near to."""
+    return page.evaluate(
+        "(() => { const all = Array.from({length: scene.sentence.flows}, (_, i) =>"
+        f" [...view.place(scene.sentence, i, {time})].slice(0, 2));"
+        "const gap = (i) => Math.min(...all.map((p, k) => k === i ? 1e9 :"
+        " Math.hypot(p[0] - all[i][0], p[1] - all[i][1])));"
+        "return all.reduce((best, _, i) => gap(i) > gap(best) ? i : best, 0); })()"
+    )
+
+
+def cell_of(x, y):
+    column, row = np.rint((x + 1) / 2 * 5), np.rint((y + 1) / 2 * 4)
+    return f"({int(column)}, {int(row)})"
+
+
+def test_the_flow_under_the_mouse_is_named_and_a_click_pins_it(page, records):
+    drawn_after(page, lambda: page.evaluate("goTo(2)"))
+    page.evaluate("view.canvas.scrollIntoView({block: 'center'})")
+    flow, record, before = lonely_flow(page, 2), records[0], picture(page)
+    x, y = place_of(page, flow, 2)
+    over = drawn_after(page, lambda: page.mouse("mouseMoved", x, y, button="none"))
+    said = page.text("#flow")
+    born, face = int(record.born[flow]), "far" if record.landed[flow, 2] > 0 else "near"
+    assert said.startswith(f"Flow {flow} starts at cell ")
+    assert cell_of(*record.position[born, flow, :2]) in said
+    assert f"cell {cell_of(*record.landed[flow, :2])} of the {face} face" in said
+    energies = [float(e.replace("−", "-").rstrip(".")) for e in
+                re.findall(r"energy (\S+?)[;.]?(?=\s|$)", said)]  # fmt: skip
+    ends = record.energy[[born, -1], flow]
+    np.testing.assert_allclose(energies, ends, rtol=0.01, atol=1e-3)
+    assert over != before
+    page.mouse("mousePressed", x, y)
+    page.mouse("mouseReleased", x, y)
+    page.mouse("mouseMoved", x + 400, y - 400, button="none")
+    assert page.text("#flow") == f"Pinned: {said}"
+    page.mouse("mousePressed", x, y)
+    page.mouse("mouseReleased", x, y)
+    page.mouse("mouseMoved", 1, 1, button="none")
+    page.wait_for("!queued")
+    assert page.text("#flow").startswith("Point at a flow")
+
+
+def test_a_flow_that_never_arrives_is_said_to_be_projected(page):
+    said = page.evaluate("describeFlow(page, scene.sentence, 0)")
+    assert "never arrives and is projected onto cell " in said
+    spawned = page.evaluate("describeFlow(page, scene.sentence, 31)")
+    assert "spawned at step 1, with energy" in spawned
+    assert "at step 4 with energy" in spawned or "at step 3 with energy" in spawned
+
+
+def test_dragging_pins_nothing(page):
+    drag(page, 60, 0)
+    assert page.evaluate("pick.pinned") == -1
 
 
 def contrast(first, second):

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.image import imread
 
 from energyflow_mlx.plots import write_pictures
+from energyflow_mlx.plots.pictures import draw_pictures
 from tests.plots.records import make_cube, make_record
 
 
@@ -97,3 +98,13 @@ def test_a_second_drawing_replaces_the_first_and_leaves_no_scraps(tmp_path):
         write_pictures(cube, [make_record(cube, seed=seed)], tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"surfaces.png", "arrivals.png", "histograms.png"}
+
+
+def test_all_surfaces_have_one_color_scale():
+    record = make_record(cube := make_cube())
+    strong = dataclasses.replace(record, surface_out=3 * record.surface_out)
+    figure = draw_pictures(cube, [record, strong])["surfaces"]
+    rows = figure.subfigs
+    limits = {image.get_clim() for row in rows for a in row.axes for image in a.images}
+    top = float(np.abs([strong.surface_in, strong.surface_out]).max())
+    assert limits == {(-top, top)}

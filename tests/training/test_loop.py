@@ -48,7 +48,7 @@ def data(tmp_path_factory):
 
 
 def measured(trainer, name):
-    return trainer.measure()[name]
+    return trainer.validation.metrics()[name]
 
 
 def take(trainer, count):

@@ -191,6 +191,15 @@ class Objective:
         """
         raise NotImplementedError
 
+    def vectors(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> np.ndarray | None:
+        """Vectors that held-out sentences get, ``[N, E]``; none where it gives none.
+
+        Arguments as in ``validate``.
+        """
+        return None
+
     def read_back(self, codec: SentenceCodec, held_out: HeldOut) -> list[ReadBack]:
         """Held-out sentences as the model writes them, one entry for each path."""
         return []

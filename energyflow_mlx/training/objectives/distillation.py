@@ -1,6 +1,7 @@
 """Distillation (mode A): the student's vector against the teacher's."""
 
 import mlx.core as mx
+import numpy as np
 
 from energyflow_mlx.config import DistillationConfig
 from energyflow_mlx.config.checks import require
@@ -91,9 +92,15 @@ class Distillation(Objective):
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
     ) -> dict[str, float]:
         """Closeness of the vectors, and how well they find their own target."""
-        vectors = codec.encode_ids(held_out.ids, batch_size=64, normalize=False)
+        vectors = self.vectors(codec, held_out, engine)
         found = vector_metrics(vectors, held_out.targets)
         return found | shortened_metrics(vectors, held_out.targets, self.sizes)
+
+    def vectors(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> np.ndarray:
+        """The encoder's vectors of the sentences."""
+        return codec.encode_ids(held_out.ids, batch_size=64, normalize=False)
 
 
 def vector_distance(

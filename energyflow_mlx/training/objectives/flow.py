@@ -86,6 +86,18 @@ class ThroughLattice(Objective):
         """Loss of what the lattice gave."""
         raise NotImplementedError
 
+    def travelled(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """Vectors of held-out sentences ``[N, E]``, and the flows' mean statistics."""
+        raise NotImplementedError
+
+    def vectors(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> np.ndarray:
+        """What comes out of the lattice."""
+        return self.travelled(codec, held_out, engine)[0]
+
     def controls(self, step: int) -> dict[str, float]:
         """Factor on the learned moves, and deviation of the exploration noise."""
         return {
@@ -221,8 +233,15 @@ class Flow(ThroughLattice):
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
     ) -> dict[str, float]:
         """Closeness of what comes out of the lattice, and the flows' statistics."""
-        size = codec.dimension
-        sources = held_out.targets[:, -size:]
+        vectors, statistics = self.travelled(codec, held_out, engine)
+        goals = held_out.targets[:, : codec.dimension]
+        return vector_metrics(vectors, goals) | statistics
+
+    def travelled(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """The source vectors through the lattice."""
+        sources = held_out.targets[:, -codec.dimension :]
 
         def outputs(batch_size: int = 16) -> Iterator[Pass]:
             for start in range(0, len(sources), batch_size):
@@ -230,8 +249,7 @@ class Flow(ThroughLattice):
                 vectors = mx.array(sources[rows], mx.float32)
                 yield rows, partial(codec.model.lattice, vectors)
 
-        vectors, statistics = through_lattice(outputs(), sources.shape, engine)
-        return vector_metrics(vectors, held_out.targets[:, :size]) | statistics
+        return through_lattice(outputs(), sources.shape, engine)
 
     def trace(
         self,

@@ -69,6 +69,13 @@ class FlowText(ThroughLattice):
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
     ) -> dict[str, float]:
         """Closeness of the sentences' vectors, and the flows' statistics."""
+        vectors, statistics = self.travelled(codec, held_out, engine)
+        return vector_metrics(vectors, held_out.targets) | statistics
+
+    def travelled(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """The sentences through encoder and lattice."""
 
         def outputs() -> Iterator[Pass]:
             for bucket, rows in cover(held_out.ids, codec.config.data.buckets, 16):
@@ -76,8 +83,7 @@ class FlowText(ThroughLattice):
                 yield rows, partial(_travel, codec.model, mx.array(ids), mx.array(mask))
 
         shape = (len(held_out.ids), codec.dimension)
-        vectors, statistics = through_lattice(outputs(), shape, engine)
-        return vector_metrics(vectors, held_out.targets) | statistics
+        return through_lattice(outputs(), shape, engine)
 
     def read_back(self, codec: SentenceCodec, held_out: HeldOut) -> list[ReadBack]:
         """The sentences as the decoder writes them from their own vectors."""
