@@ -22,7 +22,6 @@ import mlx.core as mx
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
-from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import install_parameters
 from energyflow_mlx.readback import Flight, ReadbackEngine
