@@ -7,14 +7,18 @@ from energyflow_mlx.runtime import blas as _blas
 _blas.install()
 _allocator.install()
 
-from typing import TYPE_CHECKING  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from energyflow_mlx.errors import InputError  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from energyflow_mlx.inference import SentenceCodec
 
-__all__ = ["load"]
+__all__ = ["InputError", "SentenceCodec", "__version__", "load"]
+
+__version__ = "0.1.0"  # the one place; pyproject.toml reads it here
 
 
 def load(path: "str | Path", weights: "str | Path | None" = None) -> "SentenceCodec":
@@ -32,3 +36,12 @@ def load(path: "str | Path", weights: "str | Path | None" = None) -> "SentenceCo
     from energyflow_mlx.build.codec import load as load_run
 
     return load_run(path, weights)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what ``load`` returns on first use: it brings MLX and the model."""
+    if name == "SentenceCodec":
+        from energyflow_mlx.inference import SentenceCodec
+
+        return SentenceCodec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -62,6 +62,10 @@ def decode_file(args: DecodeArgs) -> None:
             logger.info("decoded %d of %d rows", start + len(chunk), len(vectors))
 
 
+def main() -> None:
+    """Command line; see the module."""
+    cli.main(DecodeArgs, decode_file, level=logging.INFO)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.main(DecodeArgs, decode_file)
+    main()

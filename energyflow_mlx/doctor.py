@@ -68,5 +68,10 @@ def show(findings: Sequence[Finding], ready: bool, console: Console) -> None:
     console.print("Ready." if ready else "Not ready: see what is missing above.")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Command line; see the module."""
     cli.main(DoctorArgs, doctor)
+
+
+if __name__ == "__main__":
+    main()

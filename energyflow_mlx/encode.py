@@ -162,6 +162,10 @@ def _in_turn(
         start += len(part)
 
 
+def main() -> None:
+    """Command line; see the module."""
+    cli.main(EncodeArgs, encode_file, level=logging.INFO)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.main(EncodeArgs, encode_file)
+    main()

@@ -191,6 +191,10 @@ def evaluate(args: EvaluateArgs) -> None:
     sys.stdout.write(line + "\n")
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+def main() -> None:
+    """Command line; see the module."""
     cli.main(EvaluateArgs, evaluate)
+
+
+if __name__ == "__main__":
+    main()

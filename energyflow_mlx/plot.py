@@ -4,7 +4,6 @@ Curves for every run; for one with a lattice also its surfaces, arrivals and his
 and an interactive page of the flows' paths, all for a few sentences.
 """
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +135,10 @@ def _statistics(
     return ["flows", *columns], rows
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+def main() -> None:
+    """Command line; see the module."""
     cli.main(PlotArgs, plot)
+
+
+if __name__ == "__main__":
+    main()

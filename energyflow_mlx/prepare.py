@@ -170,6 +170,10 @@ def _provenance(args: PrepareArgs, teacher: Teacher, texts: list[str]) -> Proven
     )
 
 
+def main() -> None:
+    """Command line; see the module."""
+    cli.main(PrepareArgs, prepare, level=logging.INFO)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.main(PrepareArgs, prepare)
+    main()

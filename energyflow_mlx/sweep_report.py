@@ -150,5 +150,10 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([line(columns), line(["---"] * len(columns)), *body]) + "\n"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Command line; see the module."""
     cli.main(SweepReportArgs, sweep_report)
+
+
+if __name__ == "__main__":
+    main()

@@ -139,6 +139,8 @@ class RunFolder:
             InputError: The folder belongs to another configuration, or is not empty
                 and not a run folder.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"[run] run.dir must be a folder, got file {self.path}.")
         if not self.exists():
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise InputError(

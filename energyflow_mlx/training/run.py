@@ -71,10 +71,18 @@ def _header(trainer: Trainer) -> dict[str, str]:
             f"{len(data.held_out.ids)} held out, "
             f"{data.tokenizer.vocab_size} tokens in the vocabulary"
         ),
-        "updates": f"{trainer.total}, {trainer.steps_per_epoch} an epoch",
+        "updates": _updates(trainer),
         "run folder": str(trainer.folder.path),
         "changed": _changes(config) or "nothing",
     }
+
+
+def _updates(trainer: Trainer) -> str:
+    """How many updates, and of how many sentences where there are not enough."""
+    text = f"{trainer.total}, {trainer.steps_per_epoch} an epoch"
+    asked, has = trainer.config.trainer.micro_batch, trainer.feed.micro_batch
+    few = f"; batches of {has}, as there are no {asked} sentences for each"
+    return text if has == asked else text + few
 
 
 def _precision(config: Config) -> str:
