@@ -1,5 +1,6 @@
 """Errors a user can cause and mend; entry points print them as one line, exit 2."""
 
+import importlib.util
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +20,32 @@ class EFBError(InputError):
 
 class ProcessLost(RuntimeError):
     """Another process of the run has ended; entry points print one line, exit 1."""
+
+
+def install_command(extra: str) -> str:
+    """What to type to get the packages of an extra."""
+    return f"pip install 'energyflow-mlx[{extra}]'"
+
+
+def has_package(package: str) -> bool:
+    """Whether an optional package is installed; does not import it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def require_package(package: str, extra: str) -> None:
+    """Refuse to go on without an optional package.
+
+    Args:
+        package: Its top-level module.
+        extra: The extra of this package that brings it.
+
+    Raises:
+        InputError: It is not installed; names the command that installs it.
+    """
+    if not has_package(package):
+        raise InputError(
+            f"[{extra}] {package} is needed and not installed: {install_command(extra)}"
+        )
 
 
 class TokenizerErrors:

@@ -160,6 +160,7 @@ def evaluate_teacher(args: EvaluateArgs, name: str) -> dict[str, Any]:
 def evaluate(args: EvaluateArgs) -> None:
     """Measure, show, store, and print one JSON line."""
     from energyflow_mlx.display import RunDisplay
+    from energyflow_mlx.evaluation.generation import note_on_bleu
 
     if args.batch_size < 0 or args.decode_samples < 0:
         raise InputError("[evaluate] batch_size and decode_samples must be >= 0.")
@@ -179,6 +180,7 @@ def evaluate(args: EvaluateArgs) -> None:
             rows += [[f"{name} {stem}", number] for stem, number in value.items()]
         else:
             rows.append([name, value])
+    rows += note_on_bleu(result)
     with RunDisplay() as display:
         title = args.run or f"teacher {args.teacher}"
         display.table(title, ["metric", "value"], rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import InputError, require_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ class PlotArgs:
 
 def plot(args: PlotArgs) -> None:
     """Draw everything, then say what the flows do and which files were written."""
+    require_package("matplotlib", "plot")
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.display import RunDisplay
     from energyflow_mlx.plots import plot_metrics, write_page, write_pictures

@@ -26,6 +26,9 @@ from energyflow_mlx.errors import InputError
 
 logger = logging.getLogger("energyflow_mlx")
 
+_DEFAULT = "+experiment=smoke"  # what is trained where nothing is said
+_SWEEP_CONFIG = "multirun.yaml"  # Hydra's own record, of a sweep's folder
+
 register()
 
 
@@ -41,6 +44,20 @@ def to_config(composed: DictConfig) -> Config:
     if _is_sweep(job):
         config.run.dir = str(Path(job.sweep.dir) / str(job.sweep.subdir))
     return config
+
+
+def _remove_unused(job: Path, sweep: Path) -> None:
+    """Take away the folders that Hydra made for a sweep, where no run was begun.
+
+    Args:
+        job: Folder of one job.
+        sweep: Folder of the sweep.
+    """
+    with suppress(OSError):
+        job.rmdir()
+    if [path.name for path in sweep.iterdir()] == [_SWEEP_CONFIG]:
+        (sweep / _SWEEP_CONFIG).unlink()
+        sweep.rmdir()
 
 
 def _is_sweep(job: HydraConf) -> bool:
@@ -65,10 +82,8 @@ def _job(composed: DictConfig) -> float:
             logger.setLevel(config.trainer.log_level.upper())
             summary = run(config, list(job.overrides.task))
         finally:
-            # Hydra has made the folder of a sweep's job; an empty one does not stay.
             if _is_sweep(job):
-                with suppress(OSError):
-                    Path(job.runtime.output_dir).rmdir()
+                _remove_unused(Path(job.runtime.output_dir), Path(job.sweep.dir))
         best: dict[str, Any] = summary["best"]
         return float(next(iter(best.values())))
 
@@ -76,6 +91,9 @@ def _job(composed: DictConfig) -> float:
 def main() -> None:
     """Command line: Hydra overrides; bad input is one line and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    if not sys.argv[1:]:
+        sys.argv.append(_DEFAULT)
+        sys.stdout.write(f"nothing was chosen: {_DEFAULT}, which takes a minute\n")
     words = sys.argv[1:]
     if any(word in ("-h", "--help") for word in words):
         sys.stdout.write(train_line.usage(cli.program_of(__name__)))

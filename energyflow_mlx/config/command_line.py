@@ -5,10 +5,11 @@ help. Bad input ends in one line on standard error and exit status 2.
 """
 
 import dataclasses
+import errno
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -139,6 +140,15 @@ def main(
         function(parse(schema, words))
 
 
+# What the system says about files that the user can mend.
+_OF_FILES = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+        *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    }
+)
+
+
 class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
     """Context that turns bad user input into one line and exit status 2."""
 
@@ -146,13 +156,20 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
         """Nothing to prepare."""
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Exit 2 on ``InputError``, 1 on ``ProcessLost``, 130 on an interrupt."""
+        """Exit 2 on ``InputError``, 1 on ``ProcessLost``, 130 on an interrupt.
+
+        A file that the system refuses, or a full disk, is the user's to mend too.
+        """
         if isinstance(error, InputError):
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(2)
+            _end(f"error: {error}", 2)
+        if isinstance(error, OSError) and error.errno in _OF_FILES:
+            _end(f"error: [files] {error.filename}: {error.strerror}.", 2)
         if isinstance(error, ProcessLost):
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(1)
+            _end(f"error: {error}", 1)
         if isinstance(error, KeyboardInterrupt):
-            sys.stderr.write("interrupted\n")
-            sys.exit(130)
+            _end("interrupted", 130)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(status)

@@ -56,7 +56,8 @@ def usage(program: str) -> str:
         [
             f"usage: {program} [-m] [+experiment=NAME] [group=choice] [key=value] ...",
             "",
-            "Train an encoder and a decoder; the same command resumes a run.",
+            "Train an encoder and a decoder; the same command resumes a run. Without",
+            "any word it trains a tiny model on built-in captions, in a minute.",
             "",
             "experiments:",
             *experiments,

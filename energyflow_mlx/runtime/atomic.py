@@ -33,12 +33,12 @@ def write_aside(path: Path) -> Iterator[Path]:
         flush(aside)
         aside.replace(path)
         flush(path.parent)
-    except BaseException:
+        missing.clear()
+    finally:
         aside.unlink(missing_ok=True)
         with suppress(OSError):  # others may have put something there
             for folder in missing:
                 folder.rmdir()
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

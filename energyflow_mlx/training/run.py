@@ -4,6 +4,7 @@ from typing import Any
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
+from energyflow_mlx.evaluation.generation import note_on_bleu
 from energyflow_mlx.evaluation.held_out import final_metrics
 from energyflow_mlx.model import count_parameters
 from energyflow_mlx.runs.folder import differences, flatten
@@ -48,6 +49,7 @@ def _final(trainer: Trainer) -> dict[str, float]:
 def show_result(display: RunDisplay, summary: dict[str, Any]) -> None:
     """Show the table of a finished run."""
     rows = [[name, value] for name, value in summary["final"].items()]
+    rows += note_on_bleu(summary["final"])
     rows.append(["updates", summary["steps"]])
     rows.append(["training seconds", summary["seconds"]])
     best = summary["best"]["step"]
