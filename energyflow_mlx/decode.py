@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.data.files import require_other_file
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import default_rows
@@ -39,6 +40,7 @@ def decode_file(args: DecodeArgs) -> None:
     from energyflow_mlx.build.codec import load
 
     source = Path(args.input)
+    require_other_file(Path(args.output), source)
     vectors = open_matrix(source)
     if args.batch_size < 0:
         raise InputError(f"[decode] batch_size must be >= 0, got {args.batch_size}.")

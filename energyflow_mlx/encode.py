@@ -19,6 +19,7 @@ import numpy as np
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.chunks import WINDOW
+from energyflow_mlx.data.files import require_other_file
 from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
@@ -99,6 +100,7 @@ def encode_file(args: EncodeArgs) -> None:
     if args.batch_size < 0:
         raise InputError(f"[encode] batch_size must be >= 0, got {args.batch_size}.")
     source = Path(args.input)
+    require_other_file(Path(args.output), source)
     read = read_rows if source.suffix == ".npy" else read_chunks
     count = sum(len(chunk) for chunk in read(source, WINDOW))
     if count == 0:

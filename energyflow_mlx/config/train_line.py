@@ -14,6 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
+from omegaconf import BooleanNode, FloatNode, IntegerNode
 from omegaconf.errors import OmegaConfBaseException
 
 from energyflow_mlx.config import Config, objectives_type
@@ -22,6 +23,7 @@ from energyflow_mlx.config.store import CONF_FOLDER
 from energyflow_mlx.config.wording import expected, keys_of, suggestion
 from energyflow_mlx.errors import InputError
 
+_NODES = {int: IntegerNode, float: FloatNode, bool: BooleanNode}
 _EXPERIMENT = "experiment"
 
 
@@ -127,6 +129,25 @@ def _check(word: str, override: Override) -> None:
         raise InputError(f"[config] unknown key {key}{hint or '; see --help.'}")
     elif override.is_add():
         raise InputError(f"[config] {key} is there already; write {word.lstrip('+')}")
+    elif not override.is_delete():
+        for value in _values(override):
+            _check_type(key, known[key], value)
+
+
+def _check_type(key: str, kind: Any, value: Any) -> None:
+    """Refuse a value that OmegaConf would not take for a number or a truth value.
+
+    It would say so too, but in a sweep only once Hydra has made the folder.
+    """
+    node = _NODES.get(kind)
+    if node is None or isinstance(value, str) and "${" in value:
+        return
+    try:
+        node(value, is_optional=False)
+    except OmegaConfBaseException:
+        raise InputError(
+            f"[config] {key} must be {expected(kind)}, got {str(value)!r}."
+        ) from None
 
 
 def _check_choices(word: str, override: Override, choices: Sequence[str]) -> None:
@@ -198,7 +219,7 @@ def null_group(words: Sequence[str]) -> str | None:
             inside = f"{{{inner}: {value}}}" if dot else value
             meant = f"'objectives={{{name}: {inside}}}'"
             return f"{name} is not trained here; to add it write {meant}."
-        if top in ("lattice",):
+        if top == "lattice":
             chosen = "|".join(options()[top])
             return f"{word}: there is no {top} here; choose one first, {top}={chosen}."
     return None

@@ -25,7 +25,7 @@ def suggestion(word: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     if not near:  # the right name in the wrong group, or in none
         last = word.rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == last]
+        near = [name for name in sorted(known) if name.rpartition(".")[2] == last]
     if not near:
         near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {' or '.join(near[:3])}?" if near else ""

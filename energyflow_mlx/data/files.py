@@ -37,6 +37,16 @@ def require_file(path: Path) -> Path:
     return path
 
 
+def require_other_file(output: Path, source: Path) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        InputError: Both are one file.
+    """
+    if output.resolve() == source.resolve():
+        raise InputError(f"[data] output must be another file than input, got {output}.")
+
+
 def _open_binary(path: Path) -> BinaryIO:
     require_file(path)
     if path.suffix == ".gz":
