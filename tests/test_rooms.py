@@ -33,6 +33,7 @@ LEAVES = {
     "errors": set(),
     "runtime": {"errors"},
     "runtime.diagnosis": {"runtime", "errors", "teacher"},
+    "runtime.kernel_check": {"ops"},
     "config": {"errors", "runtime"},
     "config.command_line": {"errors", "config"},
     "config.store": {"errors", "config"},
@@ -47,7 +48,7 @@ LEAVES = {
 # What only an entry point may look at, and what mathematics may know of beside itself.
 FOR_ENTRY_POINTS = {
     *("config.command_line", "config.store", "config.train_line"),
-    *("runtime.diagnosis", "plots"),
+    *("runtime.diagnosis", "runtime.kernel_check", "plots"),
 }
 FOR_LAYERS = {"errors", "runtime"}
 PLACES = {name for rung in LADDER for name in rung} | LEAVES.keys()

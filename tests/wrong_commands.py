@@ -1,8 +1,8 @@
-"""Call many commands in this process, in a folder of small files, and say how each went.
+"""Call many commands in this process, in a folder of small files; say how each went.
 
-``python -m tests.wrong_commands FOLDER < commands.json > outcomes.json``: a command is a
-list of words after ``energyflow``. One process for all, because starting one for each
-takes a second; each command still gets its words from ``sys.argv`` alone.
+``python -m tests.wrong_commands FOLDER < commands.json``: a command is a list of words
+after ``energyflow``, and an outcome is printed for each, as JSON. One process for all,
+because starting one for each takes a second; each still reads ``sys.argv`` alone.
 """
 
 import contextlib

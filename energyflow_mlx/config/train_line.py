@@ -6,7 +6,7 @@ and the files under ``conf/``; what only the composition can tell is said afterw
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,7 +23,11 @@ from energyflow_mlx.config.store import CONF_FOLDER
 from energyflow_mlx.config.wording import expected, keys_of, suggestion
 from energyflow_mlx.errors import InputError
 
-_NODES = {int: IntegerNode, float: FloatNode, bool: BooleanNode}
+_NODES: dict[Any, Callable[..., Any]] = {
+    int: IntegerNode,
+    float: FloatNode,
+    bool: BooleanNode,
+}
 _EXPERIMENT = "experiment"
 
 

@@ -44,7 +44,7 @@ def require_other_file(output: Path, source: Path) -> None:
         InputError: Both are one file.
     """
     if output.resolve() == source.resolve():
-        raise InputError(f"[data] output must be another file than input, got {output}.")
+        raise InputError(f"[data] output must be a new file, got the input {output}.")
 
 
 def _open_binary(path: Path) -> BinaryIO:
