@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from energyflow_mlx.runtime.kernel_check import Checked
 
 _STYLE = {"ok": "green", "slow": "yellow", "missing": "bold red"}
-_COLUMNS = ("operation", "form", "dtype", "error", "tolerance", "ms", "reference ms")
+_COLUMNS = ("operation", "form", "dtype", "error", "tolerance", "ms", "plain ms")
 
 
 @dataclass
@@ -149,7 +149,9 @@ def kernel_report(found: Sequence[Checked]) -> dict[str, Any]:
 
 def show_kernels(found: Sequence[Checked], console: Console) -> None:
     """Print a row for each operation and dtype, then what failed and where."""
-    table = Table(*_COLUMNS, "", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in (*_COLUMNS, ""):
+        table.add_column(name, no_wrap=True)
     for c in found:
         times = ["" if t is None else f"{t:.2f}" for t in (c.ms, c.reference_ms)]
         verdict = Text("ok", "green") if c.ok else Text("wrong", "bold red")
