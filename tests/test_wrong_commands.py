@@ -41,6 +41,10 @@ train objectives.flow.share=1 run.dir=new | objectives={flow
 train lattice.cube.width=8 run.dir=new | lattice=debug
 train 'objectives={flw: {share: 1}}' run.dir=new | objectives.flow
 train --epochs=3 run.dir=new | --epochs
+train seed=1,2 -m run.dir=new | before the first
+train -m --cfg job run.dir=new | exclude each other
+train --cfg nothing run.dir=new | invalid choice
+train --cfg | expected one argument
 train my.txt run.dir=new | key=value
 train 'data.train=[good.txt' run.dir=new | cannot be read
 train data.trian=good.txt run.dir=new | data.train

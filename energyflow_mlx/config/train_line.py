@@ -6,6 +6,7 @@ and the files under ``conf/``; what only the composition can tell is said afterw
 """
 
 import re
+from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -28,6 +29,7 @@ _NODES: dict[Any, Callable[..., Any]] = {
     float: FloatNode,
     bool: BooleanNode,
 }
+_ONE_OF = ("run", "multirun", "cfg", "info")
 _EXPERIMENT = "experiment"
 
 
@@ -101,9 +103,7 @@ def check(words: Sequence[str]) -> None:
     Raises:
         InputError: An unknown option, key or choice; says what may have been meant.
     """
-    taken, unknown = get_args_parser().parse_known_args(list(words))
-    if unknown:
-        raise InputError(f"[arguments] unknown option {unknown[0]}; see --help.")
+    taken = _flags(words)
     parser = OverridesParser.create()
     for word in taken.overrides:
         if "=" not in word and not word.startswith("~"):
@@ -119,6 +119,28 @@ def check(words: Sequence[str]) -> None:
                 f"[arguments] {word!r} cannot be read: {why}; quote it for the shell "
                 "where it has brackets or spaces."
             ) from None
+
+
+def _flags(words: Sequence[str]) -> Namespace:
+    """Hydra's own options and, as ``overrides``, the words beside them."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        taken, unknown = parser.parse_known_args(list(words))
+    except ArgumentError as error:
+        raise InputError(f"[arguments] {error}.") from None
+    if unknown and "=" in unknown[0] and not unknown[0].startswith("-"):
+        raise InputError(
+            f"[arguments] options such as -m go before the first key=value or after "
+            f"the last, got one before {unknown[0]}."
+        )
+    if unknown:
+        raise InputError(f"[arguments] unknown option {unknown[0]}; see --help.")
+    given = [name for name in _ONE_OF if getattr(taken, name)]
+    if len(given) > 1:
+        names = " and ".join(f"--{name}" for name in given)
+        raise InputError(f"[arguments] {names} exclude each other.")
+    return taken
 
 
 def _check(word: str, override: Override) -> None:
