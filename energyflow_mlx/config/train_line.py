@@ -244,7 +244,7 @@ def null_group(words: Sequence[str]) -> str | None:
             name, dot, inner = rest.partition(".")
             inside = f"{{{inner}: {value}}}" if dot else value
             meant = f"'objectives={{{name}: {inside}}}'"
-            return f"{name} is not trained here; to add it write {meant}."
+            return f"{key}: {name} is not trained here; to add it write {meant}."
         if top == "lattice":
             chosen = "|".join(options()[top])
             return f"{word}: there is no {top} here; choose one first, {top}={chosen}."
