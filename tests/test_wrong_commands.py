@@ -96,7 +96,7 @@ encode run=run input=good.txt output=file/new.npy | file
 encode run=run input=good.npy output=new/new.npy | good.npy
 encode run=run input=good.txt output=new.npy batch_size=-1 | batch_size
 encode run=run input=good.txt output=new.npy batch_size=two | a whole number
-encode run=run input=good.txt output=new.npy normalise=false | normalize
+encode run=run input=good.txt output=new.npy normalise=false | did you mean normalize
 encode run=run input=good.txt output=new.npy normalize=maybe | true or false
 encode run=run input=good.txt output=new.npy weights=missing | missing
 encode run=run input=good.txt output=new.npy weights=text.safetensors | text.safetensors
