@@ -9,14 +9,18 @@ _blas.install()
 _allocator.install()
 _command_buffers.install()
 
-from typing import TYPE_CHECKING  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from energyflow_mlx.errors import InputError  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from energyflow_mlx.inference import SentenceCodec
 
-__all__ = ["load"]
+__all__ = ["InputError", "SentenceCodec", "__version__", "load"]
+
+__version__ = "0.1.0"  # the one place; pyproject.toml reads it here
 
 
 def load(path: "str | Path") -> "SentenceCodec":
@@ -33,3 +37,12 @@ def load(path: "str | Path") -> "SentenceCodec":
     from energyflow_mlx.build.codec import load as load_model
 
     return load_model(path)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what ``load`` returns on first use: it brings MLX and the model."""
+    if name == "SentenceCodec":
+        from energyflow_mlx.inference import SentenceCodec
+
+        return SentenceCodec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

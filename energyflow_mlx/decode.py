@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.data.files import STANDARD_STREAM
+from energyflow_mlx.data.files import STANDARD_STREAM, require_other_file
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
@@ -51,6 +51,7 @@ def decode_file(args: DecodeArgs) -> None:
             "[decode] input must be a .npy file, got -: vectors are no lines that "
             "standard input could bring."
         )
+    require_other_file(Path(args.output), source)
     vectors = open_matrix(source)
     if args.batch_size < 0:
         raise InputError(f"[decode] batch_size must be >= 0, got {args.batch_size}.")
@@ -91,6 +92,10 @@ def _lines(output: str) -> Iterator[Callable[[str], object]]:
         yield file.write
 
 
+def main() -> None:
+    """Command line; see the module."""
+    cli.main(DecodeArgs, decode_file, level=logging.INFO)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.main(DecodeArgs, decode_file)
+    main()

@@ -18,7 +18,7 @@ import numpy as np
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.chunks import WINDOW
-from energyflow_mlx.data.files import STANDARD_STREAM, read_lines
+from energyflow_mlx.data.files import STANDARD_STREAM, read_lines, require_other_file
 from energyflow_mlx.data.sources import iter_texts
 from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
 from energyflow_mlx.display import RunDisplay
@@ -89,6 +89,7 @@ def encode_file(args: EncodeArgs) -> None:
     if args.batch_size < 0:
         raise InputError(f"[encode] batch_size must be >= 0, got {args.batch_size}.")
     source = Path(args.input)
+    require_other_file(Path(args.output), source)
     if source != STANDARD_STREAM and not source.exists():
         raise InputError(f"[encode] input {source} does not exist.")
     codec = load(args.run)
@@ -172,6 +173,10 @@ def _in_turn(
         start += len(part)
 
 
+def main() -> None:
+    """Command line; see the module."""
+    cli.main(EncodeArgs, encode_file, level=logging.INFO)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.main(EncodeArgs, encode_file)
+    main()

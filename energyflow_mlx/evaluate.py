@@ -248,6 +248,7 @@ def _store(folder: Path, line: str) -> None:
 def evaluate(args: EvaluateArgs) -> None:
     """Measure, show, store, and print one JSON line."""
     from energyflow_mlx.display import RunDisplay
+    from energyflow_mlx.evaluation.generation import note_on_bleu
 
     if args.batch_size < 0 or args.decode_samples < 0:
         raise InputError("[evaluate] batch_size and decode_samples must be >= 0.")
@@ -267,6 +268,7 @@ def evaluate(args: EvaluateArgs) -> None:
             rows += [[f"{name} {stem}", number] for stem, number in value.items()]
         else:
             rows.append([name, value])
+    rows += note_on_bleu(result)
     with RunDisplay() as display:
         title = args.run or f"teacher {args.teacher}"
         display.table(title, ["metric", "value"], rows)
@@ -277,6 +279,10 @@ def evaluate(args: EvaluateArgs) -> None:
     sys.stdout.write(line + "\n")
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+def main() -> None:
+    """Command line; see the module."""
     cli.main(EvaluateArgs, evaluate)
+
+
+if __name__ == "__main__":
+    main()

@@ -265,6 +265,10 @@ _FROM_FILE: dict[str, _Writer] = {
 }
 
 
+def main() -> None:
+    """Command line; see the module."""
+    cli.main(ExportArgs, export, level=logging.INFO)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.main(ExportArgs, export)
+    main()

@@ -5,14 +5,13 @@ also its surfaces, arrivals and histograms and an interactive page of the flows'
 all for a few sentences. Several runs, or a sweep, are compared.
 """
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.checks import as_paths
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import InputError, require_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +102,7 @@ def _show_files(display: "RunDisplay", files: list[Path]) -> None:
 
 def _plot_run(args: PlotArgs, path: Path) -> None:
     """Draw everything, then say what the flows do and which files were written."""
+    require_package("matplotlib", "plot")
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.display import RunDisplay
     from energyflow_mlx.plots import (
@@ -209,6 +209,10 @@ def _statistics(
     return ["flows", *columns], rows
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+def main() -> None:
+    """Command line; see the module."""
     cli.main(PlotArgs, plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.distinct import deduplicate
+from energyflow_mlx.data.files import require_other_file
 from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_path
 from energyflow_mlx.data.sources import read_texts
 from energyflow_mlx.data.vectors import unit_rows
@@ -107,7 +108,8 @@ def prepare(args: PrepareArgs) -> None:
 def _check(args: PrepareArgs) -> None:
     if not args.output.endswith(".efb"):
         raise InputError(f"[prepare] output must end in .efb, got {args.output}.")
-    if Path(args.output).is_dir() or Path(args.output) == Path(args.input):
+    require_other_file(Path(args.output), Path(args.input))
+    if Path(args.output).is_dir():
         raise InputError(f"[prepare] output must be a new file, got {args.output}.")
     if args.batch_size < 0 or args.limit < 0:
         raise InputError(
@@ -210,6 +212,10 @@ def _provenance(
     )
 
 
+def main() -> None:
+    """Command line; see the module."""
+    cli.main(PrepareArgs, prepare, level=logging.INFO)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cli.main(PrepareArgs, prepare)
+    main()

@@ -6,7 +6,6 @@ left as it is.
 """
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,6 +125,10 @@ def _captured(path: Path) -> Iterator[None]:
         mx.metal.stop_capture()
 
 
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+def main() -> None:
+    """Command line; see the module."""
     cli.main(ProfileArgs, profile)
+
+
+if __name__ == "__main__":
+    main()

@@ -181,5 +181,10 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Command line; see the module."""
     cli.main(SweepReportArgs, sweep_report)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ held-out sentences, and leaves everything in the run folder. ``-m`` sweeps.
 import logging
 import os
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from energyflow_mlx.build import optuna_sweeper
 from energyflow_mlx.build.sweep import main_figure, require_launcher, run_job
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, train_line
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.store import CONF_FOLDER, register
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.sweep import SweepFolder
 
 logger = logging.getLogger("energyflow_mlx")
+
+_DEFAULT = "+experiment=smoke"  # what is trained where nothing is said
+_SWEEP_CONFIG = "multirun.yaml"  # Hydra's own record, of a sweep's folder
 
 register()
 optuna_sweeper.register()
@@ -44,6 +48,20 @@ def to_config(composed: DictConfig) -> Config:
     if _is_sweep(job):
         config.run.dir = str(Path(job.sweep.dir) / str(job.sweep.subdir))
     return config
+
+
+def _remove_unused(job: Path, sweep: Path) -> None:
+    """Take away the folders that Hydra made for a sweep, where no run was begun.
+
+    Args:
+        job: Folder of one job.
+        sweep: Folder of the sweep.
+    """
+    with suppress(OSError):
+        job.rmdir()
+    if [path.name for path in sweep.iterdir()] == [_SWEEP_CONFIG]:
+        (sweep / _SWEEP_CONFIG).unlink()
+        sweep.rmdir()
 
 
 def _is_sweep(job: HydraConf) -> bool:
@@ -80,41 +98,43 @@ def _train(composed: DictConfig, job: HydraConf) -> dict[str, Any]:
         function = import_function(config.teacher.function)
         return run(config, list(job.overrides.task), function)
     finally:
-        # Hydra has made the folder; where nothing was written nothing stays behind.
-        with suppress(OSError):
-            Path(job.runtime.output_dir).rmdir()
+        # Hydra makes a folder for each job of a sweep; an empty one does not stay.
+        if _is_sweep(job):
+            with suppress(OSError):
+                Path(job.runtime.output_dir).rmdir()
 
 
 def main() -> None:
     """Command line: Hydra overrides; bad input is one line and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    if not sys.argv[1:]:
+        sys.argv.append(_DEFAULT)
+        sys.stdout.write(f"nothing was chosen: {_DEFAULT}, which takes a minute\n")
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        sys.stdout.write(train_line.usage(cli.program_of(__name__)))
+        return
     # Without this Hydra prints its own multi-line report and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        with cli.clean_exit():
-            require_launcher(sys.argv[1:])
+    with cli.clean_exit():
+        train_line.check(words)
+        require_launcher(words)
+        try:
             _job()
-    except OmegaConfBaseException as error:
-        _refuse(cli.describe(error))
-    except HydraException as error:
-        cause = error.__cause__
-        if isinstance(cause, OmegaConfBaseException):
-            _refuse(f"{str(error).splitlines()[0]} {cli.describe(cause)}")
-        _refuse(str(error).splitlines()[0])
-    except AssertionError as error:
-        # OmegaConf's way to say that a group is null; it does not say which.
-        if "Unexpected type for root: NoneType" not in str(error):
-            raise
-        given = ", ".join(word for word in sys.argv[1:] if "." in word.split("=")[0])
-        _refuse(
-            f"{given}: a group named there is null; choose it first, as in "
-            "'objectives={flow: {share: 1}}' or +experiment=NAME."
-        )
+        except (OmegaConfBaseException, HydraException) as error:
+            raise InputError(f"[config] {train_line.say(error, words)}") from None
+        except (AssertionError, AttributeError) as error:
+            # OmegaConf's ways to meet a null group; the composition alone is asked.
+            meant = train_line.null_group(words) if _in_composition(error) else None
+            if meant is None:
+                raise
+            raise InputError(f"[config] {meant}") from None
 
 
-def _refuse(message: str) -> None:
-    sys.stderr.write(f"error: [config] {message}\n")
-    sys.exit(2)
+def _in_composition(error: BaseException) -> bool:
+    """Whether an error comes out of OmegaConf itself, not of a job."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "").startswith("omegaconf")
 
 
 if __name__ == "__main__":

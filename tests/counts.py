@@ -26,7 +26,7 @@ def modules(package: Path) -> Iterator[tuple[str, ast.Module]]:
 
 def top_level(package: Path) -> list[str]:
     """Modules and packages at the top of the package."""
-    beside = {"__init__", "__pycache__", "conf", "kernels"}
+    beside = {"__init__", "__main__", "__pycache__", "conf", "kernels"}
     names = {path.stem for path in package.glob("*.py")}
     names |= {path.parent.name for path in package.glob("*/__init__.py")}
     return sorted(names - beside)

@@ -13,7 +13,7 @@ PACKAGE = CHECKOUT / "energyflow_mlx"
 
 ENTRY_POINTS = {
     *("__init__", "train", "evaluate", "encode", "decode", "prepare", "plot"),
-    *("doctor", "sweep_report", "export", "profile"),
+    *("doctor", "sweep_report", "export", "profile", "__main__"),
 }
 # Imports point down this list only, and never sideways between rooms of one rung.
 # A room is a module or a package; a module named here leaves its package's rung.
@@ -34,9 +34,11 @@ LEAVES = {
     "errors": set(),
     "runtime": {"errors"},
     "runtime.diagnosis": {"runtime", "errors", "teacher"},
+    "runtime.kernel_check": {"ops"},
     "config": {"errors", "runtime"},
     "config.command_line": {"errors", "config"},
     "config.store": {"errors", "config"},
+    "config.train_line": {"errors", "config", "config.store"},
     "runs": {"runtime", "errors", "config"},
     "display": {"errors"},
     "readback": {"errors"},
@@ -46,7 +48,8 @@ LEAVES = {
 }
 # What only an entry point may look at, and what mathematics may know of beside itself.
 FOR_ENTRY_POINTS = {
-    *("config.command_line", "config.store", "runtime.diagnosis", "plots"),
+    *("config.command_line", "config.store", "config.train_line"),
+    *("runtime.diagnosis", "runtime.kernel_check", "plots"),
 }
 FOR_LAYERS = {"errors", "runtime"}
 PLACES = {name for rung in LADDER for name in rung} | LEAVES.keys()

@@ -211,6 +211,8 @@ def test_loading_needs_no_training_dependency(finished):
         "    sys.modules[name] = None\n"
         "import energyflow_mlx\n"
         f"ef = energyflow_mlx.load({str(folder)!r})\n"
+        "assert isinstance(ef, energyflow_mlx.SentenceCodec)\n"
+        "assert issubclass(energyflow_mlx.InputError, ValueError)\n"
         "assert ef.encode(['a dog']).shape == (1, 384)\n"
         "assert len(ef.decode(ef.encode(['a dog']), max_length=4)) == 1\n"
     )

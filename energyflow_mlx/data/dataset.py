@@ -170,7 +170,8 @@ def split(
         Training and validation, both in permuted order.
 
     Raises:
-        ValueError: The fraction is out of range or leaves nothing to train on.
+        ValueError: The fraction is out of range.
+        InputError: Nothing is left to train on.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"[dataset] fraction must be in [0, 1), got {fraction}.")
@@ -183,8 +184,10 @@ def split(
     in_validation = np.isin(groups, groups[in_validation])
     held_out = in_validation[order]
     if held_out.all():
-        raise ValueError(
-            f"[dataset] fraction {fraction} of {count} sentences leaves none to train."
+        raise InputError(
+            f"[dataset] there must be 2 different sentences or more, one to train on "
+            f"and one to hold out, got {len(np.unique(groups))} in {count} lines; or "
+            "give held-out ones with data.val=FILE."
         )
     return sentences.subset(order[~held_out]), sentences.subset(order[held_out])
 

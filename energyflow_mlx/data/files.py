@@ -41,6 +41,16 @@ def require_file(path: Path) -> Path:
     return path
 
 
+def require_other_file(output: Path, source: Path) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        InputError: Both are one file.
+    """
+    if output.resolve() == source.resolve():
+        raise InputError(f"[data] output must be a new file, got the input {output}.")
+
+
 def _open_binary(path: Path) -> BinaryIO:
     if path == STANDARD_STREAM:
         return open(sys.stdin.fileno(), "rb", closefd=False)

@@ -8,8 +8,10 @@ its own record of that. Exact match and F1 use the normalized text as it is.
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from energyflow_mlx.errors import has_package, install_command
 
 
 @dataclass(frozen=True)
@@ -17,18 +19,18 @@ class GenerationScores:
     """Scores of a set of generated sentences.
 
     Attributes:
-        bleu: Corpus BLEU, 0 to 100.
+        bleu: Corpus BLEU, 0 to 100; none where SacreBLEU is not installed.
         exact: Share of sentences equal to their reference, 0 to 1.
         token_f1: Mean F1 of the bags of white-space tokens, 0 to 1.
         sentences: Number of sentences.
-        signature: What kind of BLEU it is, in SacreBLEU's notation.
+        signature: What kind of BLEU it is, in SacreBLEU's notation; none without it.
     """
 
-    bleu: float
+    bleu: float | None
     exact: float
     token_f1: float
     sentences: int
-    signature: str
+    signature: str | None
 
 
 def normalize(text: str) -> str:
@@ -53,18 +55,34 @@ def score_generation(
         (normalize(hypothesis), normalize(reference))
         for hypothesis, reference in zip(hypotheses, references, strict=True)
     ]
+    bleu, signature = _bleu(pairs) if has_package("sacrebleu") else (None, None)
+    return GenerationScores(
+        bleu=bleu,
+        exact=sum(h == r for h, r in pairs) / len(pairs),
+        token_f1=sum(_token_f1(h, r) for h, r in pairs) / len(pairs),
+        sentences=len(pairs),
+        signature=signature,
+    )
+
+
+def note_on_bleu(metrics: Mapping[str, object]) -> list[list[str]]:
+    """Row of a table that says how to get BLEU, where only it was not measured.
+
+    Args:
+        metrics: What was measured, by name.
+    """
+    is_missing = "exact" in metrics and "bleu" not in metrics
+    return [["bleu", install_command("bleu")]] if is_missing else []
+
+
+def _bleu(pairs: Sequence[tuple[str, str]]) -> tuple[float, str]:
+    """Corpus BLEU of (hypothesis, reference), and its signature."""
     from sacrebleu.metrics.bleu import BLEU  # slow to import, and only wanted here
 
     # Lower-casing again changes nothing; it makes the signature say case:lc.
     metric = BLEU(lowercase=True, tokenize="13a")
     score = metric.corpus_score([h for h, _ in pairs], [[r for _, r in pairs]])
-    return GenerationScores(
-        bleu=float(score.score),
-        exact=sum(h == r for h, r in pairs) / len(pairs),
-        token_f1=sum(_token_f1(h, r) for h, r in pairs) / len(pairs),
-        sentences=len(pairs),
-        signature=str(metric.get_signature()),
-    )
+    return float(score.score), str(metric.get_signature())
 
 
 def _token_f1(hypothesis: str, reference: str) -> float:

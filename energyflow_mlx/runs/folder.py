@@ -5,6 +5,7 @@ another configuration is refused.
 """
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,12 @@ class RunFolder:
             InputError: The folder belongs to another configuration, or is not empty
                 and not a run folder.
         """
+        nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise InputError(
+                f"[run] run.dir {self.path} must be a folder that can be written, got "
+                f"{nearest}."
+            )
         if not self.exists():
             if self.path.is_dir() and any(map(self._is_foreign, self.path.iterdir())):
                 raise InputError(

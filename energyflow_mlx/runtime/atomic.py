@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -21,11 +21,12 @@ def write_aside(path: Path) -> Iterator[Path]:
 
     Args:
         path: The final file. Its folder is created when missing. When the body raises,
-            the file that was there before is untouched.
+            the file that was there before is untouched, and so is the lack of a folder.
 
     Yields:
         The temporary path. It keeps the suffix, which some writers insist on.
     """
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
@@ -33,8 +34,12 @@ def write_aside(path: Path) -> Iterator[Path]:
         flush(aside)
         aside.replace(path)
         flush(path.parent)
+        missing.clear()
     finally:
         aside.unlink(missing_ok=True)
+        with suppress(OSError):  # others may have put something there
+            for folder in missing:
+                folder.rmdir()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from energyflow_mlx.data.batching import (
     target_rows,
 )
 from energyflow_mlx.data.prefetch import prefetch
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
 from energyflow_mlx.evaluation.similarity import StsPairs
 from energyflow_mlx.runtime.distributed import ALONE, Group
@@ -71,6 +72,8 @@ class Feed:
     """Turns a run's sentences into updates.
 
     Attributes:
+        micro_batch: Sentences of a forward and backward: as configured, or as many as
+            there are where that is fewer.
         batch_size: Sentences of one update, of all processes together.
         updates_per_epoch: Updates of one pass over the sentences.
     """
@@ -91,10 +94,18 @@ class Feed:
             shares: Share of each objective, in their order; needed with pairs alone.
 
         Raises:
-            InputError: There are fewer pairs than one update takes.
+            InputError: There are fewer sentences than micro-batches in an update, or
+                fewer pairs than one update takes.
         """
         trainer, self._config, self._group = config.trainer, config, group
-        self.batch_size = trainer.micro_batch * trainer.accumulate * group.size
+        parts, sentences = trainer.accumulate * group.size, len(data.train_ids)
+        if sentences < parts:
+            raise InputError(
+                f"[data] training sentences must be at least {parts} = "
+                f"trainer.accumulate * processes, got {sentences}."
+            )
+        self.micro_batch = min(trainer.micro_batch, sentences // parts)
+        self.batch_size = self.micro_batch * parts
         self._vocab_size = data.tokenizer.vocab_size
         self._batcher = BucketBatcher(
             data.train_ids,
@@ -108,7 +119,7 @@ class Feed:
         self._capacities = target_capacities(
             np.array([len(row) for row in data.train_ids]),
             config.data.buckets,
-            trainer.micro_batch,
+            self.micro_batch,
         )
         self.updates_per_epoch = self._batcher.batches_per_epoch
         self._pairs: PairUpdates | None = None

@@ -53,7 +53,7 @@ def profile_updates(
             overlapped, host = _as_in_training(trainer, steps)
     memory = _memory(trainer, int(host.pop("peak_bytes")))
     alone = _each_alone(trainer, steps)
-    sentences = trainer.config.trainer.micro_batch * trainer.config.trainer.accumulate
+    sentences = trainer.feed.batch_size // trainer.group.size
     median = float(np.median(overlapped))
     return {
         "updates": count,

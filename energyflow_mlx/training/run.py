@@ -65,7 +65,7 @@ def _header(trainer: Trainer) -> dict[str, str]:
             f"{len(data.held_out.ids)} held out, "
             f"{data.tokenizer.vocab_size} tokens in the vocabulary"
         ),
-        "updates": f"{trainer.total}, {trainer.steps_per_epoch} an epoch",
+        "updates": _updates(trainer),
         "learning rate": learning_rates(config),
         **({"starts from": str(trainer.start)} if trainer.start else {}),
         "run folder": str(trainer.folder.path),
@@ -80,6 +80,14 @@ def learning_rates(config: Config) -> str:
     own = [f"{n} {s.lr:g}" for n, s in chosen.items() if s.lr != common]
     said = f"{common:g}" if len(own) < len(chosen) else "none in common"
     return said + (f"; not moved by optimizer.lr: {', '.join(own)}" if own else "")
+
+
+def _updates(trainer: Trainer) -> str:
+    """How many updates, and of how many sentences where there are not enough."""
+    text = f"{trainer.total}, {trainer.steps_per_epoch} an epoch"
+    asked, has = trainer.config.trainer.micro_batch, trainer.feed.micro_batch
+    few = f"; batches of {has}, as there are no {asked} sentences for each"
+    return text if has == asked else text + few
 
 
 def _precision(config: Config) -> str:

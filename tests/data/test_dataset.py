@@ -93,7 +93,7 @@ def test_a_share_out_of_range_is_refused(fraction):
 
 
 def test_a_split_that_leaves_no_training_is_refused():
-    with pytest.raises(ValueError, match="leaves none to train"):
+    with pytest.raises(ValueError, match="2 different sentences or more"):
         split(SentenceSet(["a", "a", "a"]), 0.5, seed=0)
 
 

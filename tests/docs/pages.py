@@ -15,7 +15,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 README = "README.md"
 
 _MODULE = "python -m energyflow_mlx."
-_COMMAND = re.compile(r"(?:\w+=\S+ )*(?:make|source|python) .*|(?:train|evaluate) \S.*")
+_COMMAND = re.compile(
+    r"(?:\w+=\S+ )*(?:make|source|python|energyflow) .*|(?:train|evaluate) \S.*"
+)
 _INLINE = re.compile(r"`([^`]+)`")
 
 register()
@@ -96,13 +98,16 @@ class Snippet:
     def module(self):
         """Name of the package's entry point that it runs, or none."""
         words = self.words[len(self.environment) :]
+        if words[0] == "energyflow":
+            return words[1].replace("-", "_")
         is_ours = words[:2] == ["python", "-m"]
         return words[2].removeprefix("energyflow_mlx.") if is_ours else None
 
     @property
     def arguments(self):
         """Words after the entry point."""
-        return self.words[len(self.environment) + 3 :]
+        words = self.words[len(self.environment) :]
+        return words[2 if words[0] == "energyflow" else 3 :]
 
 
 def _snippets(page):

@@ -12,37 +12,22 @@ import pytest
 from energyflow_mlx.config import Config, TransformerEncoderConfig
 from energyflow_mlx.config.command_line import usage
 from energyflow_mlx.config.store import CONF_FOLDER
-from energyflow_mlx.decode import DecodeArgs
-from energyflow_mlx.doctor import DoctorArgs
-from energyflow_mlx.encode import EncodeArgs
-from energyflow_mlx.evaluate import EvaluateArgs
-from energyflow_mlx.export import ExportArgs
-from energyflow_mlx.plot import PlotArgs
-from energyflow_mlx.prepare import PrepareArgs
-from energyflow_mlx.profile import ProfileArgs
-from energyflow_mlx.sweep_report import SweepReportArgs
+from energyflow_mlx.config.train_line import options
+from tests.docs.key_tables import PAGE, SCHEMAS, section_of
 from tests.docs.pages import (
     CHECKOUT,
     COMMANDS,
     PAGES,
     SNIPPETS,
     compose_config,
+    names_in,
     read,
+    section,
 )
 from tests.docs.test_configuration import leaves
 
-SCHEMAS = {
-    "evaluate": EvaluateArgs,
-    "encode": EncodeArgs,
-    "decode": DecodeArgs,
-    "plot": PlotArgs,
-    "prepare": PrepareArgs,
-    "export": ExportArgs,
-    "doctor": DoctorArgs,
-    "profile": ProfileArgs,
-    "sweep_report": SweepReportArgs,
-}
 GROUPS = {p.name for p in CONF_FOLDER.iterdir() if p.is_dir()}
+OURS = [c for c in COMMANDS if not c.module.startswith("_")]
 TRAINING = [c for c in COMMANDS if c.module == "train"]
 
 
@@ -55,7 +40,7 @@ def given_keys(command):
 
 
 def test_every_entry_point_is_named_and_can_be_run():
-    modules = {command.module for command in COMMANDS}
+    modules = {command.module for command in COMMANDS} - {"__help", "__version"}
     assert modules == {"train", *SCHEMAS}
     for module in modules:
         spec = importlib.util.find_spec(f"energyflow_mlx.{module}")
@@ -63,7 +48,7 @@ def test_every_entry_point_is_named_and_can_be_run():
             assert '__name__ == "__main__"' in source.read(), module
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=ids)
+@pytest.mark.parametrize("command", OURS, ids=ids)
 def test_every_key_of_a_command_exists(command):
     if command.module == "train":
         known = leaves().keys() | GROUPS | null_or_whole_objectives()
@@ -73,12 +58,26 @@ def test_every_key_of_a_command_exists(command):
         assert key.lstrip("+") in known or key.startswith("hydra"), key
 
 
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_page_of_commands_lists_every_key_with_default_and_meaning(name):
+    """Written by ``python -m tests.docs.key_tables``."""
+    text = section(PAGE, name.replace("_", "-"))
+    assert text.strip().startswith(section_of(name).strip())
+
+
+def test_page_of_commands_names_experiments_and_groups():
+    text = section(PAGE, "train")
+    for group, choices in options().items():
+        assert set(choices) <= set(names_in(text)), group
+        assert group in names_in(text) or group == "experiment"
+
+
 def null_or_whole_objectives():
     names = {key.split(".")[1] for key in leaves() if key.startswith("objectives.")}
     return {"objectives", *(f"objectives.{name}" for name in names)}
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=ids)
+@pytest.mark.parametrize("command", OURS, ids=ids)
 def test_every_required_key_of_a_command_is_given(command):
     required = {
         field.name

@@ -61,7 +61,7 @@ def test_rooms_of_its_map_are_the_rooms():
     for name in written:
         assert (package / name).is_dir() or (package / f"{name}.py").is_file(), name
     named = {name.rstrip("/") for name in written}
-    there = {p.stem for p in package.glob("*.py")} - {"__init__"}
+    there = {p.stem for p in package.glob("*.py")} - {"__init__", "__main__"}
     there |= {p.name for p in package.iterdir() if (p / "__init__.py").is_file()}
     assert named == there
     for name in lines[-1].split():

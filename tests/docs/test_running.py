@@ -22,6 +22,8 @@ NOT_RUN = {
     "make train": "the main job: minutes; test_makefile.py reads what it runs",
     "make golden": "needs a Python that has PyTorch",
     "make help": "test_makefile.py runs it",
+    "energyflow --": "no command; tests/test_main.py calls it",
+    "energyflow doctor kernels": "tests/runtime/test_kernel_check.py runs it",
     "source .venv/bin/activate": "the tests run in the environment already",
     "make bench": "minutes, or installs PyTorch; tests/benchmarks runs its parts",
     "python benchmarks/": "minutes each, or an NVIDIA GPU",
