@@ -127,12 +127,12 @@ class LatticeFlow(EnergyFlow):
         lattice: Sends vectors or surfaces through the cube.
     """
 
-    takes_vectors = True
     paths = {
         "encode": ("encoder", "lattice.flow", "lattice.collector"),
         "decode": ("decoder",),
         "transform": ("lattice.mapper", "lattice.flow", "lattice.collector"),
     }
+    takes_vectors = True
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ train trainer.micro_batch=-4 run.dir=new | trainer.micro_batch
 train optimizer.eps=-1 run.dir=new | optimizer.eps
 train seed=-1 run.dir=new | seed
 train trainer.compile=perhaps run.dir=new | true or false
-train objectives.distillation.lr=fast run.dir=new | a number, got 'fast'
+train objectives.distillation.lr=fast run.dir=new | a number or null, got 'fast'
 train objectives.distilation.lr=1 run.dir=new | objectives.distillation.lr
 train encoder.dims=64 run.dir=new | encoder.dim
 train encoder.heads=2 run.dir=new | another encoder
@@ -81,7 +81,6 @@ train data.train=good.txt run.dir=damaged | JSON
 train +experiment=smoke data.train=good.txt run.dir=run | another run.dir
 train -m seed=1,x run.dir=new | whole number
 train -m +experiment=smoke,nonsense run.dir=new | nonsense
-train -m data.train=one.txt seed=1,2 run.dir=new | 2 different
 encode input=good.txt output=new.npy | missing: run
 encode run=nowhere input=good.txt output=new.npy | nowhere
 encode run=foreign input=good.txt output=new.npy | foreign
@@ -98,8 +97,7 @@ encode run=run input=good.txt output=new.npy batch_size=-1 | batch_size
 encode run=run input=good.txt output=new.npy batch_size=two | a whole number
 encode run=run input=good.txt output=new.npy normalise=false | did you mean normalize
 encode run=run input=good.txt output=new.npy normalize=maybe | true or false
-encode run=run input=good.txt output=new.npy weights=missing | missing
-encode run=run input=good.txt output=new.npy weights=text.safetensors | text.safetensors
+encode run=run input=good.txt output=new.npy weights=missing | unknown key weights
 encode good.txt new.npy | key=value
 decode run=run input=missing.npy output=new.txt | missing.npy
 decode run=run input=good.txt output=new.txt | good.txt
@@ -124,10 +122,10 @@ evaluate run=run data.vall=good.txt | data.val
 evaluate run=run data.val=missing.txt | missing.txt
 evaluate run=run data.val=good.txt groups=3 | groups
 evaluate run=run decode_samples=-1 | decode_samples
-evaluate weights=text.safetensors | run=PATH
+evaluate sts=good.txt | run=PATH
 evaluate teacher=nonsense sts=bad_score.tsv | nonsense
 export output=new.safetensors | run=PATH
-export run=run output=new.bin | .safetensors
+export run=run output=good.txt | folder
 export run=run output=new.safetensors dtype=float8 | dtype
 export run=nowhere output=new.safetensors | nowhere
 export run=run output=folder.safetensors | folder.safetensors

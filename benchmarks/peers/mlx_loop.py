@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ class SilentDisplay:
 
     def message(self, text: str) -> None:
         """Show nothing."""
+
+    def advance(self, step: int, total: int) -> None:
+        """Show nothing."""
+
+    def lines(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Show nothing."""
+
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        """Show nothing."""
+        return nullcontext()
 
 
 class PausingTrainer(Trainer):

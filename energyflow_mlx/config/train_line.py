@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import BooleanNode, FloatNode, IntegerNode
 from omegaconf.errors import OmegaConfBaseException
@@ -200,8 +200,13 @@ def _check_choices(word: str, override: Override, choices: Sequence[str]) -> Non
 
 def _values(override: Override) -> Iterable[Any]:
     """The value given, or the values of a sweep, as plain text where they are text."""
-    if override.is_sweep_override():
-        found: Iterable[Any] = override.sweep_string_iterator()
+    if override.is_interval_sweep():
+        interval = override.value()
+        assert isinstance(interval, IntervalSweep)
+        # Its sweeper draws numbers in between.
+        found: Iterable[Any] = [interval.start, interval.end]
+    elif override.is_sweep_override():
+        found = override.sweep_string_iterator()
     else:
         found = [override.value()]
     return [value.text if isinstance(value, QuotedString) else value for value in found]

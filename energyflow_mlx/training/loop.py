@@ -359,7 +359,7 @@ class Trainer:
         """Measure the held-out sentences, note the best, save."""
         settings, progress = self.config.trainer, self.progress
         with self.display.doing("validating"):
-            metrics = self.group.of_first(self.validation.metrics)
+            metrics = self.group.of_first(self.measure)
             vectors = self.group.of_first(self.validation.vectors)
         measures = measures_of(self.objectives.values(), self.config)
         improved = progress.note(
@@ -384,18 +384,15 @@ class Trainer:
             log.flush_to_disk()
             self.save()
 
+    def measure(self) -> dict[str, float]:
+        """Validation metrics on the first held-out sentences."""
+        return self.validation.metrics()
+
     def _summary(self, status: str) -> dict[str, Any]:
-        progress = self.progress
+        metric = self.config.trainer.best_metric
         return {
             "name": self.config.name,
             "status": status,
-            "steps": progress.step,
-            "epochs": progress.step / self.steps_per_epoch,
-            "seconds": progress.seconds,
-            "samples": progress.samples,
-            "best": {
-                self.config.trainer.best_metric: progress.best_value,
-                "step": progress.best_step,
-            },
+            **self.progress.summary(metric, self.steps_per_epoch),
             **({"init": self.start.to_json()} if self.start else {}),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
+from energyflow_mlx.evaluation.generation import note_on_bleu
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.training.objectives.base import Objective
 from energyflow_mlx.training.samples import PLAIN, Record, read_samples
@@ -78,10 +79,11 @@ def show_result(
         objectives: What the run trained.
     """
     rows = [[name, value] for name, value in summary["final"].items()]
+    rows += note_on_bleu(summary["final"])
     rows.append(["updates", summary["steps"]])
     rows.append(["training seconds", summary["seconds"]])
     (metric, value), best = next(iter(summary["best"].items())), summary["best"]["step"]
-    display.table(_measured(summary), ["metric", "value"], rows)
+    display.table(measured(summary), ["metric", "value"], rows)
     display.message(f"best at update {best}: {metric} {value:.4f}")
     display.lines(sample_lines(read_samples(folder.samples, best), _AT_END))
     parts = {part.partition(".")[0] for o in objectives for part in o.parts}
@@ -90,7 +92,7 @@ def show_result(
         display.command(command)
 
 
-def _measured(summary: Mapping[str, Any]) -> str:
+def measured(summary: Mapping[str, Any]) -> str:
     """What the final figures measure: the best weights, which may be the last."""
     (metric, _), (_, best) = summary["best"].items()
     last = summary["steps"]

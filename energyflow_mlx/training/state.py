@@ -173,6 +173,21 @@ class Progress:
         """Plain dictionary for the checkpoint's meta data."""
         return asdict(self)
 
+    def summary(self, metric: str, updates_per_epoch: int) -> dict[str, Any]:
+        """What a run's summary says of it.
+
+        Args:
+            metric: Name of the chosen metric.
+            updates_per_epoch: Updates of one pass over the sentences.
+        """
+        return {
+            "steps": self.step,
+            "epochs": self.step / updates_per_epoch,
+            "seconds": self.seconds,
+            "samples": self.samples,
+            "best": {metric: self.best_value, "step": self.best_step},
+        }
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """Inverse of ``to_json``; other keys are ignored."""

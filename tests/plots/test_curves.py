@@ -110,9 +110,9 @@ def test_shares_of_retrieval_stand_on_an_axis_from_0_to_1():
 
 
 def test_a_measure_without_a_panel_gets_its_own():
-    values = {"similarity_64": 70.0, "best": True, "epoch": 1.0, "flow_created": 9.0}
+    values = {"oddity": 70.0, "best": True, "epoch": 1.0, "flow_created": 9.0}
     panels = panels_of(curves_of([{"kind": "validation", "step": 5, **values}]))
-    assert [panel.file for panel, _ in panels] == ["similarity_64"]
+    assert [panel.file for panel, _ in panels] == ["oddity"]
 
 
 def test_names_of_objectives_stay_whole_and_flows_are_called_short():

@@ -45,6 +45,7 @@ def make_config(changes=None, **keywords):
         part.dim, part.hidden = 16, 24
     for key, value in (changes or {}).items():
         set_key(config, key, value)
+    config.__post_init__()  # rates of objectives that the changes brought
     return config
 
 

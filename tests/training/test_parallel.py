@@ -51,6 +51,7 @@ def tiny_config(*changes):
     }
     for given in (settings, *changes):
         make_changes(config, given)
+    config.__post_init__()  # rates of objectives that the changes brought
     return config
 
 

@@ -3,11 +3,13 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.training.reporting import (
+    measured,
     next_commands,
     sample_lines,
     show_validation,
@@ -91,3 +93,15 @@ def test_a_validation_says_whether_it_is_the_best():
     assert said[0][0] == "validation at update 20: cosine 0.5000  (the best so far)"
     assert said[1][0] == "validation at update 20: cosine 0.5000  (best at update 10)"
     assert "  decoded          plain 3  (cosine 0.50)" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("step", "title"),
+    [
+        (264, "Held-out sentences, update 264: the last, and the best by cosine"),
+        (220, "Held-out sentences, update 220 of 264: the best by cosine"),
+    ],
+)
+def test_the_table_says_which_update_it_measures(step, title):
+    best = {"cosine": 0.9, "step": step}
+    assert measured({"steps": 264, "best": best}) == title

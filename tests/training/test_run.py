@@ -1,31 +1,12 @@
 """What the header says of learning rates, and the table of what it measures."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from energyflow_mlx.config import Config, DistillationConfig, ReconstructionConfig
 from energyflow_mlx.config.training import OptimizerConfig
-from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.training.run import learning_rates, show_result
+from energyflow_mlx.training.run import learning_rates
 from tests.training.small import objectives
-
-
-@pytest.mark.parametrize(
-    ("step", "title"),
-    [
-        (264, "Held-out sentences, update 264: the last, and the best by cosine"),
-        (220, "Held-out sentences, update 220 of 264: the best by cosine"),
-    ],
-)
-def test_the_table_says_which_update_it_measures(step, title):
-    shown = io.StringIO()
-    best = {"cosine": 0.9, "step": step}
-    summary = {"final": {"cosine": 0.9}, "steps": 264, "seconds": 1.0, "best": best}
-    show_result(RunDisplay(console=Console(file=shown, width=80)), summary)
-    assert shown.getvalue().splitlines()[0] == title
 
 
 def config_of(common, distillation, reconstruction):

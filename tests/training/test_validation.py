@@ -57,7 +57,7 @@ def test_without_a_set_nothing_of_it_is_in_the_log(tmp_path):
 
 
 def test_shortened_vectors_are_measured_where_they_are_trained(tmp_path):
-    own = objectives(distillation=DistillationConfig(matryoshka=[4]))
+    own = objectives(distillation=DistillationConfig(matryoshka=[4], lr=1e-3))
     trained(tmp_path, objectives=own)
     for row in rows(tmp_path, "validation"):
         assert {"similarity_4", "p_at_1_4", "sts", "sts_4"} <= row.keys()
@@ -92,7 +92,7 @@ def test_the_encoders_vectors_are_described_at_every_validation(tmp_path, caplog
     found = rows(tmp_path, "vectors")
     assert [row["step"] for row in found] == [2, 4, 6]
     trainer.codec.model.eval()
-    y = trainer.codec.encode(SENTENCES, normalize=False)
+    y = trainer.codec.encode(SENTENCES, normalize_embeddings=False)
     expected = [y.min(), y.max(), y.mean(), y.std()]
     assert [found[-1][name] for name in RANGE] == pytest.approx(expected, rel=1e-4)
     assert not any(
@@ -112,7 +112,7 @@ def test_short_strings_have_finite_vectors_that_differ(tmp_path):
     """A smoke test of what the log describes, on three short strings."""
     trainer = trained(tmp_path)
     trainer.codec.model.eval()
-    y = trainer.codec.encode(["a", "a dog runs", ""], normalize=False)
+    y = trainer.codec.encode(["a", "a dog runs", ""], normalize_embeddings=False)
     found = describe_vectors(y)
     assert all(np.isfinite(value) for value in found.values())
     assert found["vector_min"] < found["vector_mean"] < found["vector_max"]

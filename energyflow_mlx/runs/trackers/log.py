@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from energyflow_mlx.errors import require_package
@@ -91,12 +90,7 @@ class TrackedLog(MetricsLog):
                 tracker.write(self._count, row)
         self._count += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close everything; trackers hear how the run ended."""
         status = "finished" if kind is None else "failed"
         if kind is not None and issubclass(kind, KeyboardInterrupt):
@@ -110,7 +104,7 @@ class TrackedLog(MetricsLog):
                 "command fills %s when it resumes the run",
                 *(name, reason, self.path, name),
             )
-        super().__exit__(kind, error, traceback)
+        self.close()
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
