@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.files import STANDARD_STREAM, require_other_file
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
@@ -62,8 +64,10 @@ def decode_file(args: DecodeArgs) -> None:
             f"[decode] {args.input} must have {codec.dimension} columns as the run's "
             f"vectors, got {vectors.shape[1]}."
         )
+    # What is decoded is alone on standard output.
+    is_text = Path(args.output) == STANDARD_STREAM
     with (
-        RunDisplay() as display,
+        RunDisplay(console=Console(stderr=is_text, highlight=False)) as display,
         display.task("decoding") as report,
         _lines(args.output) as write,
     ):

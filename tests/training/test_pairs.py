@@ -186,7 +186,7 @@ def test_pairs_of_a_file_reach_the_run_and_its_vocabulary(tmp_path):
     assert [len(data.pairs.first), len(data.pairs.second)] == [3, 3]
     words = data.tokenizer.decode(np.array([data.pairs.first[0]]))
     assert words == ["a zebra gallops"]
-    config.objectives = objectives(distillation=DistillationConfig())
+    config.objectives = objectives(distillation=DistillationConfig(lr=1e-3))
     plain = load_run_data(config, build_objectives(config), None, quiet_display())
     (spelt,) = plain.tokenizer.encode(["a zebra gallops"], 32)
     assert plain.pairs is None and len(data.pairs.first[0]) < len(spelt)
