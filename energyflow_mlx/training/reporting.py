@@ -136,4 +136,4 @@ def _text_file(config: Config) -> str | None:
 
 def _command(name: str, run: Path, **keys: str) -> list[str]:
     words = [f"{key}={value}" for key, value in {"run": str(run), **keys}.items()]
-    return ["python", "-m", f"energyflow_mlx.{name}", *map(shlex.quote, words)]
+    return ["energyflow", name, *map(shlex.quote, words)]

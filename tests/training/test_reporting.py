@@ -22,9 +22,9 @@ BOTH, NONE = {"encoder", "decoder", "shared"}, set()
 
 
 def typed(config, parts, run=RUN):
-    """Commands as lines, without ``python -m energyflow_mlx.`` before them."""
+    """Commands as lines, without ``energyflow`` before them."""
     lines = [" ".join(words) for words in next_commands(config, run, parts)]
-    return [line.removeprefix("python -m energyflow_mlx.") for line in lines]
+    return [line.removeprefix("energyflow ") for line in lines]
 
 
 def test_a_whole_model_encodes_decodes_is_measured_and_drawn():
