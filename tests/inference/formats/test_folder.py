@@ -201,7 +201,7 @@ def test_a_model_the_hub_does_not_have_is_one_line(tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants", reason="extra hub")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        InputError, match=r"\[hub\] no-one/nothing must be a folder"
+        InputError, match=r"\[hub\] 'no-one/nothing' must be a folder"
     ) as e:
         energyflow_mlx.load("no-one/nothing")
     assert "\n" not in str(e.value)
