@@ -1,6 +1,7 @@
 """Texts to vectors, alone, in batches, and in streams."""
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -46,6 +47,7 @@ class SentenceEncoder:
     _forward: Callable[[mx.array, mx.array], mx.array] = field(init=False)
 
     _spelling: SpellingWatch = field(init=False)
+    _thread: int = field(init=False, default_factory=threading.get_ident)
 
     def __post_init__(self) -> None:
         """Compile the forward pass, once for every batch shape."""
@@ -62,7 +64,14 @@ class SentenceEncoder:
 
         Raises:
             InputError: A part on that path is missing, or was never trained.
+            RuntimeError: The model was loaded in another thread. MLX ties compiled
+                functions and unfinished work to the thread that made them.
         """
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                f"[{call}] a model must be used in the thread that loaded it; "
+                "docs/share.md has a few lines that serve many threads from one."
+            )
         parts = self.model.paths[path]
         self.record.require(call, parts)
         for part in parts:

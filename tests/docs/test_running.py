@@ -36,6 +36,7 @@ NOT_RUN = {
     "datasets; tests/data/test_hugging_face.py reads such files",
     "python -m energyflow_mlx.export run=runs/mine output=out/graph": "the extra onnx",
     "python -m energyflow_mlx.export run=runs/mine output=out/st": "the extra onnx",
+    "import queue": "a process where nothing else uses MLX; tests/inference runs it",
     "import mteb": "the extra mteb; tests/evaluation/test_mteb.py runs it",
     "from huggingface_hub import": "sends a model to the hub",
     "from sentence_transformers import": "that library; test_onnx.py runs it",

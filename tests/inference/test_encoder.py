@@ -2,6 +2,10 @@
 
 import inspect
 import itertools
+import os
+import subprocess
+import sys
+import threading
 
 import mlx.core as mx
 import numpy as np
@@ -13,6 +17,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec, encoder
 from energyflow_mlx.inference.form import VectorForm, in_precision
 from tests.build.tiny import SENTENCES, make_codec, make_config
+from tests.commands import CHECKOUT
 
 WIDE = {"share": "none", "encoder__dim": 24}
 
@@ -204,3 +209,32 @@ def test_the_table_is_that_of_the_library():
     library = pytest.importorskip("sentence_transformers", reason="not installed")
     named = inspect.signature(library.SentenceTransformer.encode).parameters
     assert named.keys() - {"self", "kwargs"} == LIBRARY.keys()
+
+
+def test_a_model_in_another_thread_is_refused_with_what_to_do(codec):
+    """MLX itself fails there, in many words and not on the first call."""
+    said = []
+
+    def call():
+        for use in (codec.encode, codec.decode):
+            with pytest.raises(RuntimeError, match="the thread that loaded it"):
+                use(["A dog runs."])
+            said.append(use)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert len(said) == 2
+
+
+def test_one_thread_serves_all_others_as_documented(codec, tmp_path):
+    page = (CHECKOUT / "docs" / "share.md").read_text(encoding="utf-8")
+    (block,) = (b for b in page.split("```python\n") if b.startswith("import queue"))
+    code = block.split("```")[0].replace("print(", "print(*", 1)
+    codec.save_pretrained(tmp_path / "runs" / "mine")
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"1 {codec.dimension}\n"), done.stderr
