@@ -121,7 +121,7 @@ class Snippet:
         return words[3 if self.module and words[0] == "python" else 2 :]
 
 
-def _snippets(page):
+def snippets_of(page):
     """Yield what a page shows to be typed, in its order."""
     language, block = None, []
     for line in PAGES[page].splitlines():
@@ -150,7 +150,7 @@ def _commands(lines):
 
 SNIPPETS = []  # every one once, where it stands first
 for _page in PAGES:
-    for _snippet in _snippets(_page):
+    for _snippet in snippets_of(_page):
         if _snippet.text not in {known.text for known in SNIPPETS}:
             SNIPPETS.append(_snippet)
 COMMANDS = [s for s in SNIPPETS if s.language == "sh" and s.module]

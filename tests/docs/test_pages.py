@@ -16,7 +16,11 @@ from tests.docs.pages import (
     table_rows,
 )
 
-LINKING = [*page_names(), "benchmarks/README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+LINKING = [
+    *page_names(),
+    *("benchmarks/README.md", "kernels/README.md", "tests/metal_host/README.md"),
+    *("CONTRIBUTING.md", "CHANGELOG.md"),
+]
 
 
 def links(page):
@@ -36,11 +40,26 @@ def test_readme_is_at_most_150_lines():
     assert len(PAGES[README].splitlines()) <= 150
 
 
+def anchors(page):
+    """Names of a page's headings, as GitHub and MkDocs make them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    bare = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+    return {title.replace(" ", "-") for title in bare}
+
+
 @pytest.mark.parametrize("page", LINKING)
 def test_relative_links_resolve(page):
-    assert links(page)
+    assert links(page) or page.startswith(("kernels/", "tests/"))
     for target in links(page):
         assert ((CHECKOUT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_links_name_headings_that_are_there(page):
+    for target in re.findall(r"\]\((?!https?://)([^)]*#[^)]+)\)", read(page)):
+        path, _, anchor = target.partition("#")
+        there = (CHECKOUT / page).parent / path if path else CHECKOUT / page
+        assert anchor in anchors(there), target
 
 
 def test_links_lead_from_the_readme_to_every_page():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.teacher.folder import open_folder
-from tests.docs.pages import CHECKOUT, SNIPPETS
+from tests.docs.pages import CHECKOUT, SNIPPETS, Snippet
 from tests.packages import build, install
 
 # Beginnings of what is not run here, and why.
@@ -91,6 +91,8 @@ def has_lattice(snippet):
     return any(word in snippet.text for word in ("=flow", "lattice="))
 
 
+# Asks which package it is that runs.
+WHERE = Snippet("", "python", "import energyflow_mlx\nprint(energyflow_mlx.__file__)\n")
 RUN = [snippet for snippet in SNIPPETS if not reason_not_to_run(snippet)]
 
 
@@ -154,7 +156,7 @@ def site(tmp_path_factory):
 def outcomes(folder, site):
     """Exit status and output of every snippet that is run, by its text."""
     write_files(folder)
-    here = [snippet for snippet in RUN if not missing_package(snippet)]
+    here = [WHERE, *(snippet for snippet in RUN if not missing_package(snippet))]
     done = subprocess.run(
         [sys.executable, CHECKOUT / "tests" / "docs" / "run_snippets.py"],
         input=json.dumps([entry(n, s) for n, s in enumerate(here)]),
@@ -199,3 +201,18 @@ def test_what_is_not_run_is_documented_and_all_else_is_run():
 )
 def test_commands_leave_the_files_they_name(name, outcomes, folder):
     assert (folder / name).stat().st_size > 0
+
+
+def test_the_objective_of_the_example_is_what_is_trained(outcomes, folder):
+    text = (folder / "runs" / "absolute" / "metrics.jsonl").read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    training = [record for record in records if record["kind"] == "train"]
+    for record in training:
+        assert record["absolute_loss"] == pytest.approx(100 * record["difference"])
+    held_out = [r["cosine"] for r in records if r["kind"] == "validation"]
+    assert training and held_out[-1] > held_out[0] + 0.01
+
+
+def test_what_runs_is_the_wheel(outcomes, site):
+    assert outcomes[WHERE.text]["output"].startswith(str(site))
+    assert (site / "energyflow_mlx" / "conf" / "config.yaml").is_file()
