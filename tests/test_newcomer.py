@@ -62,7 +62,7 @@ def programs(tmp_path_factory):
 
 
 def words_of(snippet, programs):
-    """A command line of the page, or its Python; 500 of 600 sentences are trained on."""
+    """A command line of the page, or its Python, with 500 sentences to train on."""
     if snippet.language == "python":
         text = snippet.text.replace("generate_captions(3000", "generate_captions(600")
         return (programs / "python", "-c", text)
