@@ -25,6 +25,7 @@ NOT_RUN = {
     "make test": "would run this test again",
     "make train": "the main job: minutes; test_makefile.py reads what it runs",
     "make golden": "needs a Python that has PyTorch",
+    "make docs": "minutes of packages at first; test_site.py builds it",
     "make help": "test_makefile.py runs it",
     "energyflow --": "no command; tests/test_main.py calls it",
     "energyflow doctor kernels": "tests/runtime/test_kernel_check.py runs it",
