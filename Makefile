@@ -23,7 +23,7 @@ PYTEST := OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest -q \
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow mutants lint format bench bench-peers golden clean
+.PHONY: help setup train test test-slow mutants lint format docs bench bench-peers golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | \
@@ -63,6 +63,13 @@ format: $(READY) ## put the code into the project's format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+docs: $(VENV)/.docs-ready ## build the pages and docstrings as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+
+$(VENV)/.docs-ready: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 bench: $(READY) ## time everything, under 10 min; ARGS="--store", "--strict", "--list"
 	$(RUN) -m benchmarks.suite $(ARGS)
 
@@ -84,5 +91,5 @@ golden: $(READY) ## write the golden files again; needs PYTORCH=/path/to/python
 		echo "== $$script"; PYTHONPATH=. $(PYTORCH) $$script || exit 1; done
 
 clean: ## remove both environments and what the tools and builds left
-	rm -rf $(VENV) $(PEERS) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) dist build site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 TARGETS = {
     *("help", "setup", "train", "test", "test-slow", "mutants", "lint", "format"),
-    *("bench", "bench-peers", "golden", "clean"),
+    *("docs", "bench", "bench-peers", "golden", "clean"),
 }
 
 

@@ -1,9 +1,6 @@
 """The wheel and the source archive are whole, and the wheel runs away from home."""
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -11,27 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT = 120
-
-
-def run(*command, cwd, **environment):
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        env=variables | environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def build(source, out, target):
-    run("-m", "hatchling", "build", "-t", target, "-d", out, cwd=source)
-    (archive,) = Path(out).iterdir()
-    return archive
+from tests.packages import build, install, run
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +65,7 @@ def test_source_archive_builds_the_same_wheel(wheel, unpacked_sdist, tmp_path):
 
 
 def test_source_archive_can_be_set_up_and_tested(checkout, unpacked_sdist):
-    for folder in ("tests", "docs"):
+    for folder in ("tests", "docs", "examples"):
         assert files_of(checkout, folder) <= files_of(unpacked_sdist, folder)
     for name in ("Makefile", "pyproject.toml", "LICENSE", ".ci/run"):
         assert (unpacked_sdist / name).is_file(), name
@@ -98,9 +75,7 @@ def test_source_archive_can_be_set_up_and_tested(checkout, unpacked_sdist):
 def installed(wheel, tmp_path_factory):
     """Install the wheel alone into a fresh folder; what it needs is here already."""
     target = tmp_path_factory.mktemp("site")
-    options = ("--no-deps", "--no-index", "--no-compile", "--target", target)
-    run("-m", "pip", "-q", "--disable-pip-version-check", "install", *options, wheel,
-        cwd=target)  # fmt: skip
+    install(wheel, target)
     return target
 
 

@@ -332,6 +332,8 @@ def test_top_level_holds_what_it_should_and_no_more():
     top = {path.relative_to(CHECKOUT).parts[0] for path in tracked_files()}
     visible = {name for name in top if not name.startswith(".")}
     assert visible <= {
-        *("pyproject.toml", "Makefile", "README.md", "LICENSE"),
+        *("pyproject.toml", "Makefile", "mkdocs.yml", "LICENSE"),
+        *("README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
         *("energyflow_mlx", "conf", "kernels", "tests", "benchmarks", "docs"),
+        "examples",
     }

@@ -28,8 +28,12 @@ def read(name):
 
 
 def page_names():
-    """README and every page of ``docs/``, in reading order."""
-    return [README, *(f"docs/{p.name}" for p in sorted((CHECKOUT / "docs").iterdir()))]
+    """README, every page of ``docs/`` and of the examples, in reading order."""
+    pages = [
+        *sorted((CHECKOUT / "docs").rglob("*.md")),
+        *CHECKOUT.glob("examples/*.md"),
+    ]
+    return [README, *(page.relative_to(CHECKOUT).as_posix() for page in pages)]
 
 
 PAGES = {name: read(name) for name in page_names()}
@@ -104,13 +108,20 @@ class Snippet:
         return words[2].removeprefix("energyflow_mlx.") if is_ours else None
 
     @property
-    def arguments(self):
-        """Words after the entry point."""
+    def script(self):
+        """Path of the example that it runs, or none."""
         words = self.words[len(self.environment) :]
-        return words[2 if words[0] == "energyflow" else 3 :]
+        is_example = words[0] == "python" and words[1].startswith("examples/")
+        return words[1] if is_example else None
+
+    @property
+    def arguments(self):
+        """Words after the entry point or the script."""
+        words = self.words[len(self.environment) :]
+        return words[3 if self.module and words[0] == "python" else 2 :]
 
 
-def _snippets(page):
+def snippets_of(page):
     """Yield what a page shows to be typed, in its order."""
     language, block = None, []
     for line in PAGES[page].splitlines():
@@ -139,7 +150,7 @@ def _commands(lines):
 
 SNIPPETS = []  # every one once, where it stands first
 for _page in PAGES:
-    for _snippet in _snippets(_page):
+    for _snippet in snippets_of(_page):
         if _snippet.text not in {known.text for known in SNIPPETS}:
             SNIPPETS.append(_snippet)
 COMMANDS = [s for s in SNIPPETS if s.language == "sh" and s.module]

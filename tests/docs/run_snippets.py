@@ -3,7 +3,8 @@
     python tests/docs/run_snippets.py < SNIPPETS.json > OUTCOMES.json
 
 Each entry is ``{"module": NAME, "arguments": [...], "environment": {...}}``, run as
-``python -m energyflow_mlx.NAME``, or ``{"code": TEXT}``. The answer has an exit status
+``python -m energyflow_mlx.NAME``, the same with ``"script": PATH`` in place of the
+module, or ``{"code": TEXT}``. The answer has an exit status
 and the end of the output for each. One process: start-up and the teacher are paid once,
 and whatever the commands leave behind in it ends with it.
 """
@@ -36,8 +37,12 @@ def _run(snippet):
     if "code" in snippet:
         exec(compile(snippet["code"], "documentation", "exec"), {"__name__": "shown"})
         return 0
-    name = f"energyflow_mlx.{snippet['module']}"
     os.environ.update(snippet["environment"])
+    if "script" in snippet:
+        sys.argv = [snippet["script"], *snippet["arguments"]]
+        runpy.run_path(snippet["script"], run_name="__main__")
+        return 0
+    name = f"energyflow_mlx.{snippet['module']}"
     sys.argv = [name, *snippet["arguments"]]
     # The sweep's callback imports one of the entry points.
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)

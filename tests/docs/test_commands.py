@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.docs.pages import (
     names_in,
     read,
     section,
+    table_rows,
 )
 from tests.docs.test_configuration import leaves
 
@@ -70,6 +72,13 @@ def test_page_of_commands_names_experiments_and_groups():
     for group, choices in options().items():
         assert set(choices) <= set(names_in(text)), group
         assert group in names_in(text) or group == "experiment"
+
+
+def test_page_of_commands_lists_every_extra():
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    rows = table_rows(section(PAGE, "What to install"), "extra")
+    listed = [name for row in rows for name in names_in(row[0])]
+    assert sorted(listed) == sorted(project["optional-dependencies"])
 
 
 def null_or_whole_objectives():

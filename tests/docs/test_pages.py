@@ -8,6 +8,7 @@ from tests.docs.pages import (
     CHECKOUT,
     PAGES,
     README,
+    SNIPPETS,
     names_in,
     page_names,
     read,
@@ -15,7 +16,11 @@ from tests.docs.pages import (
     table_rows,
 )
 
-LINKING = [*page_names(), "benchmarks/README.md"]
+LINKING = [
+    *page_names(),
+    *("benchmarks/README.md", "kernels/README.md", "tests/metal_host/README.md"),
+    *("CONTRIBUTING.md", "CHANGELOG.md"),
+]
 
 
 def links(page):
@@ -24,25 +29,65 @@ def links(page):
     return [t.partition("#")[0] for t in found if not re.match(r"https?://|#", t)]
 
 
+def linked_from(page):
+    """Pages that a page links, by their names from the checkout."""
+    folder = (CHECKOUT / page).parent
+    paths = ((folder / target).resolve() for target in links(page))
+    return {path.relative_to(CHECKOUT).as_posix() for path in paths} & PAGES.keys()
+
+
 def test_readme_is_at_most_150_lines():
     assert len(PAGES[README].splitlines()) <= 150
 
 
+def anchors(page):
+    """Names of a page's headings, as GitHub and MkDocs make them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    bare = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+    return {title.replace(" ", "-") for title in bare}
+
+
 @pytest.mark.parametrize("page", LINKING)
 def test_relative_links_resolve(page):
-    assert links(page)
+    assert links(page) or page.startswith(("kernels/", "tests/"))
     for target in links(page):
         assert ((CHECKOUT / page).parent / target).exists(), target
 
 
-def test_readme_links_every_page():
-    assert {p for p in page_names() if p != README} <= set(links(README))
+@pytest.mark.parametrize("page", LINKING)
+def test_links_name_headings_that_are_there(page):
+    for target in re.findall(r"\]\((?!https?://)([^)]*#[^)]+)\)", read(page)):
+        path, _, anchor = target.partition("#")
+        there = (CHECKOUT / page).parent / path if path else CHECKOUT / page
+        assert anchor in anchors(there), target
+
+
+def test_links_lead_from_the_readme_to_every_page():
+    found, new = set(), {README}
+    while new:
+        found |= new
+        new = set().union(*map(linked_from, new)) - found
+    assert found == set(page_names())
+
+
+def test_the_index_of_recipes_lists_all_ten():
+    recipes = {page for page in page_names() if page.startswith("docs/recipes/")}
+    index = "docs/recipes/index.md"
+    linked = {page for page in linked_from(index) if page in recipes}
+    assert linked == recipes - {index} and len(linked) == 10
+
+
+def test_the_page_of_examples_lists_and_runs_every_script():
+    scripts = {path.name for path in (CHECKOUT / "examples").glob("*.py")}
+    assert scripts == set(links("examples/README.md")) & scripts
+    run = {s.script for s in SNIPPETS if s.language == "sh" and s.script}
+    assert run == {f"examples/{name}" for name in scripts}
 
 
 @pytest.mark.parametrize("page", [p for p in page_names() if p != README])
 def test_a_page_links_back_and_to_another_page(page):
-    assert "../README.md" in links(page)
-    assert any(f"docs/{target}" in PAGES for target in links(page))
+    assert README in linked_from(page)
+    assert linked_from(page) - {README}
 
 
 @pytest.mark.parametrize("page", page_names())

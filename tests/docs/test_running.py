@@ -1,11 +1,13 @@
 """Every command and every block of Python in README and docs runs as it stands.
 
-The files that they name lie in one folder, of a few sentences each. Training is cut to
-two updates of a tiny model by words put after the documented ones.
+They run from the wheel, in a folder that holds nothing but the files they name, of a
+few sentences each, and the examples. Training is cut to two updates of a tiny model by
+words put after the documented ones.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,7 +15,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from tests.docs.pages import CHECKOUT, SNIPPETS
+from energyflow_mlx.teacher.folder import open_folder
+from tests.docs.pages import CHECKOUT, SNIPPETS, Snippet
+from tests.packages import build, install
 
 # Beginnings of what is not run here, and why.
 NOT_RUN = {
@@ -21,6 +25,7 @@ NOT_RUN = {
     "make test": "would run this test again",
     "make train": "the main job: minutes; test_makefile.py reads what it runs",
     "make golden": "needs a Python that has PyTorch",
+    "make docs": "minutes of packages at first; test_site.py builds it",
     "make help": "test_makefile.py runs it",
     "energyflow --": "no command; tests/test_main.py calls it",
     "energyflow doctor kernels": "tests/runtime/test_kernel_check.py runs it",
@@ -41,6 +46,9 @@ NOT_RUN = {
     "from huggingface_hub import": "sends a model to the hub",
     "from sentence_transformers import": "that library; test_onnx.py runs it",
     "from dataclasses import": "tests/training/test_new_objective.py runs it",
+    "pip install ": "packages from the network; test_newcomer.py installs them",
+    "from pathlib import Path\n\nfrom energyflow_mlx.data": "would replace the few "
+    "sentences that all others share; test_newcomer.py runs it",
 }
 SMALL = [
     *("trainer.max_steps=2", "trainer.micro_batch=4", "trainer.validate_every=2"),
@@ -85,6 +93,8 @@ def has_lattice(snippet):
     return any(word in snippet.text for word in ("=flow", "lattice="))
 
 
+# Asks which package it is that runs.
+WHERE = Snippet("", "python", "import energyflow_mlx\nprint(energyflow_mlx.__file__)\n")
 RUN = [snippet for snippet in SNIPPETS if not reason_not_to_run(snippet)]
 
 
@@ -104,6 +114,9 @@ def write_files(folder):
     rows = np.random.default_rng(0).normal(size=(len(SENTENCES), 384))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     np.save(folder / "vectors.npy", rows)
+    shutil.copytree(CHECKOUT / "examples", folder / "examples")
+    (folder / "models").mkdir()
+    (folder / "models" / "bge-small").symlink_to(open_folder("minilm").path)
 
 
 def entry(number, snippet):
@@ -118,8 +131,9 @@ def entry(number, snippet):
         # Overrides go before an option with a value.
         place = words.index("--cfg") if "--cfg" in words else len(words)
         words[place:place] = small
+    what = "script" if snippet.script else "module"
     return {
-        "module": snippet.module,
+        what: getattr(snippet, what),
         "arguments": words,
         "environment": snippet.environment,
     }
@@ -132,16 +146,25 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def outcomes(folder):
+def site(tmp_path_factory):
+    """Folder in which the wheel is installed, and nothing else."""
+    wheel = build(CHECKOUT, tmp_path_factory.mktemp("wheel"), "wheel")
+    folder = tmp_path_factory.mktemp("site")
+    install(wheel, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder, site):
     """Exit status and output of every snippet that is run, by its text."""
     write_files(folder)
-    here = [snippet for snippet in RUN if not missing_package(snippet)]
+    here = [WHERE, *(snippet for snippet in RUN if not missing_package(snippet))]
     done = subprocess.run(
         [sys.executable, CHECKOUT / "tests" / "docs" / "run_snippets.py"],
         input=json.dumps([entry(n, s) for n, s in enumerate(here)]),
         cwd=folder,
         # Compiling costs seconds a command, for two updates.
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT), "MLX_DISABLE_COMPILE": "1"},
+        env=os.environ | {"PYTHONPATH": str(site), "MLX_DISABLE_COMPILE": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -166,14 +189,34 @@ def test_what_is_not_run_is_documented_and_all_else_is_run():
     for start in NOT_RUN:
         assert any(s.text.startswith(start) for s in SNIPPETS), f"not there: {start}"
     for snippet in RUN:
-        assert snippet.language == "python" or snippet.module, snippet.text
+        known = snippet.language == "python" or snippet.module or snippet.script
+        assert known, snippet.text
 
 
 @pytest.mark.parametrize(
     "name",
     ["my.npy", "back.txt", "my.efb", "w.safetensors", "head.efck1", "head.npz"]
     + ["through.npy", "pictures/flows.html", "pictures/surfaces.png"]
+    + ["travel/flows.html", "noise/report.html", "out/gift/README.md", "held_out.npy"]
+    + ["runs/absolute/summary.json", "runs/hashed/summary.json", "mine.efb"]
     + ["runs/sweep/sweep.md", "runs/mine/evaluation.json", "runs/mine/plots/loss.png"],
 )
 def test_commands_leave_the_files_they_name(name, outcomes, folder):
     assert (folder / name).stat().st_size > 0
+
+
+def test_the_objective_of_the_example_is_what_is_trained(outcomes, folder):
+    text = (folder / "runs" / "absolute" / "metrics.jsonl").read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    training = [record for record in records if record["kind"] == "train"]
+    for record in training:
+        assert record["absolute_loss"] == pytest.approx(100 * record["difference"])
+        # Of 384 numbers of length 1: a sum divided twice by its count is below it.
+        assert record["difference"] > 0.02
+    held_out = [r["cosine"] for r in records if r["kind"] == "validation"]
+    assert training and held_out[-1] > held_out[0] + 0.01
+
+
+def test_what_runs_is_the_wheel(outcomes, site):
+    assert outcomes[WHERE.text]["output"].startswith(str(site))
+    assert (site / "energyflow_mlx" / "conf" / "config.yaml").is_file()
