@@ -125,7 +125,9 @@ def next_commands(config: Config, run: Path, parts: set[str]) -> list[list[str]]
             commands.append(_command("encode", run, input=source, output=vectors))
     if "decoder" in parts and vectors is not None:
         commands.append(_command("decode", run, input=vectors, output="decoded.txt"))
-    return [*commands, _command("evaluate", run), _command("plot", run)]
+    function = config.teacher.function  # a name in a run's folder is never imported
+    typed = {"function": function} if function else {}
+    return [*commands, _command("evaluate", run, **typed), _command("plot", run)]
 
 
 def _text_file(config: Config) -> str | None:

@@ -64,6 +64,12 @@ def test_nothing_is_offered_that_a_model_cannot_do():
     )
 
 
+def test_a_function_as_teacher_is_named_again_where_it_is_needed():
+    config = make_config()
+    config.teacher = TeacherConfig(kind="callable", function="mine:embed")
+    assert "evaluate run=runs/mine function=mine:embed" in typed(config, BOTH)
+
+
 RECORDS = [
     {"path": path, "sentence": n, "original": f"s{n}", "decoded": f"{path} {n}"}
     | {"cosine": cosine}
