@@ -38,7 +38,7 @@ def test_core_needs_no_more_than_it_says():
     extras = project["optional-dependencies"]
     (everything,) = extras["all"]
     assert set(everything[15:-1].split(",")) == set(extras) - {
-        *("cpu", "cuda", "all", "dev", "peers", "mteb")
+        *("cpu", "cuda", "all", "dev", "docs", "peers", "mteb")
     }
     assert extras["dev"][0].startswith("energyflow-mlx[plot,bleu,")
     assert project["scripts"] == {"energyflow": "energyflow_mlx.__main__:main"}
