@@ -3,7 +3,7 @@
     python benchmarks/bench_attention.py [--rounds N] [--output FILE]
 
 Claim it would refute: on a GPU ``mx.fast.scaled_dot_product_attention``, and on the CPU
-what ``nn/transformer.py`` and ``teacher/bert.py`` write out, is the faster form of the
+what ``nn/transformer.py`` and ``teacher/attention.py`` write out, is the faster form of the
 student's and of the teacher's attention.
 """
 
@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.nn import transformer
 from energyflow_mlx.nn.attention import has_fused_attention
-from energyflow_mlx.teacher import bert
+from energyflow_mlx.teacher import attention, bert
 from energyflow_mlx.teacher.layouts import BertConfig
 
 NAMES = {True: "mx.fast attention", False: "written out"}
@@ -31,12 +31,12 @@ NAMES = {True: "mx.fast attention", False: "written out"}
 @contextmanager
 def form(*, fused: bool) -> Iterator[None]:
     """Make both layers take one of the two forms."""
-    for module in (transformer, bert):
+    for module in (transformer, attention):
         module.has_fused_attention = lambda: fused
     try:
         yield
     finally:
-        for module in (transformer, bert):
+        for module in (transformer, attention):
             module.has_fused_attention = has_fused_attention
 
 
@@ -53,8 +53,13 @@ def teacher(x: mx.array, mask: mx.array) -> tuple[nn.Module, Callable[[], mx.arr
     rest = {"intermediate_size": 4 * x.shape[-1], "max_position_embeddings": 512}
     config = BertConfig.from_json(layout | sizes | rest, "benchmark")
     layer = bert.BertLayer(config)
-    bias = mx.where(mask[:, None, None] > 0, 0.0, -1e9)
-    return layer, lambda: layer._attend(x, bias)
+    bias = mx.where(mask[:, None, None] > 0, 0.0, attention.HIDDEN_SCORE)
+
+    def call() -> mx.array:
+        q, k, v = attention.split_heads(layer.qkv(x), config.heads)
+        return layer.attention_output(attention.attend(q, k, v, bias))
+
+    return layer, call
 
 
 def way(
