@@ -3,8 +3,8 @@
     python benchmarks/bench_attention.py [--rounds N] [--output FILE]
 
 Claim it would refute: on a GPU ``mx.fast.scaled_dot_product_attention``, and on the CPU
-what ``nn/transformer.py`` and ``teacher/attention.py`` write out, is the faster form of the
-student's and of the teacher's attention.
+what ``nn/transformer.py`` and ``teacher/attention.py`` write out, is the faster form of
+the student's and of the teacher's attention.
 """
 
 import sys
