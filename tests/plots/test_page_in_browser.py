@@ -1,6 +1,7 @@
 """The page of the flows in a real browser: it draws, answers and says what is seen."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -53,9 +54,20 @@ def frames(page):
     return page.evaluate("Number(view.canvas.dataset.frame)")
 
 
+def settled(page):
+    """Number of frames, once none is on its way; a page that plays never settles."""
+    seen = frames(page)
+    for _ in range(10):
+        time.sleep(0.03)
+        before, seen = seen, frames(page)
+        if seen == before:
+            break
+    return seen
+
+
 def drawn_after(page, act):
     """Do something, wait until the cube has been drawn anew, and give its pixels."""
-    before = frames(page)
+    before = settled(page)
     act()
     page.wait_for(f"Number(view.canvas.dataset.frame) > {before}")
     return picture(page)
