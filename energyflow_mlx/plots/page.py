@@ -17,7 +17,7 @@ import numpy as np
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 from energyflow_mlx.runtime.atomic import write_text
 
-_FILES = ("page.css", "cube.js", "pick.js", "page.js")
+_FILES = ("theme.css", "page.css", "cube.js", "pick.js", "page.js")
 _CODES = 65535  # greatest code of a quantized number
 _SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end
 

@@ -84,6 +84,7 @@ def write_sections(
     kept = [section for section in sections if section.body]
     parts = {
         "title": escape(title),
+        "theme.css": read("theme.css"),
         "report.css": read("report.css"),
         "heading": escape(title),
         "subtitle": escape(subtitle),
