@@ -6,7 +6,10 @@ the JSON file that ``--output`` names; what is to be mended is listed at the end
 """
 
 import argparse
+import itertools
 import json
+import math
+import multiprocessing
 import os
 import random
 import re
@@ -14,21 +17,19 @@ import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.harness import Processes, reason_not_to_run
 from tests.faults.kills import Bench, Strike
-from tests.faults.kinds import KINDS
+from tests.faults.kinds import KINDS, RUNS
 
 
 def strikes_of(what, bench, kinds, count, seed):
     """The strikes of a campaign; equal for equal seeds, instants apart."""
     if what == "kills":
         return random_instants(bench, kinds, count, seed)
-    points = [strike for kind in kinds for strike in bench.points(kind)]
     mode = "kill" if what == "operations" else what
-    points = [Strike(p.kind, mode, p.at) for p in points]
+    points = [strike for kind in kinds for strike in bench.points(kind, mode)]
     if count and count < len(points):
         points = random.Random(seed).sample(points, count)
     return points
@@ -37,13 +38,9 @@ def strikes_of(what, bench, kinds, count, seed):
 def random_instants(bench, kinds, count, seed):
     """Instants of undisturbed runs, from the start of the process to its end."""
     chosen, strikes = random.Random(seed), []
-    seconds = {}
-    for kind in kinds:
-        bench.reference(kind)
-        seconds[kind] = bench.seconds(kind)
-    for number in range(count):
-        kind = kinds[number % len(kinds)]
-        strikes.append(Strike(kind, "instant", chosen.uniform(0, seconds[kind])))
+    for kind, _ in zip(itertools.cycle(kinds), range(count), strict=False):
+        longest = bench.undisturbed(kind).seconds
+        strikes.append(Strike(kind, "instant", chosen.uniform(0, longest)))
     return strikes
 
 
@@ -65,30 +62,31 @@ def main():
 
 
 def campaign(options, work):
-    """Run it on some processes side by side; returns the outcomes in order."""
-    cache = work / "cache"
-    share = [options.kinds[i :: options.jobs] for i in range(options.jobs)]
-    share = [kinds for kinds in share if kinds]
-
-    def part(number):
-        with Processes(work / f"output-{number}") as processes:
-            bench = Bench(processes, work / f"cases-{number}", cache)
-            count = options.count // len(share) if options.count else 0
-            strikes = strikes_of(
-                options.what, bench, share[number], count, options.seed + number
-            )
-            return [said(bench.judge(strike)) for strike in strikes]
-
+    """Run it in some processes side by side; returns the outcomes in order."""
+    shares = [options.kinds[i :: options.jobs] for i in range(options.jobs)]
+    shares = [kinds for kinds in shares if kinds]
+    count = math.ceil(options.count / len(shares))
+    parts = [
+        (options.what, kinds, count, options.seed + number, work / str(number))
+        for number, kinds in enumerate(shares)
+    ]
     started = time.time()
-    with ThreadPoolExecutor(len(share)) as threads:
-        parts = list(threads.map(part, range(len(share))))
-    outcomes = [outcome for part in parts for outcome in part]
+    with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
+        outcomes = sum(pool.starmap(part_of_campaign, parts), [])
     if options.output:
         record = {"what": options.what, "seed": options.seed, "kinds": options.kinds}
         record |= {"cases": [outcome.to_json() for outcome in outcomes]}
         record |= {"seconds": round(time.time() - started)}
         options.output.write_text(json.dumps(record, indent=1) + "\n")
     return outcomes
+
+
+def part_of_campaign(what, kinds, count, seed, work):
+    """Outcomes of some kinds, in a process of their own."""
+    with Processes(work / "output") as processes:
+        bench = Bench(processes, work / "cases", work.parent / "cache")
+        strikes = strikes_of(what, bench, kinds, count, seed)
+        return [said(bench.judge(strike)) for strike in strikes]
 
 
 def said(outcome):
@@ -115,7 +113,7 @@ def listed(failed):
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign")
     parser.add_argument("what", choices=["operations", "kills", "tear", "full", "broken"])
-    parser.add_argument("--kinds", nargs="+", default=[*KINDS], choices=[*KINDS])
+    parser.add_argument("--kinds", nargs="+", default=[*RUNS], choices=[*KINDS])
     parser.add_argument("--count", type=int, default=0, help="cases; 0 is all points")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))

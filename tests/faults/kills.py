@@ -1,4 +1,4 @@
-"""Kills of a training run, and whether the same command then ends as if none had been.
+"""Commands that are struck, and whether they then end as if nothing had been.
 
 A case strikes one process; the command is started again until it ends, as a user would.
 """
@@ -9,21 +9,26 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 import energyflow_mlx
 from tests.faults.harness import KILLED
-from tests.faults.kinds import RUN, command, differences, lost_updates, state_of
+from tests.faults.kinds import KINDS, RUN, TEXTS
+from tests.faults.state import differences, lost_updates, state_of, temporaries
 
 MOST_STARTS = 4
-_NUMBER = re.compile(r"-\d+")  # of a process, in the name of a temporary file
+KILLS = ("kill", "tear", "instant")
+_PROCESS = re.compile(r"-\d+")  # its number, in the name of a temporary file
 
 
 @dataclass(frozen=True)
 class Strike:
-    """One blow to one run.
+    """One blow to one command.
 
     Attributes:
-        kind: Of the run, one of ``kinds.KINDS``.
+        kind: Of the command, one of ``kinds.KINDS``.
         mode: One of ``server.MODES``, or ``instant``.
         at: The operation, from 1, or the seconds after the start.
     """
@@ -54,103 +59,128 @@ class Outcome:
     problems: tuple[str, ...]
 
     def to_json(self):
+        """As a dictionary of JSON values."""
         return asdict(self)
 
 
+class Undisturbed(NamedTuple):
+    """A command that nothing struck: what it leaves, does and takes."""
+
+    state: dict
+    operations: tuple
+    seconds: float
+
+
 class Bench:
-    """Runs of every kind, undisturbed ones to compare with and struck ones.
+    """Commands of every kind, undisturbed ones to compare with and struck ones.
 
     Args:
-        processes: Where commands run.
+        processes: Where they run.
         folder: For everything.
-        cache: Of the teacher's vectors, shared by all runs.
+        cache: Of the teacher's vectors, shared by all.
     """
 
     def __init__(self, processes, folder, cache):
         self.processes, self.folder, self.cache = processes, Path(folder), cache
         self._numbers = itertools.count()
-        self._references, self._seconds = {}, {}
+        self._undisturbed = {}
+        self._template = None
 
-    def reference(self, kind):
-        """State, operations and vectors of the undisturbed run of a kind."""
-        if kind not in self._references:
-            self._run_once(kind)  # compiles, and fills the cache
-            started = time.monotonic()
-            folder, ended = self._run_once(kind)
-            self._seconds[kind] = time.monotonic() - started
-            state = state_of(folder / RUN)
-            self._references[kind] = state, ended.operations
-        return self._references[kind]
+    def undisturbed(self, kind):
+        """The command of a kind, left alone."""
+        if kind not in self._undisturbed:
+            self._run(self._new_folder(kind), kind)  # compiles, and fills the cache
+            folder, started = self._new_folder(kind), time.monotonic()
+            ended = self._run(folder, kind)
+            seconds = time.monotonic() - started
+            assert ended.status == 0, ended.output
+            found = Undisturbed(state_of(folder), ended.operations, seconds)
+            self._undisturbed[kind] = found
+        return self._undisturbed[kind]
 
-    def seconds(self, kind):
-        """How long the undisturbed run took."""
-        self.reference(kind)
-        return self._seconds[kind]
+    def _run(self, folder, kind, **fault):
+        return self.processes.run(folder, *KINDS[kind].command(self.cache), **fault)
 
-    def _run_once(self, kind):
-        folder = self._new_folder()
-        ended = self.processes.run(folder, *command(kind, self.cache))
-        assert ended.status == 0, ended.output
-        return folder, ended
-
-    def _new_folder(self):
+    def _new_folder(self, kind):
         folder = self.folder / f"case-{next(self._numbers)}"
-        folder.mkdir(parents=True)
+        if KINDS[kind].needs_run:
+            shutil.copytree(self.template(), folder)
+        else:
+            folder.mkdir(parents=True)
         return folder
 
-    def points(self, kind):
-        """The file operations worth a kill, as strikes.
+    def template(self):
+        """A folder with a finished run, sentences and vectors."""
+        if self._template is None:
+            folder = self._new_folder("ab")
+            ended = self._run(folder, "ab")
+            assert ended.status == 0, ended.output
+            (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+            np.save(
+                folder / "vectors.npy", energyflow_mlx.load(folder / RUN).encode(TEXTS)
+            )
+            self._template = folder
+        return self._template
+
+    def points(self, kind, mode="kill"):
+        """The file operations worth a strike.
 
         Of many writes in a row to one file the first, the second and the last.
         """
-        _, operations = self.reference(kind)
-        numbered = list(enumerate(operations, 1))
+        numbered = enumerate(self.undisturbed(kind).operations, 1)
         chosen = []
         for _, same in itertools.groupby(numbered, key=lambda pair: pair[1]):
             row = [number for number, _ in same]
             for number in sorted({row[0], row[min(1, len(row) - 1)], row[-1]}):
-                chosen.append(Strike(kind, "kill", number))
+                chosen.append(Strike(kind, mode, number))
         return chosen
 
     def judge(self, strike):
-        """Strike a run, start it again until it ends, and compare."""
-        folder = self._new_folder()
+        """Strike a command, start it again until it ends, and compare."""
+        folder = self._new_folder(strike.kind)
         try:
-            starts, problems, struck = self._judge(strike, folder)
+            return self._judge(strike, folder)
         finally:
             shutil.rmtree(folder)
-        return Outcome(strike, struck, starts, tuple(problems))
 
     def _judge(self, strike, folder):
-        expected, _ = self.reference(strike.kind)
-        words = command(strike.kind, self.cache)
-        if strike.mode == "instant":
-            ended = self.processes.run(folder, *words, kill_after=strike.at)
-        else:
-            ended = self.processes.run(folder, *words, mode=strike.mode, at=strike.at)
-        problems = self._problems_of_end(strike, ended)
-        struck = _NUMBER.sub("-N", (ended.operations or ["nothing"])[-1])
-        first, starts = ended, 1
-        while starts < MOST_STARTS and (starts == 1 or ended.status != 0):
-            ended = self.processes.run(folder, *words)
-            starts += 1
+        how = {"mode": strike.mode, "at": strike.at}
+        fault = {"kill_after": strike.at} if strike.mode == "instant" else how
+        first = ended = self._run(folder, strike.kind, **fault)
+        problems, starts = _problems_of_end(strike, first, folder), 1
+        while starts == 1 or (ended.status != 0 and starts < MOST_STARTS):
+            ended, starts = self._run(folder, strike.kind), starts + 1
         if ended.status != 0:
-            return starts, [*problems, f"lost: {_last_line(ended.output)}"], struck
-        lost = lost_updates(first.output, ended.output)
-        problems += [lost] if lost else []
-        problems += differences(expected, state_of(folder / RUN))
-        siblings = sorted(p.name for p in folder.iterdir() if p.name != RUN)
-        problems += [f"left over beside the run: {name}" for name in siblings]
-        energyflow_mlx.load(folder / RUN).encode(["A dog runs."])
-        return starts, problems, struck
+            problems.append(f"lost: {_last_line(ended.output)}")
+        else:
+            problems += filter(None, [lost_updates(first.output, ended.output)])
+            expected = self.undisturbed(strike.kind).state
+            problems += differences(expected, state_of(folder))
+            problems += _problems_of_use(folder / RUN)
+        struck = _PROCESS.sub("-N", (first.operations or ["nothing"])[-1])
+        return Outcome(strike, struck, starts, tuple(problems))
 
-    def _problems_of_end(self, strike, ended):
-        if strike.mode in ("kill", "tear", "instant"):
-            is_expected = ended.status in (KILLED, 0)
-            return [] if is_expected else [f"status {ended.status}, no kill"]
-        if ended.status == 0 or ended.is_one_line:
-            return []
-        return [f"status {ended.status}: {_last_line(ended.output)}"]
+
+def _problems_of_end(strike, ended, folder):
+    """What is wrong with the end of the process that was struck."""
+    if strike.mode in KILLS:
+        is_expected = ended.status in (KILLED, 0)
+        return [] if is_expected else [f"status {ended.status}: no kill"]
+    left = [f"left over by the error: {name}" for name in temporaries(folder)]
+    if ended.status == 0 or ended.is_one_line:
+        return left
+    return [*left, f"status {ended.status}: {_last_line(ended.output)}"]
+
+
+def _problems_of_use(run):
+    """What is wrong with a run that is loaded; equal files give equal vectors."""
+    try:
+        codec = energyflow_mlx.load(run)
+        if codec.record.has_trained("encoder"):
+            codec.encode(TEXTS[:1])
+    except energyflow_mlx.InputError as error:
+        return [f"cannot be used: {error}"]
+    return []
 
 
 def _last_line(text):

@@ -1,0 +1,101 @@
+"""What a fault must not change: everything below a folder but times, memory and names.
+
+Weights and moments bit for bit, records and JSON field for field, other files by digest.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from energyflow_mlx.runs.metrics import read_metrics
+
+# Of one process alone: times, memory, how often it built a graph; and what digests them.
+_OF_PROCESS = re.compile(r"seconds|.*_seconds|samples_per_second|.*_ms|peak_bytes|traces")
+_DIGESTS = ("sha256", "digest")
+_TEMPORARY = ".tmp-"
+
+
+def state_of(folder):
+    """Everything below a folder that a fault must not change, by name."""
+    folder = Path(folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    state = {str(p.relative_to(folder)): _state_of_file(p) for p in files}
+    empty = [p for p in folder.rglob("*") if p.is_dir() and not any(p.iterdir())]
+    return state | {f"{p.relative_to(folder)}/": "empty" for p in empty}
+
+
+def _state_of_file(path):
+    if path.name == "metrics.jsonl":
+        return [_lasting(record) for record in read_metrics(path)]
+    if path.name in ("checkpoint.json", "summary.json", "evaluation.json"):
+        values = json.loads(path.read_bytes())
+        return _lasting({k: v for k, v in values.items() if k not in _DIGESTS})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _lasting(values):
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if not _OF_PROCESS.fullmatch(key)
+    }
+
+
+def temporaries(folder):
+    """Names of temporary files and folders that a process left behind."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in Path(folder).rglob(f"{_TEMPORARY}*")
+        if not path.parent.name.startswith(_TEMPORARY)
+    )
+
+
+def differences(expected, found):
+    """What differs between two states, one line each."""
+    lines = [f"left over: {name}" for name in sorted(found.keys() - expected.keys())]
+    lines += [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name] != found[name]:
+            lines.append(f"differs: {name}{_difference(expected[name], found[name])}")
+    return lines
+
+
+@functools.singledispatch
+def _difference(_expected, _found):
+    return ""
+
+
+@_difference.register
+def _(expected: list, found):
+    steps = [[(r.get("kind"), r.get("step")) for r in rs] for rs in (expected, found)]
+    if steps[0] != steps[1]:
+        return f": has records {steps[1]}, not {steps[0]}"
+    wrong = [(a, b) for a, b in zip(expected, found, strict=True) if a != b]
+    return "".join(f"; {a['kind']} {a['step']}{_difference(a, b)}" for a, b in wrong)
+
+
+@_difference.register
+def _(expected: dict, found):
+    keys = sorted(expected.keys() | found.keys())
+    changed = [k for k in keys if expected.get(k) != found.get(k)]
+    return f": {', '.join(map(str, changed))}"
+
+
+_SAVED = re.compile(r"^saved update (\d+)", re.MULTILINE)
+_RESUMED = re.compile(r"^resumed .* at update (\d+)", re.MULTILINE)
+
+
+def lost_updates(before, after):
+    """What a kill cost beyond what had been saved, as a text; empty where nothing.
+
+    Args:
+        before: Output of the process that was killed.
+        after: Output of the one that went on.
+    """
+    saved = max(map(int, _SAVED.findall(before)), default=0)
+    resumed = max(map(int, _RESUMED.findall(after)), default=0)
+    if resumed >= saved or "nothing to do" in after:
+        return ""
+    return f"update {saved} was saved, and it went on from update {resumed}"
