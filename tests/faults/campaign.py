@@ -1,8 +1,10 @@
 """Campaigns of faults: ``python -m tests.faults.campaign kills --count 300 --seed 1``.
 
-``operations`` kills before every file operation, ``kills`` at random instants, ``full``
-and ``broken`` fill the disk or let it fail at every operation. Every case is a line of
-the JSON file that ``--output`` names; what is to be mended is listed at the end.
+``operations`` kills before every file operation, ``tear`` inside one, ``kills`` at random
+instants; ``full`` and ``broken`` fill the disk, or let it fail, at every operation;
+``damage`` flips bits and cuts files, ``resume`` goes on from such folders; ``writers``
+starts the same run twice. Every case is written to the JSON file of ``--output``; what
+is not as promised is listed at the end, and the status is 1.
 """
 
 import argparse
@@ -19,108 +21,138 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.faults import damaged
 from tests.faults.harness import Processes, reason_not_to_run
 from tests.faults.kills import Bench, Strike
 from tests.faults.kinds import KINDS, RUNS
+from tests.faults.writers import meet
+
+_MODES = {"operations": "kill", "tear": "tear", "full": "full", "broken": "broken"}
 
 
-def strikes_of(what, bench, kinds, count, seed):
-    """The strikes of a campaign; equal for equal seeds, instants apart."""
-    if what == "kills":
-        return random_instants(bench, kinds, count, seed)
-    mode = "kill" if what == "operations" else what
-    points = [strike for kind in kinds for strike in bench.points(kind, mode)]
-    if count and count < len(points):
-        points = random.Random(seed).sample(points, count)
-    return points
+def outcomes_of(what, kinds, count, seed, work):
+    """Outcomes of one part of a campaign, one after the other.
+
+    Args:
+        what: Kind of campaign.
+        kinds: Of commands.
+        count: Cases; 0 for every operation.
+        seed: Equal seeds give equal cases, what happens at an instant apart.
+        work: Folder for everything.
+    """
+    cache = work.parent / "cache"
+    with Processes(work / "output") as processes:
+        bench = Bench(processes, work / "cases", cache)
+        if what in ("damage", "resume"):
+            is_half_way = what == "resume" or seed % 2 == 0
+            run = damaged.make_run(
+                processes, work / "whole", cache, is_half_way=is_half_way
+            )
+            if what == "damage":
+                yield from damaged.judged(run, seed, 0, count)
+            else:
+                yield from damaged.resumed(processes, run, cache, seed, range(count))
+        elif what == "writers":
+            with Processes(work / "second") as other:
+                for strike in instants(bench, kinds, count, seed):
+                    yield meet(bench, other, strike.kind, strike.at)
+        else:
+            strikes = instants if what == "kills" else points
+            mode = _MODES.get(what)
+            for strike in strikes(bench, kinds, count, seed, mode):
+                yield bench.judge(strike)
 
 
-def random_instants(bench, kinds, count, seed):
-    """Instants of undisturbed runs, from the start of the process to its end."""
-    chosen, strikes = random.Random(seed), []
+def points(bench, kinds, count, seed, mode):
+    """File operations of undisturbed commands: all of them, or so many."""
+    found = [strike for kind in kinds for strike in bench.points(kind, mode)]
+    if 0 < count < len(found):
+        return random.Random(seed).sample(found, count)
+    return found
+
+
+def instants(bench, kinds, count, seed, _mode=None):
+    """Instants of undisturbed commands, from the start of the process to its end."""
+    chosen = random.Random(seed)
     for kind, _ in zip(itertools.cycle(kinds), range(count), strict=False):
         longest = bench.undisturbed(kind).seconds
-        strikes.append(Strike(kind, "instant", chosen.uniform(0, longest)))
-    return strikes
+        yield Strike(kind, "instant", chosen.uniform(0, longest))
 
 
-def main():
-    options = arguments()
-    reason = reason_not_to_run()
-    if reason:
-        sys.exit(reason)
-    work = Path(tempfile.mkdtemp(prefix="energyflow_faults_"))
-    try:
-        outcomes = campaign(options, work)
-    finally:
-        shutil.rmtree(work)
-    failed = [outcome for outcome in outcomes if outcome.problems]
-    print(listed(failed))
-    print(f"{options.what}: seed {options.seed}, {len(outcomes)} cases, "
-          f"{len(failed)} not as promised")
-    sys.exit(1 if failed else 0)
+def part_of_campaign(*part):
+    """Outcomes of one part, in a process of its own; each is said as it comes."""
+    return [said(outcome) for outcome in outcomes_of(*part)]
+
+
+def said(outcome):
+    """Show a case as soon as it is known."""
+    line = f"{outcome}: {'; '.join(outcome.problems) or 'ok'}"
+    print(line, file=sys.stderr, flush=True)
+    return outcome
+
+
+def listed(failed):
+    """Problems as a list, each with some of the cases that showed it."""
+    places = {}
+    for outcome in failed:
+        for problem in outcome.problems:
+            places.setdefault(re.sub(r"\d+", "N", problem), []).append(outcome)
+    lines = []
+    for problem, outcomes in sorted(places.items(), key=lambda pair: -len(pair[1])):
+        lines.append(f"{len(outcomes)} x {problem}")
+        lines += sorted({f"    {outcome}" for outcome in outcomes})[:12]
+    return "\n".join(lines)
 
 
 def campaign(options, work):
-    """Run it in some processes side by side; returns the outcomes in order."""
-    shares = [options.kinds[i :: options.jobs] for i in range(options.jobs)]
+    """Run it in some processes side by side; returns the outcomes."""
+    jobs = options.jobs
+    shares = [options.kinds[i::jobs] for i in range(jobs)]
+    if options.what in ("damage", "resume", "kills", "writers"):
+        shares = [options.kinds] * jobs
     shares = [kinds for kinds in shares if kinds]
     count = math.ceil(options.count / len(shares))
     parts = [
         (options.what, kinds, count, options.seed + number, work / str(number))
         for number, kinds in enumerate(shares)
     ]
-    started = time.time()
     with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
-        outcomes = sum(pool.starmap(part_of_campaign, parts), [])
+        return sum(pool.starmap(part_of_campaign, parts, chunksize=1), [])
+
+
+def main():
+    options = arguments()
+    if reason := reason_not_to_run():
+        sys.exit(reason)
+    work, started = Path(tempfile.mkdtemp(prefix="energyflow_faults_")), time.time()
+    try:
+        outcomes = campaign(options, work)
+    finally:
+        shutil.rmtree(work)
+    failed = [outcome for outcome in outcomes if outcome.problems]
+    record = {"what": options.what, "kinds": options.kinds, "seed": options.seed}
+    record |= {"failed": len(failed), "seconds": round(time.time() - started)}
+    record |= {"cases": [outcome.to_json() for outcome in outcomes]}
     if options.output:
-        record = {"what": options.what, "seed": options.seed, "kinds": options.kinds}
-        record |= {"cases": [outcome.to_json() for outcome in outcomes]}
-        record |= {"seconds": round(time.time() - started)}
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-    return outcomes
-
-
-def part_of_campaign(what, kinds, count, seed, work):
-    """Outcomes of some kinds, in a process of their own."""
-    with Processes(work / "output") as processes:
-        bench = Bench(processes, work / "cases", work.parent / "cache")
-        strikes = strikes_of(what, bench, kinds, count, seed)
-        return [said(bench.judge(strike)) for strike in strikes]
-
-
-def said(outcome):
-    """Show a case as soon as it is known."""
-    mark = "; ".join(outcome.problems) or "ok"
-    line = f"{outcome.strike} ({outcome.struck}): {mark}"
-    print(line, file=sys.stderr, flush=True)
-    return outcome
-
-
-def listed(failed):
-    """Problems as a list, each with the operations after which it was seen."""
-    places = {}
-    for outcome in failed:
-        for problem in outcome.problems:
-            places.setdefault(re.sub(r"-\d+", "-N", problem), []).append(outcome)
-    lines = []
-    for problem, outcomes in sorted(places.items(), key=lambda pair: -len(pair[1])):
-        lines.append(f"{len(outcomes)} x {problem}")
-        lines += sorted({f"    {o.strike} ({o.struck})" for o in outcomes})[:12]
-    return "\n".join(lines)
+        options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(listed(failed))
+    print(f"{options.what}, seed {options.seed}: {len(outcomes)} cases, {len(failed)} bad")
+    sys.exit(1 if failed else 0)
 
 
 def arguments():
+    """What was typed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign")
-    parser.add_argument("what", choices=["operations", "kills", "tear", "full", "broken"])
+    also = ("kills", "damage", "resume", "writers")
+    parser.add_argument("what", choices=[*_MODES, *also])
     parser.add_argument("--kinds", nargs="+", default=[*RUNS], choices=[*KINDS])
-    parser.add_argument("--count", type=int, default=0, help="cases; 0 is all points")
+    parser.add_argument("--count", type=int, default=0, help="cases; 0 = all points")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--output", type=Path, help="JSON file of every case")
     options = parser.parse_args()
-    if options.what == "kills" and not options.count:
-        options.count = 300
+    if options.what in also and not options.count:
+        parser.error(f"{options.what} needs --count")
     return options
 
 

@@ -19,6 +19,7 @@ from energyflow_mlx import InputError, load
 from energyflow_mlx.config import read_config
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
+from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
 from tests.faults.kinds import TEXTS
 
 _FIELD = re.compile(rb'[^\s,:{}\[\]"]+')
@@ -43,7 +44,8 @@ def damage(run, seed, number):
         number: Of the case.
     """
     chosen = random.Random(f"{seed} {number}")
-    files = sorted(p for p in Path(run).rglob("*") if p.is_file() and p.stat().st_size)
+    files = [p for p in sorted(Path(run).rglob("*")) if p.is_file() and p.stat().st_size]
+    files = [p for p in files if not p.parent.name.startswith(TEMPORARY_PREFIX)]
     path = chosen.choice(files)
     data, name = bytearray(path.read_bytes()), str(path.relative_to(run))
     at = _position(data, chosen)
@@ -124,7 +126,7 @@ class Examiner:
 
     def _add_last_states(self):
         """What every checkpoint alone gives: a good state, where newer ones are lost."""
-        checkpoints = sorted((self.run / "checkpoints").iterdir())
+        checkpoints = sorted((self.run / "checkpoints").glob("step_*"))
         for kept in checkpoints:
             for other in checkpoints:
                 if other != kept:

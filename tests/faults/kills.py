@@ -62,6 +62,9 @@ class Outcome:
         """As a dictionary of JSON values."""
         return asdict(self)
 
+    def __str__(self):
+        return f"{self.strike} ({self.struck})"
+
 
 class Undisturbed(NamedTuple):
     """A command that nothing struck: what it leaves, does and takes."""
@@ -89,8 +92,8 @@ class Bench:
     def undisturbed(self, kind):
         """The command of a kind, left alone."""
         if kind not in self._undisturbed:
-            self._run(self._new_folder(kind), kind)  # compiles, and fills the cache
-            folder, started = self._new_folder(kind), time.monotonic()
+            self._run(self.new_folder(kind), kind)  # compiles, and fills the cache
+            folder, started = self.new_folder(kind), time.monotonic()
             ended = self._run(folder, kind)
             seconds = time.monotonic() - started
             assert ended.status == 0, ended.output
@@ -101,7 +104,8 @@ class Bench:
     def _run(self, folder, kind, **fault):
         return self.processes.run(folder, *KINDS[kind].command(self.cache), **fault)
 
-    def _new_folder(self, kind):
+    def new_folder(self, kind):
+        """A folder that a command of a kind can run in."""
         folder = self.folder / f"case-{next(self._numbers)}"
         if KINDS[kind].needs_run:
             shutil.copytree(self.template(), folder)
@@ -112,7 +116,7 @@ class Bench:
     def template(self):
         """A folder with a finished run, sentences and vectors."""
         if self._template is None:
-            folder = self._new_folder("ab")
+            folder = self.new_folder("ab")
             ended = self._run(folder, "ab")
             assert ended.status == 0, ended.output
             (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
@@ -137,7 +141,7 @@ class Bench:
 
     def judge(self, strike):
         """Strike a command, start it again until it ends, and compare."""
-        folder = self._new_folder(strike.kind)
+        folder = self.new_folder(strike.kind)
         try:
             return self._judge(strike, folder)
         finally:

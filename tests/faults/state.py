@@ -3,17 +3,18 @@
 Weights and moments bit for bit, records and JSON field for field, other files by digest.
 """
 
-import functools
 import hashlib
 import json
 import re
 from pathlib import Path
 
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.metrics import read_metrics
 
 # Of one process alone: times, memory, how often it built a graph; and what digests them.
 _OF_PROCESS = re.compile(r"seconds|.*_seconds|samples_per_second|.*_ms|peak_bytes|traces")
 _DIGESTS = ("sha256", "digest")
+_WITH_TIMES = ("checkpoint.json", "summary.json", "evaluation.json")
 _TEMPORARY = ".tmp-"
 
 
@@ -28,11 +29,28 @@ def state_of(folder):
 
 def _state_of_file(path):
     if path.name == "metrics.jsonl":
-        return [_lasting(record) for record in read_metrics(path)]
-    if path.name in ("checkpoint.json", "summary.json", "evaluation.json"):
-        values = json.loads(path.read_bytes())
+        return _records_of(path)
+    data = path.read_bytes()
+    values = _json_of(data) if path.name in _WITH_TIMES else None
+    if values is not None:
         return _lasting({k: v for k, v in values.items() if k not in _DIGESTS})
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _records_of(path):
+    """The records of a log; what is wrong with a damaged one."""
+    try:
+        return [_lasting(record) for record in read_metrics(path)]
+    except InputError as error:
+        return str(error)
+
+
+def _json_of(data):
+    """The object in a file; none in a damaged one."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
 
 
 def _lasting(values):
@@ -62,25 +80,19 @@ def differences(expected, found):
     return lines
 
 
-@functools.singledispatch
-def _difference(_expected, _found):
-    return ""
-
-
-@_difference.register
-def _(expected: list, found):
+def _difference(expected, found):
+    """Which records or fields differ, of two files of one kind."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        keys = sorted(expected.keys() | found.keys())
+        changed = [k for k in keys if expected.get(k) != found.get(k)]
+        return f": {', '.join(changed)}"
+    if not (isinstance(expected, list) and isinstance(found, list)):
+        return ""
     steps = [[(r.get("kind"), r.get("step")) for r in rs] for rs in (expected, found)]
     if steps[0] != steps[1]:
         return f": has records {steps[1]}, not {steps[0]}"
     wrong = [(a, b) for a, b in zip(expected, found, strict=True) if a != b]
     return "".join(f"; {a['kind']} {a['step']}{_difference(a, b)}" for a, b in wrong)
-
-
-@_difference.register
-def _(expected: dict, found):
-    keys = sorted(expected.keys() | found.keys())
-    changed = [k for k in keys if expected.get(k) != found.get(k)]
-    return f": {', '.join(map(str, changed))}"
 
 
 _SAVED = re.compile(r"^saved update (\d+)", re.MULTILINE)
