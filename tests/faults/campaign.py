@@ -136,7 +136,9 @@ def main():
     if options.output:
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(listed(failed))
-    print(f"{options.what}, seed {options.seed}: {len(outcomes)} cases, {len(failed)} bad")
+    print(
+        f"{options.what}, seed {options.seed}: {len(outcomes)} cases, {len(failed)} bad"
+    )
     sys.exit(1 if failed else 0)
 
 

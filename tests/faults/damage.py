@@ -44,7 +44,9 @@ def damage(run, seed, number):
         number: Of the case.
     """
     chosen = random.Random(f"{seed} {number}")
-    files = [p for p in sorted(Path(run).rglob("*")) if p.is_file() and p.stat().st_size]
+    files = [
+        p for p in sorted(Path(run).rglob("*")) if p.is_file() and p.stat().st_size
+    ]
     files = [p for p in files if not p.parent.name.startswith(TEMPORARY_PREFIX)]
     path = chosen.choice(files)
     data, name = bytearray(path.read_bytes()), str(path.relative_to(run))

@@ -12,7 +12,9 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.metrics import read_metrics
 
 # Of one process alone: times, memory, how often it built a graph; and what digests them.
-_OF_PROCESS = re.compile(r"seconds|.*_seconds|samples_per_second|.*_ms|peak_bytes|traces")
+_OF_PROCESS = re.compile(
+    r"seconds|.*_seconds|samples_per_second|.*_ms|peak_bytes|traces"
+)
 _DIGESTS = ("sha256", "digest")
 _WITH_TIMES = ("checkpoint.json", "summary.json", "evaluation.json")
 _TEMPORARY = ".tmp-"

@@ -11,7 +11,9 @@ SEED = 1
 
 def check(bench, kind, mode, count):
     points = bench.points(kind, mode)
-    for strike in random.Random(f"{SEED} {kind}").sample(points, min(count, len(points))):
+    for strike in random.Random(f"{SEED} {kind}").sample(
+        points, min(count, len(points))
+    ):
         outcome = bench.judge(strike)
         assert not outcome.problems, f"seed {SEED}, {outcome}: {outcome.problems}"
 

@@ -52,7 +52,7 @@ def test_a_torn_write_of_weights_is_no_checkpoint(bench):
     check(bench, Strike("ab", "tear", strike.at))
 
 
-@pytest.mark.parametrize("kind", ["accumulate", "distill", "flow_text", "transformer"])
+@pytest.mark.parametrize("kind", ["accumulate", "transformer"])
 def test_a_kill_at_a_random_instant_changes_nothing_of_a_run(bench, kind):
     part = random.Random(f"{SEED} {kind}").uniform(0.2, 1)
     check(bench, Strike(kind, "instant", part * bench.undisturbed(kind).seconds))
