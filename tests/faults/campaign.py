@@ -1,10 +1,10 @@
 """Campaigns of faults: ``python -m tests.faults.campaign kills --count 300 --seed 1``.
 
-``operations`` kills before every file operation, ``tear`` inside one, ``kills`` at random
-instants; ``full`` and ``broken`` fill the disk, or let it fail, at every operation;
-``damage`` flips bits and cuts files, ``resume`` goes on from such folders; ``writers``
-starts the same run twice. Every case is written to the JSON file of ``--output``; what
-is not as promised is listed at the end, and the status is 1.
+``operations`` kills before every file operation, ``tear`` inside one, ``kills`` at
+random instants; ``full`` and ``broken`` fill the disk, or let it fail, at every
+operation; ``damage`` flips bits and cuts files, ``resume`` goes on from such folders;
+``writers`` starts the same run twice. Every case is written to the JSON file of
+``--output``; what is not as promised is listed at the end, and the status is 1.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def part_of_campaign(*part):
 def said(outcome):
     """Show a case as soon as it is known."""
     line = f"{outcome}: {'; '.join(outcome.problems) or 'ok'}"
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
     return outcome
 
 
@@ -135,10 +135,9 @@ def main():
     record |= {"cases": [outcome.to_json() for outcome in outcomes]}
     if options.output:
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(listed(failed))
-    print(
-        f"{options.what}, seed {options.seed}: {len(outcomes)} cases, {len(failed)} bad"
-    )
+    cases = f"{len(outcomes)} cases, {len(failed)} not as promised"
+    report = f"{listed(failed)}\n{options.what}, seed {options.seed}: {cases}\n"
+    sys.stdout.write(report)
     sys.exit(1 if failed else 0)
 
 

@@ -21,6 +21,7 @@ from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
 from tests.faults.kinds import TEXTS
+from tests.faults.state import LOCK
 
 _FIELD = re.compile(rb'[^\s,:{}\[\]"]+')
 _HEAD = 1 << 16  # where fields are looked for
@@ -44,10 +45,7 @@ def damage(run, seed, number):
         number: Of the case.
     """
     chosen = random.Random(f"{seed} {number}")
-    files = [
-        p for p in sorted(Path(run).rglob("*")) if p.is_file() and p.stat().st_size
-    ]
-    files = [p for p in files if not p.parent.name.startswith(TEMPORARY_PREFIX)]
+    files = [path for path in sorted(Path(run).rglob("*")) if _is_read(path)]
     path = chosen.choice(files)
     data, name = bytearray(path.read_bytes()), str(path.relative_to(run))
     at = _position(data, chosen)
@@ -56,6 +54,13 @@ def damage(run, seed, number):
     bit = chosen.randrange(8)
     data[at] ^= 1 << bit
     return Damage(name, f"bit {bit} of byte {at} flipped", bytes(data))
+
+
+def _is_read(path):
+    """Whether a file has bytes, and somebody reads them: no lock, no leftover."""
+    is_left_over = path.parent.name.startswith(TEMPORARY_PREFIX)
+    is_file = path.is_file() and path.stat().st_size > 0
+    return is_file and path.name != LOCK and not is_left_over
 
 
 def _position(data, chosen):
@@ -127,7 +132,7 @@ class Examiner:
         self._add_last_states()
 
     def _add_last_states(self):
-        """What every checkpoint alone gives: a good state, where newer ones are lost."""
+        """What every checkpoint alone gives: good states, where newer ones are lost."""
         checkpoints = sorted((self.run / "checkpoints").glob("step_*"))
         for kept in checkpoints:
             for other in checkpoints:
@@ -175,6 +180,12 @@ class Examiner:
         return f"{name}: warns, and gives what never was"
 
 
+def say(values):
+    """Write a line before what comes next can crash."""
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
 def main():
     run, seed, first, count = sys.argv[1:]
     folder = tempfile.mkdtemp(prefix="energyflow_damage_")
@@ -183,8 +194,8 @@ def main():
         for number in range(int(first), int(first) + int(count)):
             change = damage(run, seed, number)
             case = {"number": number, "file": change.file, "how": change.how}
-            print(json.dumps(case), flush=True)
-            print(json.dumps(examiner.examine(change)), flush=True)
+            say(case)
+            say(examiner.examine(change))
     finally:
         shutil.rmtree(folder)
 

@@ -129,7 +129,10 @@ def _problems_of_resuming(ended, change, right, folder):
         last = (ended.output.splitlines() or ["nothing"])[-1]
         return [] if ended.is_one_line else [f"status {ended.status}: {last}"]
     found = differences(right, state_of(folder))
-    parts = Path(change.file).parts
-    is_said = any(part in ended.output for part in parts if part != "checkpoints")
-    lasting = [p for p in found if change.file not in p and "left over" not in p]
+    own = [problem for problem in found if change.file in problem]
+    if change.file.startswith("checkpoints/"):
+        found = [p for p in found if p not in own]  # nobody read it, or it was named
+    parts = [part for part in Path(change.file).parts if part != "checkpoints"]
+    is_said = any(part in ended.output for part in parts)
+    lasting = [p for p in found if p not in own and not p.startswith("left over")]
     return lasting if is_said else [f"silent: {problem}" for problem in found]

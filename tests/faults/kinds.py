@@ -1,7 +1,4 @@
-"""Commands to strike, each over in a second or two: six kinds of run, and what uses one.
-
-They run in a folder of their own, ``Kind.folder`` in it is what they write.
-"""
+"""Commands to strike, each over in a second: six kinds of run, and what uses one."""
 
 from dataclasses import dataclass
 
@@ -22,7 +19,7 @@ _LATTICE = (
     *("lattice.spawn.slots=2", "lattice.carrier.hidden=8"),
     *("lattice.carrier.neuron_hidden=6", "lattice.carrier.neuron_features=7"),
 )
-# Only `ab` has the teacher's own words, thirty thousand of them: the others start faster.
+# Only `ab` has the teacher's own words, thirty thousand: the others start faster.
 _WORDS = ("tokenizer=bpe", "tokenizer.bpe_size=300")
 _AB = ("+experiment=ab", *_SMALL, *_DECODER)
 

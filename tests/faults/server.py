@@ -43,6 +43,12 @@ def become(job):
         arm(folder, MODES[job["mode"]], job["at"], trace)
 
 
+def say(answers, number):
+    """Answer at once."""
+    answers.write(f"{number}\n")
+    answers.flush()
+
+
 def serve():
     """Fork until the input ends; in a child, return for the command to run."""
     import_everything()
@@ -56,9 +62,9 @@ def serve():
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             become(json.loads(line))
             return True
-        print(child, file=answers, flush=True)
+        say(answers, child)
         _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+        say(answers, os.waitstatus_to_exitcode(status))
     return False
 
 

@@ -1,6 +1,6 @@
-"""What a fault must not change: everything below a folder but times, memory and names.
+"""What a fault must not change: everything below a folder but times and memory.
 
-Weights and moments bit for bit, records and JSON field for field, other files by digest.
+Weights and moments bit for bit, records and JSON field for field, the rest by digest.
 """
 
 import hashlib
@@ -10,20 +10,21 @@ from pathlib import Path
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.metrics import read_metrics
+from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
 
-# Of one process alone: times, memory, how often it built a graph; and what digests them.
+# Of one process alone: times, memory, how often it built a graph.
 _OF_PROCESS = re.compile(
     r"seconds|.*_seconds|samples_per_second|.*_ms|peak_bytes|traces"
 )
 _DIGESTS = ("sha256", "digest")
 _WITH_TIMES = ("checkpoint.json", "summary.json", "evaluation.json")
-_TEMPORARY = ".tmp-"
+LOCK = "lock"  # names the process that held it last
 
 
 def state_of(folder):
     """Everything below a folder that a fault must not change, by name."""
     folder = Path(folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != LOCK]
     state = {str(p.relative_to(folder)): _state_of_file(p) for p in files}
     empty = [p for p in folder.rglob("*") if p.is_dir() and not any(p.iterdir())]
     return state | {f"{p.relative_to(folder)}/": "empty" for p in empty}
@@ -67,8 +68,8 @@ def temporaries(folder):
     """Names of temporary files and folders that a process left behind."""
     return sorted(
         str(path.relative_to(folder))
-        for path in Path(folder).rglob(f"{_TEMPORARY}*")
-        if not path.parent.name.startswith(_TEMPORARY)
+        for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*")
+        if not path.parent.name.startswith(TEMPORARY_PREFIX)
     )
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full, or fails, from one operation on: one line, and nothing is lost."""
+"""A disk that is full, or fails, from one operation on: one line, nothing lost."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""A run that was killed goes on from the last saved update, and ends as if it had not."""
+"""A killed run goes on from the last saved update, and ends as if nothing had been."""
 
 import os
 import random
@@ -18,37 +18,37 @@ def check(bench, strike):
     assert not outcome.problems, f"seed {SEED}, {outcome}: {outcome.problems}"
 
 
-def point(bench, kind, ending, *, last=True):
-    """The strike before the first or last operation of a name."""
+def point(bench, kind, name, ending, *, is_first=False):
+    """The strike before the last, or first, operation of a name on a file."""
     found = [
         number
         for number, operation in enumerate(bench.undisturbed(kind).operations, 1)
-        if operation.endswith(ending)
+        if operation.startswith(f"{name} ") and operation.endswith(ending)
     ]
-    return Strike(kind, "kill", found[-1 if last else 0])
+    return Strike(kind, "kill", found[0 if is_first else -1])
 
 
 @pytest.mark.parametrize(
-    "ending",
+    ("name", "ending"),
     [
-        "rename /run/config.json",
-        "write /run/metrics.jsonl",
-        "rename /run/checkpoints/step_00000004",
-        "rename /run/summary.json",
+        ("rename", "/config.json"),
+        ("write", "/run/metrics.jsonl"),
+        ("rename", "/run/checkpoints/step_00000004"),
+        ("rename", "/run/summary.json"),
     ],
 )
-def test_a_kill_before_an_operation_changes_nothing_of_a_run(bench, ending):
-    """The last start, the last record, a checkpoint, and the end."""
-    check(bench, point(bench, "ab", ending))
+def test_a_kill_before_an_operation_changes_nothing_of_a_run(bench, name, ending):
+    """Of the start, a record, a checkpoint, and the end."""
+    check(bench, point(bench, "ab", name, ending))
 
 
 def test_a_kill_between_the_first_record_and_its_checkpoint_leaves_one_record(bench):
-    first = point(bench, "flow", "rename /run/checkpoints/step_00000000", last=False)
-    check(bench, first)
+    saved = "/run/checkpoints/step_00000000"
+    check(bench, point(bench, "flow", "rename", saved, is_first=True))
 
 
 def test_a_torn_write_of_weights_is_no_checkpoint(bench):
-    strike = point(bench, "ab", "/model.safetensors")
+    strike = point(bench, "ab", "write", "/model.safetensors")
     check(bench, Strike("ab", "tear", strike.at))
 
 
