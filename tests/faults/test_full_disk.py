@@ -18,7 +18,7 @@ def check(bench, kind, mode, count):
         assert not outcome.problems, f"seed {SEED}, {outcome}: {outcome.problems}"
 
 
-@pytest.mark.parametrize("kind", ["ab", "encode", "decode", "export", "prepare"])
+@pytest.mark.parametrize("kind", ["ab", "encode", "export"])
 def test_a_full_disk_is_one_line_and_the_command_can_be_typed_again(bench, kind):
     check(bench, kind, "full", 2)
 

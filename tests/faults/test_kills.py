@@ -2,12 +2,14 @@
 
 import os
 import random
+import subprocess
 import sys
 
 import pytest
 
+from tests.commands import CHECKOUT
 from tests.faults.kills import Strike
-from tests.faults.kinds import KINDS, RUN, RUNS
+from tests.faults.kinds import KINDS, RUNS
 from tests.faults.state import differences, state_of
 
 SEED = 1
@@ -85,24 +87,12 @@ def test_ten_kills_at_random_instants_change_nothing(bench, kind):
 def test_a_fresh_process_ends_in_the_bits_of_a_forked_one(bench):
     """So that what holds for the processes struck here holds for a user's."""
     folder = bench.new_folder("ab")
-    words = ["-m", "energyflow_mlx", *KINDS["ab"].command(bench.cache)]
-    variables = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    status = os.spawnve(
-        os.P_WAIT,
-        sys.executable,
-        [sys.executable, "-c", _AT_HOME, str(folder), *words[2:]],
-        variables,
+    done = subprocess.run(
+        [sys.executable, "-m", "energyflow_mlx", *KINDS["ab"].command(bench.cache)],
+        cwd=folder,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        check=True,
     )
-    assert status == 0
-    assert (folder / RUN).is_dir()
+    assert not done.stderr
     assert not differences(bench.undisturbed("ab").state, state_of(folder))
-
-
-_AT_HOME = """
-import os, sys
-os.chdir(sys.argv[1])
-sys.argv[:] = ["energyflow", *sys.argv[2:]]
-sys.stdout = open(os.devnull, "w")
-from energyflow_mlx.__main__ import main
-main()
-"""
