@@ -16,7 +16,7 @@ from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
 _OF_PROCESS = re.compile(
     r"seconds|.*_seconds|samples_per_second|.*_ms|peak_bytes|traces"
 )
-_DIGESTS = ("sha256", "digest")
+_DIGESTS = ("sha256", "digest", "log")  # of what holds times
 _WITH_TIMES = ("checkpoint.json", "summary.json", "evaluation.json")
 LOCK = "lock"  # names the process that held it last
 
@@ -36,7 +36,8 @@ def _state_of_file(path):
     data = path.read_bytes()
     values = _json_of(data) if path.name in _WITH_TIMES else None
     if values is not None:
-        return _lasting({k: v for k, v in values.items() if k not in _DIGESTS})
+        meta = _without_digests(values.get("meta", {}))
+        return _lasting(_without_digests(values) | {"meta": meta})
     return hashlib.sha256(data).hexdigest()
 
 
@@ -54,6 +55,10 @@ def _json_of(data):
         return json.loads(data)
     except ValueError:
         return None
+
+
+def _without_digests(values):
+    return {key: value for key, value in values.items() if key not in _DIGESTS}
 
 
 def _lasting(values):
