@@ -1,6 +1,8 @@
 """Errors a user can cause and mend; entry points print them as one line, exit 2."""
 
+import errno
 import importlib.util
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +18,50 @@ class InputError(ValueError):
 
 class EFBError(InputError):
     """A damaged or foreign EFB file; the message names the path and byte offset."""
+
+
+# What the system says about files that the user can mend.
+OF_DISK = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+        *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT),
+        *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    }
+)
+
+
+class DiskError(OSError):
+    """The system refused to write a file: a full or read-only disk, a quota, a right.
+
+    Entry points turn it into one line on standard error and exit status 2. What was
+    there before is whole, and nothing half-written stays.
+
+    Args:
+        number: The system's error number.
+        path: The file or folder, as the user knows it.
+        detail: What else is known, such as the bytes needed and free; no full stop.
+    """
+
+    def __init__(self, number: int, path: Path | str, detail: str = "") -> None:
+        super().__init__(number, os.strerror(number), str(path))
+        self._details = [detail] if detail else []
+
+    @classmethod
+    def of(cls, error: OSError) -> "DiskError":
+        """An error of the system as one of these; without a name it is the output's."""
+        if isinstance(error, cls):
+            return error
+        assert error.errno is not None
+        return cls(error.errno, error.filename or "standard output")
+
+    def add(self, detail: str) -> None:
+        """Say something more at the end of the line, a clause without full stop."""
+        self._details.append(detail)
+
+    def __str__(self) -> str:
+        said = "; ".join(self._details)
+        said = f": {said}" if said else ""
+        return f"[disk] {self.filename}: {self.strerror}{said}."
 
 
 class ProcessLost(RuntimeError):

@@ -5,7 +5,6 @@ help. Bad input ends in one line on standard error and exit status 2.
 """
 
 import dataclasses
-import errno
 import logging
 import signal
 import sys
@@ -18,7 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from energyflow_mlx.config.wording import expected, keys_of, suggestion
-from energyflow_mlx.errors import InputError, ProcessLost, Terminated
+from energyflow_mlx.errors import (
+    OF_DISK,
+    DiskError,
+    InputError,
+    ProcessLost,
+    Terminated,
+)
 
 _Schema = TypeVar("_Schema")
 
@@ -149,15 +154,6 @@ def main(
         function(parse(schema, words))
 
 
-# What the system says about files that the user can mend.
-_OF_FILES = frozenset(
-    {
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-        *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-    }
-)
-
-
 class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
     """Context that turns bad user input into one line and exit status 2.
 
@@ -178,16 +174,26 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
         """
         if self._is_main:
             signal.signal(signal.SIGTERM, self._former)
-        if isinstance(error, InputError):
+        error = error or _flush_output()
+        if isinstance(error, OSError) and error.errno in OF_DISK:
+            error = DiskError.of(error)
+        if isinstance(error, InputError | DiskError):
             _end(f"error: {error}", 2)
-        if isinstance(error, OSError) and error.errno in _OF_FILES:
-            _end(f"error: [files] {error.filename}: {error.strerror}.", 2)
         if isinstance(error, ProcessLost | FloatingPointError):
             _end(f"error: {error}", 1)
         if isinstance(error, KeyboardInterrupt):
             is_terminated = isinstance(error, Terminated)
             message = "terminated" if is_terminated else "interrupted"
             _end(message, 143 if is_terminated else 130)
+
+
+def _flush_output() -> OSError | None:
+    """Write out what was printed; Python would do so after the last status is set."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
 
 
 def _end(message: str, status: int) -> NoReturn:
