@@ -10,6 +10,8 @@ import hashlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_
 from energyflow_mlx.data.sources import read_texts
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import DiskError, InputError
 from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.runtime.atomic import sha256_of
 from energyflow_mlx.runtime.disk import require_space, writing
@@ -99,7 +101,8 @@ def prepare(args: PrepareArgs) -> None:
         if args.teacher == "precomputed":
             done = _convert(args, output)
         else:
-            done = _encode(args, output, display)
+            with _kept(output):
+                done = _encode(args, output, display)
         display.message(f"{done}, {time.monotonic() - start:.1f} s")
 
 
@@ -128,7 +131,7 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
     note = _provenance(args, teacher, texts)
     if output.exists() and read_provenance(output) == note:
         return f"{output} is up to date"
-    work = output.with_name(output.name + ".partial")
+    work = _work_folder(output)
     ids = None
     if args.tokens:
         assert isinstance(teacher, Teacher)  # _check refuses a function
@@ -151,6 +154,24 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
         sidecar_path(staged).replace(sidecar_path(output))
         shutil.rmtree(work)
     return _wrote(output, sentences)
+
+
+def _work_folder(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+@contextmanager
+def _kept(output: Path) -> Iterator[None]:
+    """Context that says with a disk's error what stays of the work, if anything."""
+    try:
+        yield
+    except DiskError as error:
+        if _work_folder(output).exists():
+            error.add(
+                f"what is finished waits in {_work_folder(output)}, and once that is "
+                "mended the same command goes on from it"
+            )
+        raise
 
 
 def _teacher(args: PrepareArgs) -> Teacher | FunctionTeacher:

@@ -6,6 +6,7 @@ help. Bad input ends in one line on standard error and exit status 2.
 
 import dataclasses
 import logging
+import os
 import signal
 import sys
 import threading
@@ -147,11 +148,11 @@ def main(
     shown = "%(message)s" if level < logging.WARNING else "%(levelname)s %(message)s"
     logging.basicConfig(level=level, format=shown)
     words = sys.argv[1:] if argv is None else list(argv)
-    if any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(usage(schema, program_of(function.__module__)) + "\n")
-        return
     with clean_exit():
-        function(parse(schema, words))
+        if any(word in ("-h", "--help") for word in words):
+            sys.stdout.write(usage(schema, program_of(function.__module__)) + "\n")
+        else:
+            function(parse(schema, words))
 
 
 class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
@@ -188,11 +189,16 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
 
 
 def _flush_output() -> OSError | None:
-    """Write out what was printed; Python would do so after the last status is set."""
+    """Write out what was printed, where Python itself would no longer say why not.
+
+    A reader that has gone, such as ``head``, has what it wants.
+    """
     try:
         sys.stdout.flush()
     except OSError as error:
-        return error
+        # Python tries the same again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None if isinstance(error, BrokenPipeError) else error
     return None
 
 

@@ -301,10 +301,9 @@ class RunFolder:
             yield
         except DiskError as error:
             last = max(self.steps(), default=None)
-            where = (
-                "its start" if last is None else f"update {last}, its last checkpoint"
-            )
-            error.add(f"the same command goes on from {where}, once there is room")
+            where = "goes on from the last checkpoint, that of update"
+            does = "starts it" if last is None else f"{where} {last}"
+            error.add(f"once that is mended the same command {does}")
             raise
 
     def latest(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded | None:

@@ -101,8 +101,9 @@ def _kept_clean(path: Path, aside: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    content = text.encode()
+    with write_aside(path, len(content)) as aside:
+        aside.write_bytes(content)
 
 
 def sha256_of(path: Path) -> str:
