@@ -6,9 +6,9 @@ A point is a command and one of: the bytes that are ``free`` before it; the oper
 before which the disk fills up but for the bytes ``left``, the ``number``-th of ``of``
 that are spread over all operations that write; ``read_only``; ``limit``, the bytes that
 a file may have; ``stdout``, the file that standard output is. The disk is a small tmpfs
-which only this process sees. A ballast file takes its room; it goes away afterwards, and
-the same command must then give what it gives on a disk with room. One process for all,
-because starting one for each takes seconds.
+which only this process sees. A ballast file takes its room; it goes away afterwards,
+and the same command must then give what it gives on a disk with room. One process for
+all, because starting one for each takes seconds.
 """
 
 import contextlib

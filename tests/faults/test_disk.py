@@ -30,7 +30,8 @@ OPERATIONS = {
     **{"train": 14, "prepare": 6, "encode": 2, "decode": 2, "evaluate": 5},
     **{"export": 5, "export weights": 2, "export projection": 2},
 }
-LEFT = (0, 8192, 100_000)  # bytes, in turn: enough for none, for some, for most files
+# Bytes that stay free, in turn, while larger files are still to come.
+LEFT = {"train": (0, 8192, 100_000), "prepare": (0, 8192, 30_000)}
 
 QUICK = [
     {"command": "train", "free": 1_000_000},
@@ -48,9 +49,10 @@ QUICK = [
     {"command": "export", "read_only": True},
 ]
 FULL = [
-    {"command": name, "number": number, "of": of, "left": LEFT[number % len(LEFT)]}
+    {"command": name, "number": number, "of": of, "left": left}
     for name, of in OPERATIONS.items()
     for number in range(1, of + 1)
+    for left in [LEFT.get(name, (0, 0, 0))[number % 3 if 2 * number < of else 0]]
 ]
 FULL += [{"command": name, "free": 0} for name in (*OPERATIONS, "plot", "profile")]
 FULL += [{"command": name, "read_only": True} for name in OPERATIONS]
