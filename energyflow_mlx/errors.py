@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 
@@ -30,6 +31,10 @@ OF_DISK = frozenset(
 )
 
 
+# How MLX begins what it says of the files of its compiler.
+_OF_MLX_FILES = ("[Compile::eval_cpu]", "filesystem error")
+
+
 class DiskError(OSError):
     """The system refused to write a file: a full or read-only disk, a quota, a right.
 
@@ -53,6 +58,27 @@ class DiskError(OSError):
             return error
         assert error.errno is not None
         return cls(error.errno, error.filename or "standard output")
+
+    @classmethod
+    def of_compiler(cls, error: RuntimeError) -> "DiskError | None":
+        """MLX's error where it has no room to compile a fused expression on the CPU.
+
+        It has no number of its own, and what was compiled halfway stays there: the
+        source goes away here.
+
+        Returns:
+            The error; none where MLX, or its compiler, failed for another reason.
+        """
+        text = str(error)
+        number = next((n for n in OF_DISK if os.strerror(n) in text), None)
+        if number is None or not text.startswith(_OF_MLX_FILES):
+            return None
+        for half in re.findall(r'"([^"]+/tmp_\w+\.(?:cpp|so))"', text):
+            Path(half).unlink(missing_ok=True)
+        folder = os.environ.get("TMPDIR", "/tmp")
+        here = os.statvfs(folder)
+        said = f"{here.f_bavail * here.f_frsize} bytes are free where MLX compiles"
+        return cls(number, folder, f"{said}; TMPDIR can name another folder")
 
     def add(self, detail: str) -> None:
         """Say something more at the end of the line, a clause without full stop."""

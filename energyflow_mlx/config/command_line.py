@@ -178,6 +178,8 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
         error = error or _flush_output()
         if isinstance(error, OSError) and error.errno in OF_DISK:
             error = DiskError.of(error)
+        if isinstance(error, RuntimeError):
+            error = DiskError.of_compiler(error) or error
         if isinstance(error, InputError | DiskError):
             _end(f"error: {error}", 2)
         if isinstance(error, ProcessLost | FloatingPointError):

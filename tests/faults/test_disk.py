@@ -243,6 +243,25 @@ def test_a_full_disk_behind_standard_output_is_a_line():
     assert (done.returncode, done.stderr) == (2, line)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[Compile::eval_cpu] Failed: "g++ "{}/tmp_1a.cpp" -o "{}/tmp_1a.so"": fatal '
+        "error: error closing /tmp/cc.s: No space left on device",
+        "filesystem error: cannot create directories: Read-only file system [{}/mlx]",
+    ],
+)
+def test_a_full_folder_of_the_compiler_is_named_and_left_clean(
+    text, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "tmp_1a.cpp").write_text("half")
+    said = DiskError.of_compiler(RuntimeError(text.format(*[tmp_path] * 2)))
+    assert f"{tmp_path}: " in str(said) and "TMPDIR can name another" in str(said)
+    assert (tmp_path / "tmp_1a.cpp").exists() == text.startswith("filesystem")
+    assert DiskError.of_compiler(RuntimeError(text.split(":")[0])) is None
+
+
 def test_a_folder_in_which_a_file_is_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     np.save(tmp_path / "a.npy", np.ones((2, 3), np.float32))
