@@ -53,11 +53,11 @@ class DiskError(OSError):
 
     @classmethod
     def of(cls, error: OSError) -> "DiskError":
-        """An error of the system as one of these; without a name it is the output's."""
+        """An error of the system as one of these; it may not know its file."""
         if isinstance(error, cls):
             return error
         assert error.errno is not None
-        return cls(error.errno, error.filename or "standard output")
+        return cls(error.errno, error.filename or "standard output or a file")
 
     @classmethod
     def of_compiler(cls, error: RuntimeError) -> "DiskError | None":

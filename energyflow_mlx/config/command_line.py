@@ -200,7 +200,10 @@ def _flush_output() -> OSError | None:
     except OSError as error:
         # Python tries the same again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return None if isinstance(error, BrokenPipeError) else error
+        if isinstance(error, BrokenPipeError):
+            return None
+        assert error.errno is not None
+        return DiskError(error.errno, "standard output")
     return None
 
 
