@@ -78,8 +78,9 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in OF_DISK or _is_elsewhere(error.filename, path):
             raise
-        if error.errno == errno.EEXIST:  # a file where a folder was to be made
-            said = f"{error.filename} is a file"
+        in_the_way = next((place for place in path.parents if place.is_file()), None)
+        if in_the_way is not None:
+            said = f"{in_the_way} is a file"
             raise DiskError(errno.ENOTDIR, path, said) from error
         if error.errno not in _OF_SPACE:
             raise DiskError(error.errno, path) from error

@@ -22,7 +22,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -144,15 +144,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _lock(path: Path) -> TextIO:
     """The file of this name, locked; one that was removed meanwhile does not count."""
-    with writing(path):
+    with writing(path.parent):
         while True:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), ExitStack() as stack:
+                file = stack.enter_context(path.open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX)
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
                     return file
-            file.close()
 
 
 def _fault(folder: Path, shape: tuple[int, int]) -> str | None:
