@@ -106,12 +106,12 @@ def _check_kernels(args: DoctorArgs) -> bool:
     with console.status("operations") as status:
         found = list(check_operations(lambda op: status.update(f"checking {op}")))
     report = kernel_report(found)
-    text = json.dumps(report, indent=1) + "\n"
-    write_text(Path(args.report), text)
     if args.json:
         sys.stdout.write(json.dumps(report) + "\n")
     else:
         show_kernels(found, console)
+    write_text(Path(args.report), json.dumps(report, indent=1) + "\n")
+    if not args.json:
         console.print(Text(f"{report['device']}: wrote {args.report}"))
     return bool(report["ok"])
 

@@ -20,10 +20,9 @@ from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.chunks import WINDOW
 from energyflow_mlx.data.files import STANDARD_STREAM, read_lines, require_other_file
 from energyflow_mlx.data.sources import iter_texts
-from energyflow_mlx.data.vectors import finite_rows, open_matrix, unit_rows
+from energyflow_mlx.data.vectors import finite_rows, new_matrix, open_matrix, unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.runtime.atomic import write_aside
 
 if TYPE_CHECKING:
     from energyflow_mlx.inference import SentenceCodec
@@ -101,19 +100,13 @@ def encode_file(args: EncodeArgs) -> None:
     with (
         RunDisplay() as display,
         display.task("encoding") as report,
-        write_aside(Path(args.output)) as aside,
+        new_matrix(Path(args.output), (count, codec.dimension)) as write,
     ):
-        shape = (count, codec.dimension)
-        vectors = np.lib.format.open_memmap(
-            aside, mode="w+", dtype=np.float32, shape=shape
-        )
         done = 0
         for rows, part in encode(read()):
-            vectors[rows] = part
+            write(rows, part)
             done += len(part)
             report(done, count)
-        vectors.flush()
-        del vectors
     logger.info("wrote %s, [%d, %d] float32", args.output, count, codec.dimension)
 
 

@@ -1,6 +1,9 @@
 """Errors a user can cause and mend; entry points print them as one line, exit 2."""
 
+import errno
 import importlib.util
+import os
+import re
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +19,75 @@ class InputError(ValueError):
 
 class EFBError(InputError):
     """A damaged or foreign EFB file; the message names the path and byte offset."""
+
+
+# What the system says about files that the user can mend.
+OF_DISK = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+        *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT),
+        *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    }
+)
+
+
+# How MLX begins what it says of the files of its compiler.
+_OF_MLX_FILES = ("[Compile::eval_cpu]", "filesystem error")
+
+
+class DiskError(OSError):
+    """The system refused to write a file: a full or read-only disk, a quota, a right.
+
+    Entry points turn it into one line on standard error and exit status 2. What was
+    there before is whole, and nothing half-written stays.
+
+    Args:
+        number: The system's error number.
+        path: The file or folder, as the user knows it.
+        detail: What else is known, such as the bytes needed and free; no full stop.
+    """
+
+    def __init__(self, number: int, path: Path | str, detail: str = "") -> None:
+        super().__init__(number, os.strerror(number), str(path))
+        self._details = [detail] if detail else []
+
+    @classmethod
+    def of(cls, error: OSError) -> "DiskError":
+        """An error of the system as one of these; it may not know its file."""
+        if isinstance(error, cls):
+            return error
+        assert error.errno is not None
+        return cls(error.errno, error.filename or "standard output or a file")
+
+    @classmethod
+    def of_compiler(cls, error: RuntimeError) -> "DiskError | None":
+        """MLX's error where it has no room to compile a fused expression on the CPU.
+
+        It has no number of its own, and what was compiled halfway stays there: the
+        source goes away here.
+
+        Returns:
+            The error; none where MLX, or its compiler, failed for another reason.
+        """
+        text = str(error)
+        number = next((n for n in OF_DISK if os.strerror(n) in text), None)
+        if number is None or not text.startswith(_OF_MLX_FILES):
+            return None
+        for half in re.findall(r'"([^"]+/tmp_\w+\.(?:cpp|so))"', text):
+            Path(half).unlink(missing_ok=True)
+        folder = os.environ.get("TMPDIR", "/tmp")
+        here = os.statvfs(folder)
+        said = f"{here.f_bavail * here.f_frsize} bytes are free where MLX compiles"
+        return cls(number, folder, f"{said}; TMPDIR can name another folder")
+
+    def add(self, detail: str) -> None:
+        """Say something more at the end of the line, a clause without full stop."""
+        self._details.append(detail)
+
+    def __str__(self) -> str:
+        said = "; ".join(self._details)
+        said = f": {said}" if said else ""
+        return f"[disk] {self.filename}: {self.strerror}{said}."
 
 
 class ProcessLost(RuntimeError):

@@ -19,7 +19,7 @@ import numpy as np
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.checks import as_paths
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import DiskError, InputError
 
 if TYPE_CHECKING:
     from energyflow_mlx.display import RunDisplay
@@ -241,12 +241,22 @@ def _store(folder: Path, line: str) -> None:
     from energyflow_mlx.runs.folder import RunFolder
     from energyflow_mlx.runtime.atomic import write_text
 
-    if folder.is_dir() and not is_pretrained(folder):
+    if not folder.is_dir() or is_pretrained(folder):
+        return
+    try:
         write_text(RunFolder(folder).evaluation, line + "\n")
+    except DiskError as error:
+        error.add("the result above is not stored")
+        raise
 
 
 def evaluate(args: EvaluateArgs) -> None:
-    """Measure, show, store, and print one JSON line."""
+    """Measure, show, print one JSON line, and then store.
+
+    Raises:
+        InputError: An argument, the run or a file is wrong.
+        DiskError: The result is shown, and could not be stored.
+    """
     from energyflow_mlx.display import RunDisplay
     from energyflow_mlx.evaluation.generation import note_on_bleu
 
@@ -272,11 +282,11 @@ def evaluate(args: EvaluateArgs) -> None:
     with RunDisplay() as display:
         title = args.run or f"teacher {args.teacher}"
         display.table(title, ["metric", "value"], rows)
-    line = json.dumps(result, ensure_ascii=False)
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
     if args.run is not None:
         stored = json.dumps(result | {"details": details}, ensure_ascii=False)
         _store(Path(args.run), stored)
-    sys.stdout.write(line + "\n")
 
 
 def main() -> None:

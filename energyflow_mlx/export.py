@@ -78,6 +78,7 @@ def export(args: ExportArgs) -> None:
 
     Raises:
         InputError: An argument, the run or the input is wrong; nothing was written.
+        DiskError: The output cannot be written; nothing of it stays.
     """
     writers = {"run": _FROM_RUN, "input": _FROM_FILE}
     given = [name for name in writers if getattr(args, name) is not None]
@@ -92,10 +93,7 @@ def export(args: ExportArgs) -> None:
             f"{given[0]}=, got {args.output}."
         )
     _check(args, suffix, is_folder=is_folder)
-    try:
-        writer(args)
-    except OSError as error:
-        raise InputError(f"[export] {args.output}: not written: {error}.") from error
+    writer(args)
     logger.info("wrote %s, %d bytes", args.output, _size(Path(args.output)))
 
 

@@ -10,6 +10,8 @@ import hashlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +21,16 @@ from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.distinct import deduplicate
+from energyflow_mlx.data.efb_layout import efb_bytes
 from energyflow_mlx.data.files import require_other_file
 from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_path
 from energyflow_mlx.data.sources import read_texts
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import DiskError, InputError
 from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.runtime.atomic import sha256_of
+from energyflow_mlx.runtime.disk import require_space, writing
 from energyflow_mlx.teacher import (
     FunctionTeacher,
     Teacher,
@@ -89,19 +93,16 @@ def prepare(args: PrepareArgs) -> None:
 
     Raises:
         InputError: An argument or the input is wrong; nothing was written.
+        DiskError: The output cannot be written; what the teacher has finished waits.
     """
     _check(args)
     start, output = time.monotonic(), Path(args.output)
     with RunDisplay(title="prepare") as display:
-        try:
-            if args.teacher == "precomputed":
-                done = _convert(args, output)
-            else:
+        if args.teacher == "precomputed":
+            done = _convert(args, output)
+        else:
+            with _kept(output):
                 done = _encode(args, output, display)
-        except OSError as error:
-            raise InputError(
-                f"[prepare] {output}: cannot be written: {error}."
-            ) from error
         display.message(f"{done}, {time.monotonic() - start:.1f} s")
 
 
@@ -130,24 +131,47 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
     note = _provenance(args, teacher, texts)
     if output.exists() and read_provenance(output) == note:
         return f"{output} is up to date"
-    work = output.with_name(output.name + ".partial")
-    with display.task("teacher vectors") as report:
-        vectors = cached_vectors(
-            teacher, texts, work, report, batch_size=args.batch_size
-        )
+    work = _work_folder(output)
     ids = None
     if args.tokens:
         assert isinstance(teacher, Teacher)  # _check refuses a function
         ids = teacher.tokenize(texts)
+    shape = len(texts), teacher.dimension
+    if not work.exists():  # else the vectors have their room, in part or in whole
+        vectors_bytes = 4 * shape[0] * shape[1]
+        require_space(output, [efb_bytes(shape, texts, ids), vectors_bytes])
+    with display.task("teacher vectors") as report:
+        vectors = cached_vectors(
+            teacher, texts, work, report, batch_size=args.batch_size
+        )
     staged = work / output.name
     sentences = SentenceSet(texts, ids, vectors)
     write_efb(staged, sentences, normalized=teacher.normalized, provenance=note)
-    # The old note goes first: it must never lie beside a file it does not describe.
-    sidecar_path(output).unlink(missing_ok=True)
-    staged.replace(output)
-    sidecar_path(staged).replace(sidecar_path(output))
-    shutil.rmtree(work)
+    with writing(output):
+        # The old note goes first: it must never lie beside a file it does not describe.
+        sidecar_path(output).unlink(missing_ok=True)
+        staged.replace(output)
+        sidecar_path(staged).replace(sidecar_path(output))
+        shutil.rmtree(work)
     return _wrote(output, sentences)
+
+
+def _work_folder(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+@contextmanager
+def _kept(output: Path) -> Iterator[None]:
+    """Context that says with a disk's error what stays of the work, if anything."""
+    try:
+        yield
+    except DiskError as error:
+        if _work_folder(output).exists():
+            error.add(
+                f"what is finished waits in {_work_folder(output)}, and once that is "
+                "mended the same command goes on from it"
+            )
+        raise
 
 
 def _teacher(args: PrepareArgs) -> Teacher | FunctionTeacher:

@@ -40,8 +40,7 @@ class SweepReportArgs:
 
 def sweep_report(args: SweepReportArgs) -> None:
     """Run the command; see the module."""
-    folder = Path(args.run)
-    show(report(folder), folder)
+    _show_and_write(Path(args.run))
 
 
 class SweepReport(Callback):
@@ -50,8 +49,7 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and print the table; exit status 1 unless every job has finished."""
         folder = Path(str(config.hydra.sweep.dir))
-        jobs = report(folder)
-        show(jobs, folder)
+        jobs = _show_and_write(folder)
         left = [job["job"] for job in jobs if job["status"] not in ENDED]
         if left:
             sys.stderr.write(
@@ -59,6 +57,12 @@ class SweepReport(Callback):
                 "same command tries them again\n"
             )
             sys.exit(1)
+
+
+def _show_and_write(folder: Path) -> list[Job]:
+    """The table on the terminal first: it does not need the disk."""
+    show(SweepFolder(folder).jobs(), folder)
+    return report(folder)
 
 
 def report(folder: Path) -> list[Job]:

@@ -16,7 +16,7 @@ from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.efb import EFBReader
 from energyflow_mlx.data.jsonl import write_jsonl
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import DiskError, InputError
 from energyflow_mlx.prepare import PrepareArgs
 
 needs_weights = pytest.mark.skipif(
@@ -154,7 +154,7 @@ def test_an_output_that_cannot_be_written_is_named(folder):
         output=str(folder / "file" / "a.efb"),
         teacher="precomputed",
     )
-    with pytest.raises(InputError, match=r"a\.efb: cannot be written"):
+    with pytest.raises(DiskError, match=r"a\.efb: Not a directory"):
         prepare.prepare(arguments)
 
 

@@ -47,6 +47,7 @@ def run(
 
     Raises:
         InputError: The user's input does not fit; nothing has been written.
+        DiskError: The disk has no room for the checkpoints, or cannot be written.
     """
     require_trackers(config.trackers)
     objectives = build_objectives(config)
@@ -75,12 +76,25 @@ def run(
             trainer = build_trainer(
                 config, objectives, folder, display, group, function
             )
+        _require_space(trainer)
         if folder.is_writer and not folder.exists():
             trainer.data.tokenizer.save(folder.tokenizer)
             folder.begin(config)
         elif begun.is_changed:
             _prolong(trainer)
         return train(trainer, overrides or [])
+
+
+def _require_space(trainer: Trainer) -> None:
+    """Refuse to train where the checkpoints would not fit; there is one before it too.
+
+    Raises:
+        DiskError: There is no room for them.
+    """
+    left = trainer.total - trainer.progress.step
+    arrays = trainer.stepper.state.arrays()
+    saves = left + 1 if left > 0 else 0
+    trainer.folder.require_space(arrays, trainer.config.trainer.keep, saves)
 
 
 def _prolong(trainer: Trainer) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from energyflow_mlx.errors import InputError, install_command
+from energyflow_mlx.errors import DiskError, InputError, install_command
 from energyflow_mlx.runs.sweep import SweepFolder
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ def run_job(
         return _did_not_finish(sweep, job, overrides, "refused", error)
     except FloatingPointError as error:
         return _did_not_finish(sweep, job, overrides, "diverged", error)
+    except DiskError as error:
+        return _did_not_finish(sweep, job, overrides, "failed", error)
     except (RuntimeError, OSError, MemoryError) as error:
         logger.warning("job %s failed", job, exc_info=True)
         return _did_not_finish(sweep, job, overrides, "failed", error)

@@ -5,8 +5,8 @@ help. Bad input ends in one line on standard error and exit status 2.
 """
 
 import dataclasses
-import errno
 import logging
+import os
 import signal
 import sys
 import threading
@@ -18,7 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from energyflow_mlx.config.wording import expected, keys_of, suggestion
-from energyflow_mlx.errors import InputError, ProcessLost, Terminated
+from energyflow_mlx.errors import (
+    OF_DISK,
+    DiskError,
+    InputError,
+    ProcessLost,
+    Terminated,
+)
 
 _Schema = TypeVar("_Schema")
 
@@ -142,20 +148,11 @@ def main(
     shown = "%(message)s" if level < logging.WARNING else "%(levelname)s %(message)s"
     logging.basicConfig(level=level, format=shown)
     words = sys.argv[1:] if argv is None else list(argv)
-    if any(word in ("-h", "--help") for word in words):
-        sys.stdout.write(usage(schema, program_of(function.__module__)) + "\n")
-        return
     with clean_exit():
-        function(parse(schema, words))
-
-
-# What the system says about files that the user can mend.
-_OF_FILES = frozenset(
-    {
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-        *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-    }
-)
+        if any(word in ("-h", "--help") for word in words):
+            sys.stdout.write(usage(schema, program_of(function.__module__)) + "\n")
+        else:
+            function(parse(schema, words))
 
 
 class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
@@ -178,16 +175,36 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
         """
         if self._is_main:
             signal.signal(signal.SIGTERM, self._former)
-        if isinstance(error, InputError):
+        error = error or _flush_output()
+        if isinstance(error, OSError) and error.errno in OF_DISK:
+            error = DiskError.of(error)
+        if isinstance(error, RuntimeError):
+            error = DiskError.of_compiler(error) or error
+        if isinstance(error, InputError | DiskError):
             _end(f"error: {error}", 2)
-        if isinstance(error, OSError) and error.errno in _OF_FILES:
-            _end(f"error: [files] {error.filename}: {error.strerror}.", 2)
         if isinstance(error, ProcessLost | FloatingPointError):
             _end(f"error: {error}", 1)
         if isinstance(error, KeyboardInterrupt):
             is_terminated = isinstance(error, Terminated)
             message = "terminated" if is_terminated else "interrupted"
             _end(message, 143 if is_terminated else 130)
+
+
+def _flush_output() -> OSError | None:
+    """Write out what was printed, where Python itself would no longer say why not.
+
+    A reader that has gone, such as ``head``, has what it wants.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python tries the same again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return None
+        assert error.errno is not None
+        return DiskError(error.errno, "standard output")
+    return None
 
 
 def _end(message: str, status: int) -> NoReturn:

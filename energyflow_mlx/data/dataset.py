@@ -8,11 +8,13 @@ import numpy as np
 
 from energyflow_mlx.data.distinct import number_distinct
 from energyflow_mlx.data.efb import EFBReader, EFBWriter
+from energyflow_mlx.data.efb_layout import efb_bytes
 from energyflow_mlx.data.jsonl import read_jsonl
 from energyflow_mlx.data.provenance import Provenance
 from energyflow_mlx.data.sources import kind_of, read_texts
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.disk import require_space
 
 
 @dataclass
@@ -134,10 +136,13 @@ def write_efb(
 
     Raises:
         ValueError: Vectors are missing, not finite, or not of length 1 as promised.
+        DiskError: The system refuses to write it, or there is no room; said at once.
     """
     if sentences.targets is None:
         raise ValueError("[dataset] targets must be given to write an EFB file.")
     has_text, has_tokens = sentences.texts is not None, sentences.ids is not None
+    size = efb_bytes(sentences.targets.shape, sentences.texts, sentences.ids)
+    require_space(path, [size])
     with EFBWriter(
         path,
         sentences.targets.shape[1],

@@ -11,6 +11,7 @@ normalized.
 """
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,23 @@ class Index(NamedTuple):
     ids_at: np.ndarray
     ids_count: np.ndarray
     target_at: np.ndarray
+
+
+def efb_bytes(
+    shape: Sequence[int],
+    texts: Sequence[str] | None,
+    ids: Sequence[np.ndarray] | None,
+) -> int:
+    """Bytes of an EFB2 file.
+
+    Args:
+        shape: ``[N, E]`` of its vectors.
+        texts: Its texts, if it has them.
+        ids: Its token ids ``[L]``, if it has them.
+    """
+    size = HEADER_BYTES[2] + 4 * shape[0] * shape[1]
+    size += sum(U32.size + len(text.encode()) for text in texts or ())
+    return size + sum(U32.size + 5 * len(row) for row in ids or ())
 
 
 def efb_error(path: Path, offset: int, what: str) -> EFBError:

@@ -1,10 +1,15 @@
-"""Sentence vectors on the host: from ``.npy`` files, checked, scaled to length 1."""
+"""Sentence vectors on the host: ``.npy`` files, checked, scaled to length 1."""
 
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_aside
+from energyflow_mlx.runtime.disk import reserve
 
 
 def open_matrix(path: Path) -> np.ndarray:
@@ -27,6 +32,46 @@ def open_matrix(path: Path) -> np.ndarray:
             f"{list(rows.shape)}."
         )
     return rows
+
+
+@contextmanager
+def new_matrix(
+    path: Path, shape: tuple[int, int]
+) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    """Write the rows of a ``.npy`` file in any order; it appears whole or not at all.
+
+    The file takes its room on the disk before the first row comes.
+
+    Args:
+        path: The file.
+        shape: ``[N, E]``, float32.
+
+    Yields:
+        Function that writes rows: their numbers ``[n]``, each once, and ``[n, E]``.
+
+    Raises:
+        DiskError: The system refuses to write it, or there is no room.
+    """
+    header = io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    start, width = header.tell(), 4 * shape[1]
+    size = start + shape[0] * width
+    with write_aside(path, size) as aside, aside.open("wb") as file:
+        reserve(file.fileno(), size)
+        file.write(header.getvalue())
+
+        def write(numbers: np.ndarray, rows: np.ndarray) -> None:
+            order = np.argsort(numbers)
+            numbers, rows = numbers[order], np.asarray(rows[order], "<f4", order="C")
+            ends = np.flatnonzero(np.diff(numbers, append=-1) != 1) + 1
+            first = 0
+            for end in ends.tolist():  # rows that follow each other go in one write
+                file.seek(start + int(numbers[first]) * width)
+                file.write(rows[first:end].data)
+                first = end
+
+        yield write
 
 
 def finite_rows(rows: np.ndarray, path: Path, start: int = 0) -> np.ndarray:

@@ -24,12 +24,14 @@ import mlx.core as mx
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.weights import (
     Arrays,
+    bytes_of,
     describe,
     read_arrays,
     read_bytes,
     write_arrays,
 )
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, flush
+from energyflow_mlx.runtime.disk import writing
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +70,33 @@ def save(
 
     Raises:
         ValueError: Bad step, keep, array name or meta data; nothing is written.
-        OSError: The disk is full or not writable; earlier checkpoints are whole.
+        DiskError: The disk is full or not writable; earlier checkpoints are whole.
     """
     header = _header(step, meta)
     groups = _group(arrays)
     if keep < 0:
         raise ValueError(f"[checkpoint] keep must be at least 0, got {keep}.")
-    folder = Path(folder)
+    final = folder_of(folder, step)
+    with writing(final, sum(sizes_of(arrays))):
+        _write(final, header, groups)
+        _prune(Path(folder), step, keep, set(protect))
+    return final
+
+
+def sizes_of(arrays: Mapping[str, mx.array]) -> list[int]:
+    """Bytes of the files of a checkpoint with these arrays, about.
+
+    Args:
+        arrays: Named as for ``save``; they need not be evaluated.
+    """
+    header = bytes_of(arrays) - sum(array.nbytes for array in arrays.values())
+    return [header, *(bytes_of(members) for members in _group(arrays).values())]
+
+
+def _write(final: Path, header: dict[str, Any], groups: Mapping[str, Arrays]) -> None:
+    folder = final.parent
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    final = folder_of(folder, step)
     aside = folder / f"{TEMPORARY_PREFIX}{final.name}-{os.getpid()}"
     aside.mkdir()
     try:
@@ -89,8 +108,6 @@ def save(
         _publish(aside, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # still there only after an error
-    _prune(folder, step, keep, set(protect))
-    return final
 
 
 def load(

@@ -6,7 +6,8 @@ another configuration is refused.
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.config import Config, read_config
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import DiskError, InputError
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, write_text
+from energyflow_mlx.runtime.disk import require_space
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -269,6 +271,40 @@ class RunFolder:
             return
         folder = self.checkpoints
         checkpoint.save(folder, step, arrays, meta, keep=keep, protect={best})
+
+    def require_space(
+        self, arrays: Mapping[str, mx.array], keep: int, saves: int
+    ) -> None:
+        """Refuse to train where the checkpoints would not fit.
+
+        At most there are those that are kept, the best one and the one being written.
+
+        Args:
+            arrays: As for ``save``.
+            keep: As for ``save``.
+            saves: Checkpoints that the run may still write at most.
+
+        Raises:
+            DiskError: There is no room for them, or the folder cannot be written.
+        """
+        if not self.is_writer or not saves:
+            return
+        new = min(saves, max(1, keep + 2 - len(self.steps())))
+        sizes = checkpoint.sizes_of(arrays) * new
+        said = f"for {new} more checkpoints, as trainer.keep={keep}"
+        require_space(self.path, sizes, said)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Context that says with a disk's error what stays of the run."""
+        try:
+            yield
+        except DiskError as error:
+            last = max(self.steps(), default=None)
+            where = "goes on from the last checkpoint, that of update"
+            does = "starts it" if last is None else f"{where} {last}"
+            error.add(f"once that is mended the same command {does}")
+            raise
 
     def latest(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded | None:
         """The newest whole checkpoint, or none; damaged ones are skipped and named.

@@ -22,6 +22,7 @@ import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.disk import writing
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,10 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(self.path)
+            self._file = self.path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record of plain scalars (Python or NumPy numbers, text, None).
@@ -47,9 +49,11 @@ class MetricsLog:
         Raises:
             TypeError: A value is no scalar; lazy arrays in particular are refused,
                 since a log must never be what evaluates a graph.
+            DiskError: The disk is full; what it took of the line is cut off later.
         """
-        self._file.write(_encode(record) + "\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(_encode(record) + "\n")
+            self._file.flush()
 
     def truncate_after(self, step: int) -> None:
         """Drop the records of later steps, so that a resumed run logs them anew.
@@ -63,11 +67,13 @@ class MetricsLog:
 
     def flush_to_disk(self) -> None:
         """Force everything written so far to the disk."""
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; writing afterwards is an error."""
-        self._file.close()
+        with writing(self.path):  # what a full disk did not take is tried once more
+            self._file.close()
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -12,34 +12,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from energyflow_mlx.errors import DiskError
+from energyflow_mlx.runtime.disk import require_space, writing
+
 TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
+def write_aside(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path to write; it replaces ``path`` when the body succeeds.
 
     Args:
         path: The final file. Its folder is created when missing. When the body raises,
             the file that was there before is untouched, and so is the lack of a folder.
+        size: Bytes of the file where they are known; refused at once where they do not
+            fit.
 
     Yields:
         The temporary path. It keeps the suffix, which some writers insist on.
+
+    Raises:
+        DiskError: The system refuses to write it.
     """
-    missing = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    try:
+    with writing(path, size), _kept_clean(path, aside):
+        if size is not None:
+            require_space(path, [size])
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         flush(aside)
         aside.replace(path)
         flush(path.parent)
-        missing.clear()
-    finally:
-        aside.unlink(missing_ok=True)
-        with suppress(OSError):  # others may have put something there
-            for folder in missing:
-                folder.rmdir()
 
 
 @contextmanager
@@ -52,31 +55,55 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary folder, beside the final one.
+
+    Raises:
+        DiskError: The system refuses to write it.
     """
     path = Path(os.path.abspath(path))  # "x/.." and "." have a name too
     aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     former = aside.with_name(f"{aside.name}-former")
-    aside.mkdir(parents=True)
+    with writing(path), _kept_clean(path, aside):
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            for file in aside.iterdir():
+                flush(file)
+            flush(aside)
+            if path.exists():
+                path.replace(former)
+            aside.replace(path)
+            flush(path.parent)
+        except DiskError as error:  # of a file inside: the user knows its final name
+            error.filename = str(error.filename).replace(str(aside), str(path))
+            raise
+        finally:
+            if former.exists() and not path.exists():
+                former.replace(path)
+            shutil.rmtree(former, ignore_errors=True)
+
+
+@contextmanager
+def _kept_clean(path: Path, aside: Path) -> Iterator[None]:
+    """Remove what was written aside, and folders made for a path that did not come."""
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        yield aside
-        for file in aside.iterdir():
-            flush(file)
-        flush(aside)
-        if path.exists():
-            path.replace(former)
-        aside.replace(path)
-        flush(path.parent)
+        yield
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        if former.exists() and not path.exists():
-            former.replace(path)
-        shutil.rmtree(former, ignore_errors=True)
+        # The error that led here is what counts, and a second one must not hide it.
+        with suppress(OSError):
+            if aside.is_dir():
+                shutil.rmtree(aside)
+            aside.unlink(missing_ok=True)
+        for folder in missing:
+            with suppress(OSError):  # it came, or others put something there
+                folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    content = text.encode()
+    with write_aside(path, len(content)) as aside:
+        aside.write_bytes(content)
 
 
 def sha256_of(path: Path) -> str:

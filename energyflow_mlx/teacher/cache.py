@@ -3,13 +3,14 @@
 A cache entry is a folder named by a hash of the teacher's fingerprint and of the
 texts: another teacher, truncation length, scaling, text or order is another entry.
 
-    <cache_dir>/<key>/lock         held while the entry is being made
+    <cache_dir>/<key>/lock         held while the entry is being made; not to read it
     <cache_dir>/<key>/00000.shard  sha256 (32 bytes), then the float32 vectors of up to
                                    4,096 distinct texts; only while the entry grows
     <cache_dir>/<key>/vectors.npy  [N, E] float32, one row per text
     <cache_dir>/<key>/entry.json   written last: sizes and sha256 of vectors.npy
 
-Every file appears whole or not at all, so a killed run goes on with the next shard.
+Every file appears whole or not at all, so a killed run goes on with the next shard. A
+finished entry may lie on a disk that is only read.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import numpy as np
 
 from energyflow_mlx.data.distinct import deduplicate
+from energyflow_mlx.data.vectors import new_matrix
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import (
     TEMPORARY_PREFIX,
@@ -35,12 +38,14 @@ from energyflow_mlx.runtime.atomic import (
     write_aside,
     write_text,
 )
+from energyflow_mlx.runtime.disk import require_space, writing
 
 SHARD_TEXTS = 4096
 _VERSION = 1
 _DIGEST_BYTES = 32
 _VECTORS = "vectors.npy"
 _ENTRY = "entry.json"
+_LOCK = "lock"
 
 Progress = Callable[[int, int], None]
 
@@ -90,19 +95,19 @@ def cached_vectors(
         ``[N, E]`` float32, memory-mapped and read-only.
 
     Raises:
-        InputError: The teacher gave vectors of a wrong shape or not finite, or
-            ``cache_dir`` cannot be used.
+        InputError: The teacher gave vectors of a wrong shape or not finite.
+        DiskError: ``cache_dir`` cannot be written, or has no room for the vectors; said
+            before the teacher begins.
     """
     if not texts:
         return np.zeros((0, teacher.dimension), np.float32)
     folder = Path(cache_dir) / _key(teacher, texts)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"[teacher] cache folder {cache_dir}: {error}.") from error
-    with _locked(folder):
-        if not _is_intact(folder, len(texts), teacher.dimension):
-            _build(folder, teacher, texts, progress, batch_size)
+    shape = len(texts), teacher.dimension
+    if _fault(folder, shape) is not None:
+        with _locked(folder):
+            if (fault := _fault(folder, shape)) is not None:
+                _discard(folder, fault)
+                _build(folder, teacher, texts, progress, batch_size)
     return np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
 
 
@@ -119,23 +124,54 @@ def _key(teacher: SentenceEncoder, texts: Sequence[str]) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time make an entry; a killed one's lock is released."""
-    with (folder / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Let one process at a time make an entry; a killed one's lock is released.
 
-
-def _is_intact(folder: Path, count: int, dimension: int) -> bool:
-    """Whether the entry is finished and undamaged; damage is said and removed."""
-    if not (folder / _ENTRY).is_file():
-        return False
+    A folder in which nothing was made goes away again, and the folders above it that
+    were made for it.
+    """
+    missing = [place for place in folder.parents if not place.exists()]
+    file = _lock(folder / _LOCK)
     try:
-        _check_entry(folder, count, dimension)
+        yield
+    finally:
+        if [path.name for path in folder.iterdir()] == [_LOCK]:
+            with suppress(OSError):  # another process has begun an entry
+                (folder / _LOCK).unlink()
+                for place in (folder, *missing):
+                    place.rmdir()
+        file.close()
+
+
+def _lock(path: Path) -> TextIO:
+    """The file of this name, locked; one that was removed meanwhile does not count."""
+    with writing(path.parent):
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError), ExitStack() as stack:
+                file = stack.enter_context(path.open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
+
+
+def _fault(folder: Path, shape: tuple[int, int]) -> str | None:
+    """Why an entry cannot be read, empty where there is none; ``None``: it can."""
+    if not (folder / _ENTRY).is_file():
+        return ""
+    try:
+        _check_entry(folder, *shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("Cached teacher vectors rebuilt: %s: %s", folder, error)
-        (folder / _ENTRY).unlink()
-        return False
-    return True
+        return str(error)
+    return None
+
+
+def _discard(folder: Path, fault: str) -> None:
+    """Take the mark of a finished entry from a damaged one, and say so."""
+    if fault:
+        log.warning("Cached teacher vectors rebuilt: %s: %s", folder, fault)
+        with writing(folder / _ENTRY):
+            (folder / _ENTRY).unlink()
 
 
 def _check_entry(folder: Path, count: int, dimension: int) -> None:
@@ -160,6 +196,9 @@ def _build(
         leftover.unlink()
     distinct, position = deduplicate(texts)
     report = progress or _silent
+    wide = 4 * teacher.dimension
+    at_once = [len(texts) * wide, len(distinct) * wide - _bytes_of_shards(folder)]
+    require_space(folder, [max(0, size) for size in at_once])
     shards = []
     for start in range(0, len(distinct), SHARD_TEXTS):
         block = distinct[start : start + SHARD_TEXTS]
@@ -198,9 +237,14 @@ def _read_shard(path: Path, count: int, dimension: int) -> np.ndarray | None:
     return np.frombuffer(payload, np.float32).reshape(count, dimension)
 
 
+def _bytes_of_shards(folder: Path) -> int:
+    """Bytes of the shards that an earlier run has left."""
+    return sum(shard.stat().st_size for shard in folder.glob("*.shard"))
+
+
 def _write_shard(path: Path, vectors: np.ndarray) -> None:
     payload = np.ascontiguousarray(vectors, np.float32).tobytes()
-    with write_aside(path) as aside:
+    with write_aside(path, _DIGEST_BYTES + len(payload)) as aside:
         aside.write_bytes(hashlib.sha256(payload).digest() + payload)
 
 
@@ -230,15 +274,12 @@ def _assemble(
     """Join the shards into one row per text, and sign the result."""
     vectors = folder / _VECTORS
     shape = (len(position), teacher.dimension)
-    with write_aside(vectors) as aside:
-        rows = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
+    with new_matrix(vectors, shape) as write:
         shard_of, row_of = np.divmod(position, SHARD_TEXTS)
         for index, shard in enumerate(shards):
             members = np.flatnonzero(shard_of == index)
             stored = np.frombuffer(shard.read_bytes()[_DIGEST_BYTES:], np.float32)
-            rows[members] = stored.reshape(-1, shape[1])[row_of[members]]
-        rows.flush()
-        del rows
+            write(members, stored.reshape(-1, shape[1])[row_of[members]])
     entry = {
         "version": _VERSION,
         "teacher": teacher.name,

@@ -20,17 +20,26 @@ def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
 
     Returns:
         The summary, as written to ``summary.json``.
+
+    Raises:
+        DiskError: The system refuses a file of the run; says from where it goes on.
     """
+    trainer.display.header(_header(trainer))
+    with trainer.folder.kept():
+        return _train(trainer, overrides)
+
+
+def _train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     display, codec = trainer.display, trainer.codec
-    display.header(_header(trainer))
     summary = trainer.run() | {"overrides": overrides}
     summary["parameters"] = count_parameters(codec.model)
     summary["backend"] = device.describe().backend
     with display.doing("final figures"):
         summary["final"] = trainer.group.of_first(lambda: _final(trainer))
     display.close()
-    trainer.folder.write_summary(summary)
+    # The result first: it does not need the disk.
     show_result(display, trainer.folder, summary, trainer.objectives.values())
+    trainer.folder.write_summary(summary)
     return summary
 
 
