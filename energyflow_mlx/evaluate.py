@@ -235,14 +235,13 @@ def evaluate_teacher(args: EvaluateArgs, name: str, display: "RunDisplay") -> Fi
     return {"spearman": similarity_of(sts, encode, display)[0]}
 
 
-def _store(folder: Path, line: str) -> None:
+def _store(folder: Path, result: Figures) -> None:
     """Keep the result in a run folder; an export is not added to."""
     from energyflow_mlx.inference.formats.folder import is_pretrained
     from energyflow_mlx.runs.folder import RunFolder
-    from energyflow_mlx.runtime.atomic import write_text
 
     if folder.is_dir() and not is_pretrained(folder):
-        write_text(RunFolder(folder).evaluation, line + "\n")
+        RunFolder(folder).write_evaluation(result)
 
 
 def evaluate(args: EvaluateArgs) -> None:
@@ -274,8 +273,7 @@ def evaluate(args: EvaluateArgs) -> None:
         display.table(title, ["metric", "value"], rows)
     line = json.dumps(result, ensure_ascii=False)
     if args.run is not None:
-        stored = json.dumps(result | {"details": details}, ensure_ascii=False)
-        _store(Path(args.run), stored)
+        _store(Path(args.run), result | {"details": details})
     sys.stdout.write(line + "\n")
 
 

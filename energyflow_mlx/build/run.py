@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder, deciding, has_other_length
+from energyflow_mlx.runs.lock import FolderLock
 from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
@@ -63,8 +65,8 @@ def run(
         title=config.name,
         console=None if group.is_writer else Console(quiet=True, force_terminal=False),
     )
-    with group.watched(), display:
-        begun = _Begun(*group.of_first(partial(_begun, folder, config)))
+    with group.watched(), display, closing(FolderLock(folder.lock)) as lock:
+        begun = _Begun(*group.of_first(partial(_begun, folder, config, lock)))
         begun.settle(config)
         summary = begun.summary
         if summary.get("status") in ("finished", "stopped early"):
@@ -76,8 +78,8 @@ def run(
                 config, objectives, folder, display, group, function
             )
         if folder.is_writer and not folder.exists():
-            trainer.data.tokenizer.save(folder.tokenizer)
-            folder.begin(config)
+            lock.acquire()
+            folder.start(config, trainer.data.tokenizer.save)
         elif begun.is_changed:
             _prolong(trainer)
         return train(trainer, overrides or [])
@@ -127,12 +129,17 @@ class _Begun(NamedTuple):
         config.data.buckets = list(self.buckets)
 
 
-def _begun(folder: RunFolder, config: Config) -> _Begun:
+def _begun(folder: RunFolder, config: Config, lock: FolderLock) -> _Begun:
     """Look into the folder, and settle what the user leaves open.
 
     A run that is resumed, here or on another device, keeps what it began with. The
-    lengths of a new run follow from its sentences: see ``build_trainer``.
+    lengths of a new run follow from its sentences: see ``build_trainer``. The lock of a
+    run is taken before it is read; a new one's with its folder, once nothing can be
+    refused any more.
     """
+    folder.require_writable()
+    if folder.exists():
+        lock.acquire()
     begun = folder.read_config() if folder.exists() else None
     dtype, buckets = config.precision.dtype, list(config.data.buckets)
     if dtype == "auto":
@@ -142,6 +149,8 @@ def _begun(folder: RunFolder, config: Config) -> _Begun:
     found = _Begun({}, dtype, buckets)
     found.settle(config)
     folder.check(config)
+    if begun:
+        folder.remove_leftovers()
     if begun and has_other_length(begun, config):
         return found._replace(is_changed=True)
     return found._replace(summary=folder.read_summary())

@@ -27,16 +27,16 @@ def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     summary["parameters"] = count_parameters(codec.model)
     summary["backend"] = device.describe().backend
     with display.doing("final figures"):
-        summary["final"] = trainer.group.of_first(lambda: _final(trainer))
+        summary |= trainer.group.of_first(lambda: _final(trainer))
     display.close()
     trainer.folder.write_summary(summary)
     show_result(display, trainer.folder, summary, trainer.objectives.values())
     return summary
 
 
-def _final(trainer: Trainer) -> dict[str, float]:
-    """Metrics of the best weights on every held-out sentence."""
-    trainer.restore_best()
+def _final(trainer: Trainer) -> dict[str, Any]:
+    """Metrics of the best weights on every held-out sentence, and their update."""
+    step = trainer.restore_best()
     trainer.codec.model.eval()
     found = final_metrics(
         trainer.codec,
@@ -45,7 +45,7 @@ def _final(trainer: Trainer) -> dict[str, float]:
         samples=trainer.config.trainer.decode_samples,
         embed=trainer.data.embed,
     )
-    return found | trainer.validation.sts()
+    return {"final": found | trainer.validation.sts(), "final_step": step}
 
 
 def _header(trainer: Trainer) -> dict[str, str]:
