@@ -77,11 +77,12 @@ def run(
             trainer = build_trainer(
                 config, objectives, folder, display, group, function
             )
-        if folder.is_writer and not folder.exists():
+        if folder.is_writer and not lock.is_held:
             lock.acquire()
             folder.start(config, trainer.data.tokenizer.save)
         elif begun.is_changed:
             _prolong(trainer)
+        folder.prune(trainer.progress.step, keep=config.trainer.keep)
         return train(trainer, overrides or [])
 
 

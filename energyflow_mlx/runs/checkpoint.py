@@ -11,7 +11,6 @@ instantiates nothing by name. One process writes to a folder; any number may rea
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,14 +24,17 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.step_folders import (
     candidates,
     folder_of,
-    prune,
     publish,
+    remove,
     remove_leftovers,
+    settle,
     step_of,
+    twin_of,
 )
 from energyflow_mlx.runs.weights import (
     Arrays,
     describe,
+    grouped,
     read_arrays,
     read_bytes,
     write_arrays,
@@ -45,8 +47,6 @@ logger = logging.getLogger(__name__)
 FORMAT = "energyflow-checkpoint"
 VERSION = 1
 HEADER = "checkpoint.json"
-
-_GROUP = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def save(
@@ -77,7 +77,7 @@ def save(
         OSError: The disk is full or not writable; earlier checkpoints are whole.
     """
     header = _header(step, meta)
-    groups = _group(arrays)
+    groups = grouped(arrays)
     if keep < 0:
         raise ValueError(f"[checkpoint] keep must be at least 0, got {keep}.")
     folder = Path(folder)
@@ -95,8 +95,34 @@ def save(
         publish(aside, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # still there only after an error
-    prune(folder, step, keep, set(protect), _best_of)
+    prune(folder, step, keep=keep, protect=protect)
     return final
+
+
+def prune(folder: Path, step: int, *, keep: int, protect: Collection[int] = ()) -> None:
+    """Remove checkpoints that are older than those that stay.
+
+    Later ones are left alone: they are damaged ones that a resume stepped over. What a
+    checkpoint that stays names as the best so far stays with it: whoever must fall back
+    on that one can still load the best.
+
+    Args:
+        folder: Folder of all checkpoints.
+        step: One that is known to be whole, such as the one just written.
+        keep: How many up to it stay; 0 = all.
+        protect: Steps that stay too.
+    """
+    final = folder_of(folder, step)
+    if twin_of(final).exists():  # of a save that was killed at its end
+        if not final.exists() or _first_whole([final], None, []):
+            settle(final)
+    if keep == 0:
+        return
+    earlier = [path for path in candidates(folder) if step_of(path) <= step]
+    staying = {*protect, *map(_best_of, earlier[:keep])}
+    for path in earlier[keep:]:
+        if step_of(path) not in staying:
+            remove(path)
 
 
 def load(
@@ -306,29 +332,6 @@ def _header(step: int, meta: Mapping[str, Any]) -> dict[str, Any]:
         )
     header = {"format": FORMAT, "version": VERSION, "step": step, "meta": plain}
     return header | {"files": {}}
-
-
-def _group(arrays: Mapping[str, mx.array]) -> dict[str, Arrays]:
-    groups: dict[str, Arrays] = {}
-    for name, array in arrays.items():
-        group = name.partition(".")[0]
-        if not _GROUP.fullmatch(group):
-            raise ValueError(
-                "[checkpoint] array names must start with a group of letters, digits, "
-                f"'_' or '-' before the first dot, got '{name}'."
-            )
-        if not isinstance(array, mx.array):
-            raise TypeError(
-                f"[checkpoint] '{name}' must be an mx.array, got "
-                f"{type(array).__name__}."
-            )
-        groups.setdefault(group, {})[name] = array
-    if len({group.lower() for group in groups}) != len(groups):
-        raise ValueError(
-            "[checkpoint] groups must differ by more than letter case, got "
-            f"{', '.join(sorted(groups))}."
-        )
-    return groups
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ another configuration is refused. The configuration is written last and makes th
 a run: one without it holds nothing yet, and a start there begins anew.
 """
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -20,15 +19,14 @@ from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint, step_folders
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
+from energyflow_mlx.runs.results import read_result, read_summary
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import (
     TEMPORARY_PREFIX,
     folder_aside,
     remove_leftovers,
 )
-from energyflow_mlx.runtime.signed_json import read_signed, write_signed
-
-logger = logging.getLogger(__name__)
+from energyflow_mlx.runtime.signed_json import write_signed
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -40,11 +38,6 @@ TRAINED = (
 
 # What Hydra puts into a folder when it is told to; never ours to remove.
 _OF_HYDRA = ".hydra"
-# What everybody who reads a summary asks for, of a run that has ended.
-_OF_SUMMARY = {
-    **{"status": str, "steps": int, "seconds": int | float},
-    **{"best": dict, "final": dict},
-}
 
 # Settings that may differ when a run is resumed: they change no number of it.
 _FREE = {
@@ -236,7 +229,7 @@ class RunFolder:
         """
         for path in (
             *(self.config, self.tokenizer, self.metrics, self.samples, self.summary),
-            *(self.trackers_state, self.tokenizer / "any"),
+            self.trackers_state,
         ):
             remove_leftovers(path)
         step_folders.remove_leftovers(self.checkpoints)
@@ -295,12 +288,7 @@ class RunFolder:
         A damaged one is as none, with a warning: its run ends once more when it is
         resumed, and writes it again.
         """
-        found = _read_result(self.summary)
-        for key, kind in _OF_SUMMARY.items():
-            if found and not isinstance(found.get(key), kind):
-                logger.warning("[run] %s lacks its %s; left out", self.summary, key)
-                return {}
-        return found
+        return read_summary(self.summary)
 
     def write_evaluation(self, figures: Mapping[str, Any]) -> None:
         """Write the result of an evaluation, atomically."""
@@ -308,7 +296,7 @@ class RunFolder:
 
     def read_evaluation(self) -> dict[str, Any]:
         """The latest evaluation, or an empty dictionary; a damaged one is as none."""
-        return _read_result(self.evaluation)
+        return read_result(self.evaluation)
 
     def open_metrics(self, config: Config) -> MetricsLog:
         """The metrics log, open for writing, with the run's trackers."""
@@ -350,6 +338,16 @@ class RunFolder:
         folder = self.checkpoints
         checkpoint.save(folder, step, arrays, meta, keep=keep, protect={best})
 
+    def prune(self, step: int, *, keep: int) -> None:
+        """Remove what ``save`` would have, had it not been killed at its end.
+
+        Args:
+            step: Update whose checkpoint was read and is whole, or 0.
+            keep: Newest checkpoints that stay.
+        """
+        if self.is_writer and step:
+            checkpoint.prune(self.checkpoints, step, keep=keep)
+
     def latest(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded | None:
         """The newest whole checkpoint, or none; damaged ones are skipped and named.
 
@@ -374,14 +372,3 @@ class RunFolder:
         if found is None:
             raise InputError(f"[run] no checkpoint in {self.checkpoints}.")
         return found
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    """A result that can be measured again: a damaged one is said and left out."""
-    if not path.is_file():
-        return {}
-    try:
-        return read_signed(path)
-    except InputError as error:
-        logger.warning("%s; left out", str(error).removesuffix("."))
-        return {}

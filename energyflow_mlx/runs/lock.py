@@ -33,6 +33,11 @@ class FolderLock:
         self._descriptor: int | None = None
         self._made: list[Path] = []
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has it."""
+        return self._descriptor is not None
+
     def acquire(self) -> None:
         """Take the lock, unless it is taken already; makes the folder when missing.
 
@@ -40,7 +45,7 @@ class FolderLock:
             InputError: Another process has it, or the file system has no locks.
             OSError: The folder cannot be written.
         """
-        if self._descriptor is not None:
+        if self.is_held:
             return
         folder = self._path.parent
         self._made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -52,16 +57,15 @@ class FolderLock:
             undo.pop_all()
         self._descriptor = descriptor
         _held.add(self)
+        line = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+        os.pwrite(descriptor, line, 0)
+        os.ftruncate(descriptor, len(line))
 
     def close(self) -> None:
         """Give the lock back; without effect where it is not held."""
-        if self._descriptor is None:
+        if not self.is_held:
             return
-        with suppress(OSError):  # somebody may have removed the folder
-            if [path.name for path in self._path.parent.iterdir()] == [self._path.name]:
-                self._path.unlink()
-                for folder in self._made:
-                    folder.rmdir()
+        self._remove_if_alone()
         self._forget()
 
     def _lock(self, descriptor: int) -> None:
@@ -70,6 +74,7 @@ class FolderLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in _HELD_ELSEWHERE:
+                self._remove_if_alone()
                 raise InputError(
                     f"[run] {folder} must be on a file system with locks (flock), got "
                     f"{error.strerror}: choose a run.dir on another one."
@@ -83,9 +88,14 @@ class FolderLock:
                 f"[run] {folder}: another process gave up the folder meanwhile; the "
                 "same command starts there."
             )
-        line = f"process {os.getpid()} on {socket.gethostname()}\n".encode()
-        os.pwrite(descriptor, line, 0)
-        os.ftruncate(descriptor, len(line))
+
+    def _remove_if_alone(self) -> None:
+        """Remove the lock, and the folders made for it, where no run came of them."""
+        with suppress(OSError):  # somebody may have removed the folder
+            if [path.name for path in self._path.parent.iterdir()] == [self._path.name]:
+                self._path.unlink()
+                for folder in self._made:
+                    folder.rmdir()
 
     def _forget(self) -> None:
         """Close the file; the lock ends with the last process that has it open."""

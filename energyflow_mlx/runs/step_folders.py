@@ -1,9 +1,8 @@
-"""The folders of checkpoints: their names, how they get them, which of them stay."""
+"""The folders of checkpoints: their names, how they get and lose them."""
 
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, flush
@@ -16,6 +15,11 @@ _NAME = re.compile(r"step_(\d{8,})(~?)")
 def folder_of(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return Path(folder) / f"step_{step:08d}"
+
+
+def twin_of(final: Path) -> Path:
+    """Where a checkpoint lies while another one takes its place."""
+    return final.with_name(final.name + "~")
 
 
 def step_of(path: Path) -> int:
@@ -36,44 +40,27 @@ def candidates(folder: Path) -> list[Path]:
 
 def publish(aside: Path, final: Path) -> None:
     """Give a checkpoint that is written its name; what had the name goes after that."""
-    older = final.with_name(final.name + "~")
+    older = twin_of(final)
     if final.exists():
         if older.exists():
-            _remove(older)
+            remove(older)
         final.rename(older)
     aside.rename(final)
     flush(final.parent)
-    if older.exists():
-        _remove(older)
+    settle(final)
 
 
-def prune(
-    folder: Path,
-    step: int,
-    keep: int,
-    protect: set[int],
-    best_of: Callable[[Path], int | None],
-) -> None:
-    """Remove older checkpoints.
-
-    Later ones are left alone: they are damaged ones that a resume stepped over. What a
-    checkpoint that stays names as the best so far stays with it: whoever must fall back
-    on that one can still load the best.
+def settle(final: Path) -> None:
+    """End a replacement: what was replaced goes, or has its name back.
 
     Args:
-        folder: Folder of all checkpoints.
-        step: The one just written.
-        keep: How many up to it stay; 0 = all.
-        protect: Steps that stay too.
-        best_of: Step that a checkpoint names as the best, if any.
+        final: The checkpoint; it, or what it was to replace, is whole.
     """
-    if keep == 0:
-        return
-    earlier = [path for path in candidates(folder) if step_of(path) <= step]
-    staying = protect | {best_of(path) for path in earlier[:keep]}
-    for path in earlier[keep:]:
-        if step_of(path) not in staying:
-            _remove(path)
+    older = twin_of(final)
+    if final.exists() and older.exists():
+        remove(older)
+    elif older.exists():
+        older.rename(final)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -83,8 +70,11 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _remove(path: Path) -> None:
-    """Take the name away first, so that no half-deleted checkpoint is ever seen."""
+def remove(path: Path) -> None:
+    """Remove a checkpoint.
+
+    Takes the name away first, so that no half-deleted checkpoint is ever seen.
+    """
     doomed = path.with_name(f"{TEMPORARY_PREFIX}removed-{path.name}-{os.getpid()}")
     path.rename(doomed)
     shutil.rmtree(doomed)

@@ -11,6 +11,7 @@ header entry (size, sha256, shapes, dtypes); ``save_as`` and ``load_full`` are f
 weights alone, as ``export`` writes them.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from energyflow_mlx.runtime.atomic import flush, sha256_of, write_aside
 Arrays = dict[str, mx.array]
 
 GROUP = 64  # weights with one scale and offset in float32: one bit more a weight
+_GROUP = re.compile(r"[A-Za-z0-9_-]+")
 _MATRIX, _SCALES, _OFFSETS = ".weight", ".scales", ".biases"
 
 
@@ -142,6 +144,35 @@ def _widen(packed: mx.array, scales: mx.array, offsets: mx.array, at: str) -> mx
             f"{list(packed.shape)} words and {list(scales.shape)} scales."
         )
     return mx.dequantize(packed, scales, offsets, group_size=GROUP, bits=bits)
+
+
+def grouped(arrays: Mapping[str, mx.array]) -> dict[str, Arrays]:
+    """Arrays of a checkpoint by the group that each name begins with.
+
+    Raises:
+        ValueError: A name has no group, or two groups are the same but for letter case.
+        TypeError: A value is no ``mx.array``.
+    """
+    groups: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        group = name.partition(".")[0]
+        if not _GROUP.fullmatch(group):
+            raise ValueError(
+                "[checkpoint] array names must start with a group of letters, digits, "
+                f"'_' or '-' before the first dot, got '{name}'."
+            )
+        if not isinstance(array, mx.array):
+            raise TypeError(
+                f"[checkpoint] '{name}' must be an mx.array, got "
+                f"{type(array).__name__}."
+            )
+        groups.setdefault(group, {})[name] = array
+    if len({group.lower() for group in groups}) != len(groups):
+        raise ValueError(
+            "[checkpoint] groups must differ by more than letter case, got "
+            f"{', '.join(sorted(groups))}."
+        )
+    return groups
 
 
 def write_arrays(path: Path, arrays: Arrays) -> dict[str, Any]:
