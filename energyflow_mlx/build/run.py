@@ -131,30 +131,38 @@ class _Begun(NamedTuple):
 
 
 def _begun(folder: RunFolder, config: Config, lock: FolderLock) -> _Begun:
-    """Look into the folder, and settle what the user leaves open.
+    """Take a run's lock and look into its folder.
 
-    A run that is resumed, here or on another device, keeps what it began with. The
-    lengths of a new run follow from its sentences: see ``build_trainer``. The lock of a
-    run is taken before it is read; a new one's with its folder, once nothing can be
-    refused any more.
+    A new run's lock is taken with its folder, once nothing can be refused any more.
     """
     folder.require_writable()
+    found = _settled(folder, config)  # what is refused here is not touched
     if folder.exists():
         lock.acquire()
+        found = _settled(folder, config)  # until then another process had its will
+        folder.remove_leftovers()
+    if found.is_changed:
+        return found
+    return found._replace(summary=folder.read_summary())
+
+
+def _settled(folder: RunFolder, config: Config) -> _Begun:
+    """Settle what the user leaves open, and refuse a folder that does not fit.
+
+    A run that is resumed, here or on another device, keeps what it began with. The
+    lengths of a new run follow from its sentences: see ``build_trainer``.
+    """
     begun = folder.read_config() if folder.exists() else None
     dtype, buckets = config.precision.dtype, list(config.data.buckets)
     if dtype == "auto":
         dtype = begun.precision.dtype if begun else device.fast_format()
     if not buckets and begun:
         buckets = list(begun.data.buckets)
-    found = _Begun({}, dtype, buckets)
+    is_changed = begun is not None and has_other_length(begun, config)
+    found = _Begun({}, dtype, buckets, is_changed)
     found.settle(config)
     folder.check(config)
-    if begun:
-        folder.remove_leftovers()
-    if begun and has_other_length(begun, config):
-        return found._replace(is_changed=True)
-    return found._replace(summary=folder.read_summary())
+    return found
 
 
 def build_trainer(
