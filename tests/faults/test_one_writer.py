@@ -27,11 +27,9 @@ from pathlib import Path
 from energyflow_mlx.runs.lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 lock.acquire()
-if len(sys.argv) > 2:  # a child that outlives it, as those of a library might
-    if os.fork() == 0:
-        time.sleep(30)
-        os._exit(0)
-print("held", flush=True)
+# A child that outlives it, as those of a library might.
+if len(sys.argv) == 2 or os.fork() == 0:
+    print("held", flush=True)
 time.sleep(30)
 """
 
