@@ -54,12 +54,13 @@ def tokenizer():
     return Tokenizer.train_bpe(SENTENCES, 300)
 
 
-def start(path, tokenizer):
+def start(path, tokenizer, name="run"):
     """What a run does once nothing can be refused any more."""
     folder = RunFolder(path)
     with closing(FolderLock(folder.lock)) as lock:
         lock.acquire()
-        folder.start(make_config({"run.dir": str(path)}), tokenizer.save)
+        config = make_config({"run.dir": str(path), "name": name})
+        folder.start(config, tokenizer.save)
 
 
 def in_child(work):
@@ -104,15 +105,15 @@ def test_a_start_killed_before_any_operation_is_begun_again(tmp_path, tokenizer)
     assert {path.name for path in (tmp_path / str(count)).iterdir()} == WHOLE
 
 
-@pytest.mark.parametrize("most", [10, 300, 3000])
+@pytest.mark.parametrize("most", [10, 300, 50_000])
 def test_a_start_on_a_full_disk_leaves_nothing(tmp_path, tokenizer, most):
-    """At the lock, in the tokenizer's second file, in its first one."""
+    """At the lock, in the tokenizer, at the settings."""
     path = tmp_path / "below" / "run"
 
     def work():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        start(path, tokenizer)
+        start(path, tokenizer, "long" * 20_000)
 
     assert os.waitstatus_to_exitcode(in_child(work)) != 0
     assert list(tmp_path.iterdir()) == []
