@@ -235,16 +235,15 @@ def evaluate_teacher(args: EvaluateArgs, name: str, display: "RunDisplay") -> Fi
     return {"spearman": similarity_of(sts, encode, display)[0]}
 
 
-def _store(folder: Path, line: str) -> None:
+def _store(folder: Path, result: Figures) -> None:
     """Keep the result in a run folder; an export is not added to."""
     from energyflow_mlx.inference.formats.folder import is_pretrained
     from energyflow_mlx.runs.folder import RunFolder
-    from energyflow_mlx.runtime.atomic import write_text
 
     if not folder.is_dir() or is_pretrained(folder):
         return
     try:
-        write_text(RunFolder(folder).evaluation, line + "\n")
+        RunFolder(folder).write_evaluation(result)
     except DiskError as error:
         error.add("the result above is not stored")
         raise
@@ -285,8 +284,7 @@ def evaluate(args: EvaluateArgs) -> None:
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
     sys.stdout.flush()
     if args.run is not None:
-        stored = json.dumps(result | {"details": details}, ensure_ascii=False)
-        _store(Path(args.run), stored)
+        _store(Path(args.run), result | {"details": details})
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ EFCK1 and EFOP1 are the files of the Swift reference trainer, see ``runs.swift_f
 The output appears whole or not at all.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -149,15 +148,12 @@ def _facts(args: ExportArgs) -> "CardFacts":
 
     assert args.run is not None
     folder = RunFolder(Path(args.run))
-    measured: dict[str, Any] = {}
-    if folder.evaluation.is_file():
-        measured = json.loads(folder.evaluation.read_text(encoding="utf-8"))
     return CardFacts(
         name=args.name,
         language=args.language,
         license=args.license,
         datasets=as_paths(args.datasets, "datasets"),
-        spearman=measured.get("spearman", {}),
+        spearman=folder.read_evaluation().get("spearman", {}),
         held_out=folder.read_summary().get("final", {}),
     )
 

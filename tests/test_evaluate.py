@@ -44,7 +44,7 @@ def test_recall_in_groups_counts_sentences_of_a_kind(trained, capsys, tmp_path):
 
 
 def stored(folder):
-    return json.loads(RunFolder(folder).evaluation.read_text(encoding="utf-8"))
+    return RunFolder(folder).read_evaluation()
 
 
 def test_confused_sentences_are_stored_and_not_printed(trained, capsys, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from tests.commands import run_command
 from tests.runs.trackers.readers import points, read_csv
@@ -61,6 +62,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         "checkpoints",
         "summary.json",
         "tokenizer",
+        "lock",
     } == names
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "finished"
@@ -264,7 +266,7 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     done = run_command("evaluate", f"run={folder}", f"data.val={lines}", f"sts=[{sts}]")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    stored = json.loads((folder / "evaluation.json").read_text())
+    stored = RunFolder(folder).read_evaluation()
     assert stored.pop("details").keys() == {"retrieval", "sts"} and stored == result
     expected = {"cosine", "mse", "p_at_1", "p_at_5", "p_at_10", "spearman", "ce"}
     expected |= {"bleu", "exact", "token_f1", "semantic_cosine", "sentences", "seconds"}

@@ -95,6 +95,21 @@ def outcome(words):
     return {"status": status, "err": err.getvalue(), "changed": changed}
 
 
+def remove_made(folder, before):
+    """Remove what a command left, or nobody sees that the next one makes it too."""
+    for name in sorted(listing(folder).keys() - before.keys(), reverse=True):
+        path = folder / name
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def outcome_alone(words):
+    """The outcome of a command in a folder that is as it was before all others."""
+    before = listing(Path.cwd())
+    found = outcome(words)
+    remove_made(Path.cwd(), before)
+    return found
+
+
 def main():
     """See the module."""
     folder = Path(sys.argv[1])
@@ -102,7 +117,7 @@ def main():
     write_files(folder)
     os.chdir(folder)
     outcome(["train", *TRAINED, f"run.dir={RUN}"])
-    json.dump([outcome(words) for words in commands], sys.stdout)
+    json.dump([outcome_alone(words) for words in commands], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder, deciding, has_other_length
+from energyflow_mlx.runs.lock import FolderLock
 from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
@@ -64,8 +66,8 @@ def run(
         title=config.name,
         console=None if group.is_writer else Console(quiet=True, force_terminal=False),
     )
-    with group.watched(), display:
-        begun = _Begun(*group.of_first(partial(_begun, folder, config)))
+    with group.watched(), display, closing(FolderLock(folder.lock)) as lock:
+        begun = _Begun(*group.of_first(partial(_begun, folder, config, lock)))
         begun.settle(config)
         summary = begun.summary
         if summary.get("status") in ("finished", "stopped early"):
@@ -77,11 +79,12 @@ def run(
                 config, objectives, folder, display, group, function
             )
         _require_space(trainer)
-        if folder.is_writer and not folder.exists():
-            trainer.data.tokenizer.save(folder.tokenizer)
-            folder.begin(config)
+        if folder.is_writer and not lock.is_held:
+            lock.acquire()
+            folder.start(config, trainer.data.tokenizer.save)
         elif begun.is_changed:
             _prolong(trainer)
+        folder.prune(trainer.progress.step, keep=config.trainer.keep)
         return train(trainer, overrides or [])
 
 
@@ -141,8 +144,24 @@ class _Begun(NamedTuple):
         config.data.buckets = list(self.buckets)
 
 
-def _begun(folder: RunFolder, config: Config) -> _Begun:
-    """Look into the folder, and settle what the user leaves open.
+def _begun(folder: RunFolder, config: Config, lock: FolderLock) -> _Begun:
+    """Take a run's lock and look into its folder.
+
+    A new run's lock is taken with its folder, once nothing can be refused any more.
+    """
+    folder.require_writable()
+    found = _settled(folder, config)  # what is refused here is not touched
+    if folder.exists():
+        lock.acquire()
+        found = _settled(folder, config)  # until then another process had its will
+        folder.remove_leftovers()
+    if found.is_changed:
+        return found
+    return found._replace(summary=folder.read_summary())
+
+
+def _settled(folder: RunFolder, config: Config) -> _Begun:
+    """Settle what the user leaves open, and refuse a folder that does not fit.
 
     A run that is resumed, here or on another device, keeps what it began with. The
     lengths of a new run follow from its sentences: see ``build_trainer``.
@@ -153,12 +172,11 @@ def _begun(folder: RunFolder, config: Config) -> _Begun:
         dtype = begun.precision.dtype if begun else device.fast_format()
     if not buckets and begun:
         buckets = list(begun.data.buckets)
-    found = _Begun({}, dtype, buckets)
+    is_changed = begun is not None and has_other_length(begun, config)
+    found = _Begun({}, dtype, buckets, is_changed)
     found.settle(config)
     folder.check(config)
-    if begun and has_other_length(begun, config):
-        return found._replace(is_changed=True)
-    return found._replace(summary=folder.read_summary())
+    return found
 
 
 def build_trainer(

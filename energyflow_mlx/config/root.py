@@ -1,7 +1,6 @@
 """The whole configuration of a run, cross-field rules, and its JSON form."""
 
 import dataclasses
-import json
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from energyflow_mlx.config.training import (
 )
 from energyflow_mlx.config.upgrade import VERSION, upgrade
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.signed_json import read_signed
 
 TRACKERS = ("csv", "tensorboard", "wandb", "mlflow")
 
@@ -194,12 +194,11 @@ def read_config(path: Path) -> Config:
     """Config of a run folder's ``config.json``.
 
     Raises:
-        InputError: The file is missing, not JSON, or holds unknown keys.
+        InputError: The file is missing, not JSON, was changed after it was written, or
+            holds unknown keys.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_signed(path)
     except FileNotFoundError:
         raise InputError(f"[config] no {path.name} in {path.parent}.") from None
-    except ValueError as error:
-        raise InputError(f"[config] {path} is not JSON: {error}.") from None
     return config_from_json(values)

@@ -8,41 +8,47 @@ any moment leaves the earlier checkpoints whole. Nothing is pickled, and loading
 instantiates nothing by name. One process writes to a folder; any number may read.
 """
 
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.step_folders import (
+    candidates,
+    folder_of,
+    publish,
+    remove,
+    remove_leftovers,
+    settle,
+    step_of,
+    twin_of,
+)
 from energyflow_mlx.runs.weights import (
     Arrays,
     bytes_of,
     describe,
+    grouped,
     read_arrays,
     read_bytes,
     write_arrays,
 )
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, flush
 from energyflow_mlx.runtime.disk import writing
+from energyflow_mlx.runtime.signed_json import DIGEST, digest_of, signed
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "energyflow-checkpoint"
 VERSION = 1
 HEADER = "checkpoint.json"
-
-# A step that is saved again is first moved to the name with a tilde, so that a kill
-# between the two renames still leaves a complete checkpoint to be found.
-_NAME = re.compile(r"step_(\d{8,})(~?)")
-_GROUP = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def save(
@@ -73,13 +79,13 @@ def save(
         DiskError: The disk is full or not writable; earlier checkpoints are whole.
     """
     header = _header(step, meta)
-    groups = _group(arrays)
+    groups = grouped(arrays)
     if keep < 0:
         raise ValueError(f"[checkpoint] keep must be at least 0, got {keep}.")
     final = folder_of(folder, step)
     with writing(final, sum(sizes_of(arrays))):
         _write(final, header, groups)
-        _prune(Path(folder), step, keep, set(protect))
+        prune(Path(folder), step, keep=keep, protect=protect)
     return final
 
 
@@ -90,13 +96,13 @@ def sizes_of(arrays: Mapping[str, mx.array]) -> list[int]:
         arrays: Named as for ``save``; they need not be evaluated.
     """
     header = bytes_of(arrays) - sum(array.nbytes for array in arrays.values())
-    return [header, *(bytes_of(members) for members in _group(arrays).values())]
+    return [header, *(bytes_of(members) for members in grouped(arrays).values())]
 
 
 def _write(final: Path, header: dict[str, Any], groups: Mapping[str, Arrays]) -> None:
     folder = final.parent
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
+    remove_leftovers(folder)
     aside = folder / f"{TEMPORARY_PREFIX}{final.name}-{os.getpid()}"
     aside.mkdir()
     try:
@@ -105,9 +111,35 @@ def _write(final: Path, header: dict[str, Any], groups: Mapping[str, Arrays]) ->
             header["files"][file] = write_arrays(aside / file, members)
         _write_header(aside / HEADER, header)
         flush(aside)
-        _publish(aside, final)
+        publish(aside, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # still there only after an error
+
+
+def prune(folder: Path, step: int, *, keep: int, protect: Collection[int] = ()) -> None:
+    """Remove checkpoints that are older than those that stay.
+
+    Later ones are left alone: they are damaged ones that a resume stepped over. What a
+    checkpoint that stays names as the best so far stays with it: whoever must fall back
+    on that one can still load the best.
+
+    Args:
+        folder: Folder of all checkpoints.
+        step: One that is known to be whole, such as the one just written.
+        keep: How many up to it stay; 0 = all.
+        protect: Steps that stay too.
+    """
+    final = folder_of(folder, step)
+    if twin_of(final).exists():  # of a save that was killed at its end
+        if not final.exists() or _first_whole([final], None, []):
+            settle(final)
+    if keep == 0:
+        return
+    earlier = [path for path in candidates(folder) if step_of(path) <= step]
+    staying = {*protect, *map(_best_of, earlier[:keep])}
+    for path in earlier[keep:]:
+        if step_of(path) not in staying:
+            remove(path)
 
 
 def load(
@@ -173,63 +205,104 @@ class Loaded:
 def load_latest(folder: Path, groups: Collection[str] | None = None) -> Loaded | None:
     """Load the newest whole checkpoint, reading it once.
 
-    Damaged checkpoints are skipped with a warning that names the file and the reason.
+    Damaged checkpoints are skipped with one warning, which names the file, the reason
+    and the checkpoint that is taken instead.
 
     Returns:
-        The checkpoint, or None when the folder holds no whole one.
+        The checkpoint, or None when the folder holds none.
 
     Raises:
         VersionError: The newest one is whole but of another format version. Skipping
             it would let a run start over on top of it.
+        InputError: There are checkpoints, and all are damaged.
     """
-    was_pruned = True
-    while was_pruned:  # a writer pruned what we were reading, so newer ones came
-        was_pruned = False
-        for path in _candidates(Path(folder)):
-            try:
-                arrays, meta = load(path, groups)
-            except VersionError:
-                raise
-            except InputError as error:
-                if path.exists():
-                    logger.warning("skipped a damaged checkpoint: %s", error)
-                was_pruned |= not path.exists()
-            else:
-                return Loaded(path, arrays, meta)
-    return None
+    return _search(Path(folder), groups, lambda _: [])
 
 
 def load_best(folder: Path, groups: Collection[str] | None = None) -> Loaded | None:
     """Load the checkpoint that the newest whole one names as the best so far.
 
     Its meta data say so under ``best_step``; without that, or before anything was
-    measured (``best_value`` is null), the newest is the best.
+    measured (``best_value`` is null), the newest is the best. It also serves where the
+    best one is damaged or gone, with one warning as in ``load_latest``.
 
     Returns:
-        The checkpoint, or None when the folder holds no whole one.
+        The checkpoint, or None when the folder holds none.
 
     Raises:
-        InputError: The best one is missing or damaged, or lacks one of ``groups``.
+        VersionError: See ``load_latest``.
+        InputError: There are checkpoints, and all are damaged or lack ``groups``.
     """
-    newest = load_latest(folder, groups)
-    if newest is None:
+    return _search(Path(folder), groups, partial(_paths_of_best, Path(folder)))
+
+
+def _search(
+    folder: Path,
+    groups: Collection[str] | None,
+    rather: Callable[[Loaded], list[Path]],
+) -> Loaded | None:
+    """The newest whole checkpoint, or the first whole one that it is to give way to."""
+    while True:
+        listed = candidates(folder)
+        damaged: list[InputError] = []
+        newest = _first_whole(listed, groups, damaged)
+        better = newest and _first_whole(rather(newest), groups, damaged)
+        if not damaged or candidates(folder) == listed:
+            break  # else a writer pruned what was read, so newer ones came
+    found = better or newest
+    if not damaged:
+        return found
+    reason = str(damaged[0]).removesuffix(".")
+    others = f" and {len(damaged) - 1} more damaged" if len(damaged) > 1 else ""
+    if found is None:
+        raise InputError(
+            f"[checkpoint] {folder} must hold a whole checkpoint, got: {reason}"
+            f"{others}."
+        )
+    logger.warning("%s%s; %s is used instead", reason, others, found.path)
+    return found
+
+
+def _first_whole(
+    paths: Iterable[Path], groups: Collection[str] | None, damaged: list[InputError]
+) -> Loaded | None:
+    """The first checkpoint that can be read; why others cannot goes to ``damaged``."""
+    for path in paths:
+        try:
+            return Loaded(path, *load(path, groups))
+        except VersionError:
+            raise
+        except InputError as error:
+            damaged.append(error)
+    return None
+
+
+def _paths_of_best(folder: Path, newest: Loaded) -> list[Path]:
+    """Where the best checkpoint may lie that another one names; none = in itself."""
+    step, best = newest.meta["step"], _named_best(newest.meta)
+    if best is None or best == step:
+        return []
+    replaced = [path for path in candidates(folder) if step_of(path) == best]
+    return replaced or [folder_of(folder, best)]
+
+
+def _named_best(meta: Mapping[str, Any]) -> int | None:
+    """Step of the best checkpoint by a checkpoint's meta data, if it knows one."""
+    best = meta.get("best_step")
+    return None if meta.get("best_value", best) is None else best
+
+
+def _best_of(path: Path) -> int | None:
+    """Step of the best checkpoint that a checkpoint names; none where it is damaged."""
+    try:
+        return _named_best(_read_header(path)["meta"])
+    except InputError:
         return None
-    meta = newest.meta
-    best = meta.get("best_step", meta["step"])
-    if best == meta["step"] or meta.get("best_value", best) is None:
-        return newest
-    path = folder_of(folder, best)
-    return Loaded(path, *load(path, groups))
-
-
-def folder_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
-    return Path(folder) / f"step_{step:08d}"
 
 
 def steps(folder: Path) -> list[int]:
     """List the steps with a checkpoint, ascending, whole or not."""
-    return sorted({_step_of(path) for path in _candidates(Path(folder))})
+    return sorted({step_of(path) for path in candidates(Path(folder))})
 
 
 def require_match(
@@ -278,29 +351,6 @@ def _header(step: int, meta: Mapping[str, Any]) -> dict[str, Any]:
     return header | {"files": {}}
 
 
-def _group(arrays: Mapping[str, mx.array]) -> dict[str, Arrays]:
-    groups: dict[str, Arrays] = {}
-    for name, array in arrays.items():
-        group = name.partition(".")[0]
-        if not _GROUP.fullmatch(group):
-            raise ValueError(
-                "[checkpoint] array names must start with a group of letters, digits, "
-                f"'_' or '-' before the first dot, got '{name}'."
-            )
-        if not isinstance(array, mx.array):
-            raise TypeError(
-                f"[checkpoint] '{name}' must be an mx.array, got "
-                f"{type(array).__name__}."
-            )
-        groups.setdefault(group, {})[name] = array
-    if len({group.lower() for group in groups}) != len(groups):
-        raise ValueError(
-            "[checkpoint] groups must differ by more than letter case, got "
-            f"{', '.join(sorted(groups))}."
-        )
-    return groups
-
-
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / HEADER
     try:
@@ -316,7 +366,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"[checkpoint] {file}: must be of format version {VERSION}, got "
             f"{header.get('version')!r}."
         )
-    if header.pop("sha256", None) != _header_digest(header):
+    if header.pop(DIGEST, None) != digest_of(header):
         raise InputError(
             f"[checkpoint] {file}: must match its own sha256: the file was changed "
             "after it was written."
@@ -325,64 +375,8 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _write_header(file: Path, header: dict[str, Any]) -> None:
-    header["sha256"] = _header_digest(header)
-    file.write_text(json.dumps(header, indent=1), encoding="utf-8")
+    file.write_text(json.dumps(signed(header), indent=1), encoding="utf-8")
     flush(file)
-
-
-def _header_digest(header: Mapping[str, Any]) -> str:
-    canonical = json.dumps(header, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _publish(aside: Path, final: Path) -> None:
-    older = final.with_name(final.name + "~")
-    if final.exists():
-        if older.exists():
-            _remove(older)
-        final.rename(older)
-    aside.rename(final)
-    flush(final.parent)
-    if older.exists():
-        _remove(older)
-
-
-def _prune(folder: Path, step: int, keep: int, protect: set[int]) -> None:
-    """Later steps are left alone: they are damaged ones that a resume stepped over."""
-    if keep == 0:
-        return
-    earlier = [path for path in _candidates(folder) if _step_of(path) <= step]
-    for path in earlier[keep:]:
-        if _step_of(path) not in protect:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Take the name away first, so that no half-deleted checkpoint is ever seen."""
-    doomed = path.with_name(f"{TEMPORARY_PREFIX}removed-{path.name}-{os.getpid()}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-
-
-def _candidates(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first, replaced ones after their replacement."""
-    if not folder.is_dir():
-        return []
-    named = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
-    found = [(int(m[1]), m[2] == "", path) for m, path in named if m and path.is_dir()]
-    return [path for _, _, path in sorted(found, reverse=True)]
-
-
-def _step_of(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
 
 
 def _short(names: Iterable[str]) -> str:

@@ -1,13 +1,14 @@
 """The run folder: configuration, tokenizer, metrics, checkpoints, summary.
 
 Everything of a run is in one folder; the same command on it resumes the run, and
-another configuration is refused.
+another configuration is refused. The configuration is written last and makes the folder
+a run: one without it holds nothing yet, and a start there begins anew.
 """
 
-import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,17 @@ import mlx.core as mx
 
 from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import DiskError, InputError
-from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runs import checkpoint, step_folders
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
+from energyflow_mlx.runs.results import read_result, read_summary
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
-from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, write_text
+from energyflow_mlx.runtime.atomic import (
+    TEMPORARY_PREFIX,
+    folder_aside,
+    remove_leftovers,
+)
 from energyflow_mlx.runtime.disk import require_space
+from energyflow_mlx.runtime.signed_json import write_signed
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -29,6 +36,9 @@ SCALE = "scale"
 TRAINED = (
     "trained"  # weights that training goes on from, where the model's are averages
 )
+
+# What Hydra puts into a folder when it is told to; never ours to remove.
+_OF_HYDRA = ".hydra"
 
 # Settings that may differ when a run is resumed: they change no number of it.
 _FREE = {
@@ -99,6 +109,11 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains; see ``runs.lock``."""
+        return self.path / "lock"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints, one folder each."""
         return self.path / "checkpoints"
@@ -164,12 +179,11 @@ class RunFolder:
             raise InputError(f"[run] run folder {self.path} does not exist.")
         return read_config(self.config)
 
-    def check(self, config: Config) -> None:
-        """Refuse a folder that holds another run or foreign files.
+    def require_writable(self) -> None:
+        """Refuse a folder that cannot be made or written.
 
         Raises:
-            InputError: The folder belongs to another configuration, or is not empty
-                and not a run folder.
+            InputError: It is below a file, or may not be written.
         """
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -177,6 +191,14 @@ class RunFolder:
                 f"[run] run.dir {self.path} must be a folder that can be written, got "
                 f"{nearest}."
             )
+
+    def check(self, config: Config) -> None:
+        """Refuse a folder that holds another run or foreign files.
+
+        Raises:
+            InputError: The folder belongs to another configuration, or is not empty
+                and not a run folder.
+        """
         if not self.exists():
             if self.path.is_dir() and any(map(self._is_foreign, self.path.iterdir())):
                 raise InputError(
@@ -197,8 +219,47 @@ class RunFolder:
 
     def _is_foreign(self, path: Path) -> bool:
         """Whether a file was there before any run: no leftover of a start cut short."""
-        is_leftover = path.name.startswith(TEMPORARY_PREFIX) or path == self.tokenizer
-        return not is_leftover
+        ours = (self.tokenizer.name, self.lock.name, _OF_HYDRA)
+        return path.name not in ours and not path.name.startswith(TEMPORARY_PREFIX)
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of a process that was killed while it trained.
+
+        The caller holds the lock. Those of commands that read the run stay: they may
+        be at work.
+        """
+        for path in (
+            *(self.config, self.tokenizer, self.metrics, self.samples, self.summary),
+            self.trackers_state,
+        ):
+            remove_leftovers(path)
+        step_folders.remove_leftovers(self.checkpoints)
+
+    def start(self, config: Config, save_tokenizer: Callable[[Path], None]) -> None:
+        """Make the folder a run: the tokenizer first, the configuration last.
+
+        The caller holds the lock. A start that fails leaves nothing.
+
+        Args:
+            config: Its configuration.
+            save_tokenizer: Writes the tokenizer into a folder.
+
+        Raises:
+            InputError: Another process began a run here meanwhile.
+            OSError: The disk is full or cannot be written.
+        """
+        if self.exists():
+            raise InputError(
+                f"[run] {self.path} must hold no run yet, got one that another process "
+                "began meanwhile; the same command goes on with it."
+            )
+        self.remove_leftovers()
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, self.tokenizer, ignore_errors=True)
+            with folder_aside(self.tokenizer) as aside:
+                save_tokenizer(aside)
+            self.begin(config)
+            undo.pop_all()
 
     def begin_again(self, config: Config) -> None:
         """Write the configuration of a run that is to go on longer than it was to.
@@ -214,23 +275,29 @@ class RunFolder:
         """Write the configuration; the last thing before training starts."""
         if not self.is_writer:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_json(), indent=1, ensure_ascii=False)
-        write_text(self.config, text + "\n")
+        write_signed(self.config, config.to_json())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result, atomically."""
         if not self.is_writer:
             return
-        text = json.dumps(summary, indent=1, ensure_ascii=False, default=str)
-        write_text(self.summary, text + "\n")
+        write_signed(self.summary, summary)
 
     def read_summary(self) -> dict[str, Any]:
-        """The result of the run, or an empty dictionary before its end."""
-        if not self.summary.is_file():
-            return {}
-        found: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
-        return found
+        """The result of the run, or an empty dictionary before its end.
+
+        A damaged one is as none, with a warning: its run ends once more when it is
+        resumed, and writes it again.
+        """
+        return read_summary(self.summary)
+
+    def write_evaluation(self, figures: Mapping[str, Any]) -> None:
+        """Write the result of an evaluation, atomically."""
+        write_signed(self.evaluation, figures)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The latest evaluation, or an empty dictionary; a damaged one is as none."""
+        return read_result(self.evaluation)
 
     def open_metrics(self, config: Config) -> MetricsLog:
         """The metrics log, open for writing, with the run's trackers."""
@@ -306,6 +373,16 @@ class RunFolder:
             error.add(f"once that is mended the same command {does}")
             raise
 
+    def prune(self, step: int, *, keep: int) -> None:
+        """Remove what ``save`` would have, had it not been killed at its end.
+
+        Args:
+            step: Update whose checkpoint was read and is whole, or 0.
+            keep: Newest checkpoints that stay.
+        """
+        if self.is_writer and step:
+            checkpoint.prune(self.checkpoints, step, keep=keep)
+
     def latest(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded | None:
         """The newest whole checkpoint, or none; damaged ones are skipped and named.
 
@@ -315,23 +392,16 @@ class RunFolder:
         Raises:
             InputError: There are checkpoints, and all are damaged.
         """
-        found = checkpoint.load_latest(self.checkpoints, groups=kinds)
-        damaged = self.steps() if found is None else []
-        if damaged:
-            raise InputError(
-                f"[run] {self.checkpoints} must hold a whole checkpoint to resume "
-                f"from, got {len(damaged)} damaged; remove them to restart."
-            )
-        return found
+        return checkpoint.load_latest(self.checkpoints, groups=kinds)
 
     def best(self, kinds: Collection[str] | None = None) -> checkpoint.Loaded:
-        """The best checkpoint by the run's chosen metric.
+        """The best checkpoint by the run's chosen metric, or the newest that is whole.
 
         Args:
             kinds: Kinds of arrays to read; none = all.
 
         Raises:
-            InputError: There is no checkpoint, or the best one is damaged.
+            InputError: There is no checkpoint, or all are damaged.
         """
         found = checkpoint.load_best(self.checkpoints, groups=kinds)
         if found is None:

@@ -5,7 +5,6 @@ outcome, one file for each job, since several jobs may run at once; a refused jo
 run folder at all.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import RunFolder
-from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.signed_json import read_signed, write_signed
 
 Job = dict[str, Any]
 
@@ -73,8 +72,7 @@ class SweepFolder:
             reason: The one line that says why.
         """
         outcome = {"status": status, "overrides": list(overrides), "reason": reason}
-        text = json.dumps(outcome, indent=1, ensure_ascii=False)
-        write_text(self.outcomes / f"{job}.json", text + "\n")
+        write_signed(self.outcomes / f"{job}.json", outcome)
 
     def forget(self, job: str) -> None:
         """Drop what was noted of a job: it has finished."""
@@ -118,20 +116,18 @@ class SweepFolder:
 
 def _job(name: str, run: RunFolder | None, noted: Path | None) -> Job:
     job: Job = {"job": name, "overrides": {}, "status": "unfinished", "reason": ""}
-    if noted is not None:
-        job |= json.loads(noted.read_text(encoding="utf-8"))
-        job["overrides"] = as_mapping(job["overrides"])
-        if job["status"] == "refused":  # whatever lies there is of another job
-            return job
-    if run is None or not run.summary.is_file():
-        return job
     try:
-        summary = run.read_summary()
-    except ValueError:
-        return job | {"status": "unreadable"}
-    if not isinstance(summary, dict):
-        return job | {"status": "unreadable"}
-    overrides = as_mapping(summary.get("overrides", []))
+        if noted is not None:
+            job |= read_signed(noted)
+            job["overrides"] = as_mapping(job["overrides"])
+            if job["status"] == "refused":  # whatever lies there is of another job
+                return job
+        if run is None or not run.summary.is_file():
+            return job
+        summary = read_signed(run.summary)
+        overrides = as_mapping(summary.get("overrides", []))
+    except (InputError, AttributeError, TypeError) as error:
+        return job | {"overrides": {}, "status": "unreadable", "reason": str(error)}
     return job | summary | {"overrides": overrides, "reason": ""}
 
 

@@ -11,6 +11,7 @@ header entry (size, sha256, shapes, dtypes); ``save_as`` and ``load_full`` are f
 weights alone, as ``export`` writes them.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ Arrays = dict[str, mx.array]
 
 GROUP = 64  # weights with one scale and offset in float32: one bit more a weight
 _ENTRY_BYTES = 256  # of an array's line in a file's header, and more
+_GROUP = re.compile(r"[A-Za-z0-9_-]+")
 _MATRIX, _SCALES, _OFFSETS = ".weight", ".scales", ".biases"
 
 
@@ -148,6 +150,35 @@ def _widen(packed: mx.array, scales: mx.array, offsets: mx.array, at: str) -> mx
 def bytes_of(arrays: Mapping[str, mx.array]) -> int:
     """Bytes of a file of these arrays, a little more at most."""
     return sum(_ENTRY_BYTES + array.nbytes for array in arrays.values())
+
+
+def grouped(arrays: Mapping[str, mx.array]) -> dict[str, Arrays]:
+    """Arrays of a checkpoint by the group that each name begins with.
+
+    Raises:
+        ValueError: A name has no group, or two groups are the same but for letter case.
+        TypeError: A value is no ``mx.array``.
+    """
+    groups: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        group = name.partition(".")[0]
+        if not _GROUP.fullmatch(group):
+            raise ValueError(
+                "[checkpoint] array names must start with a group of letters, digits, "
+                f"'_' or '-' before the first dot, got '{name}'."
+            )
+        if not isinstance(array, mx.array):
+            raise TypeError(
+                f"[checkpoint] '{name}' must be an mx.array, got "
+                f"{type(array).__name__}."
+            )
+        groups.setdefault(group, {})[name] = array
+    if len({group.lower() for group in groups}) != len(groups):
+        raise ValueError(
+            "[checkpoint] groups must differ by more than letter case, got "
+            f"{', '.join(sorted(groups))}."
+        )
+    return groups
 
 
 def write_arrays(path: Path, arrays: Arrays) -> dict[str, Any]:

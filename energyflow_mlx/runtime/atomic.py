@@ -99,6 +99,15 @@ def _kept_clean(path: Path, aside: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers of a file or folder that were killed left beside it."""
+    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{path.name}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     content = text.encode()

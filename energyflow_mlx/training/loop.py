@@ -151,12 +151,11 @@ class Trainer:
         reached = {part for o in self.objectives.values() for part in o.parts}
         return Record(self._trained | reached, self.data.tokens_per_word)
 
-    def restore_best(self) -> None:
-        """Install the weights that ``load`` will take: those of the best checkpoint."""
-        self.stepper.install_average()
-        if self.progress.best_step != self.progress.step:
-            arrays = self.folder.best((MODEL,)).arrays_of(MODEL)
-            install_parameters(self.codec.model, arrays)
+    def restore_best(self) -> int:
+        """Install the weights that ``load`` will take; returns their update."""
+        best = self.folder.best((MODEL,))
+        install_parameters(self.codec.model, best.arrays_of(MODEL))
+        return int(best.meta["step"])
 
     # -- one update ----------------------------------------------------------
 

@@ -9,8 +9,9 @@ from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.generation import note_on_bleu
 from energyflow_mlx.runs.folder import RunFolder
+from energyflow_mlx.runs.samples import read_samples
 from energyflow_mlx.training.objectives.base import Objective
-from energyflow_mlx.training.samples import PLAIN, Record, read_samples
+from energyflow_mlx.training.samples import PLAIN, Record
 from energyflow_mlx.training.state import Progress
 
 _AT_VALIDATION = 2  # followed sentences on the terminal
@@ -54,9 +55,10 @@ def sample_lines(records: Sequence[Record], most: int) -> list[tuple[str, str]]:
     found = {(record["path"], record["sentence"]): record for record in records}
     lines: list[tuple[str, str]] = []
     for number in numbers[:most]:
-        lines.append(("held out", found[paths[0], number]["original"]))
-        for path in paths:
-            record = found[path, number]
+        own = [found[path, number] for path in paths if (path, number) in found]
+        lines.append(("held out", own[0]["original"]))
+        for record in own:
+            path = record["path"]
             label = "decoded" if path == PLAIN else path.replace("_", " ")
             cosine = record["cosine"]
             near = "" if cosine is None else f"  (cosine {cosine:.2f})"
@@ -96,6 +98,8 @@ def measured(summary: Mapping[str, Any]) -> str:
     """What the final figures measure: the best weights, which may be the last."""
     (metric, _), (_, best) = summary["best"].items()
     last = summary["steps"]
+    if (taken := summary.get("final_step", best)) != best:
+        return f"Held-out sentences, update {taken}: the best, {best}, is damaged"
     if best == last:
         return f"Held-out sentences, update {last}: the last, and the best by {metric}"
     return f"Held-out sentences, update {best} of {last}: the best by {metric}"

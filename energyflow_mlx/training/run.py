@@ -35,7 +35,7 @@ def _train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     summary["parameters"] = count_parameters(codec.model)
     summary["backend"] = device.describe().backend
     with display.doing("final figures"):
-        summary["final"] = trainer.group.of_first(lambda: _final(trainer))
+        summary |= trainer.group.of_first(lambda: _final(trainer))
     display.close()
     # The result first: it does not need the disk.
     show_result(display, trainer.folder, summary, trainer.objectives.values())
@@ -43,9 +43,9 @@ def _train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     return summary
 
 
-def _final(trainer: Trainer) -> dict[str, float]:
-    """Metrics of the best weights on every held-out sentence."""
-    trainer.restore_best()
+def _final(trainer: Trainer) -> dict[str, Any]:
+    """Metrics of the best weights on every held-out sentence, and their update."""
+    step = trainer.restore_best()
     trainer.codec.model.eval()
     found = final_metrics(
         trainer.codec,
@@ -54,7 +54,7 @@ def _final(trainer: Trainer) -> dict[str, float]:
         samples=trainer.config.trainer.decode_samples,
         embed=trainer.data.embed,
     )
-    return found | trainer.validation.sts()
+    return {"final": found | trainer.validation.sts(), "final_step": step}
 
 
 def _header(trainer: Trainer) -> dict[str, str]:

@@ -12,7 +12,6 @@ vector; ``null`` where the teacher cannot read text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from energyflow_mlx.evaluation.held_out import Embed, HeldOut, Measured, ReadBac
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
-from energyflow_mlx.runs.metrics import MetricsLog, read_metrics
+from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.training.feed import RunData
 
 PLAIN = "plain"  # name of the path whose metrics have no suffix
@@ -111,10 +110,3 @@ class FollowedSentences:
                 strict=True,
             )
         ]
-
-
-def read_samples(path: Path, step: int) -> list[Record]:
-    """What was written out after ``step`` updates; empty where nothing was."""
-    if not path.is_file():
-        return []
-    return [record for record in read_metrics(path) if record["step"] == step]

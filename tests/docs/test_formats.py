@@ -75,7 +75,9 @@ def test_a_checkpoint_holds_the_files_of_its_table(run):
 
 def as_first_version(values):
     """Settings of the run as ``config.json`` of the first version held them."""
-    old = {k: v for k, v in values.items() if k not in ("version", "objectives")}
+    old = {
+        k: v for k, v in values.items() if k not in ("version", "objectives", "sha256")
+    }
     chosen = values["objectives"]
     a, b = chosen["distillation"], chosen["reconstruction"]
     rows = old.pop("token_rows")

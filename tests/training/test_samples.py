@@ -12,7 +12,7 @@ from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.training.samples import read_samples
+from energyflow_mlx.runs.samples import read_samples
 from tests.build.test_run import small
 
 CHANGES = {

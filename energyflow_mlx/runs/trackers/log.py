@@ -6,21 +6,20 @@ new, or failed before, is filled with all records. ``trackers.json`` says which 
 everything, and under which id.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from energyflow_mlx.errors import require_package
+from energyflow_mlx.errors import InputError, require_package
 from energyflow_mlx.runs.metrics import MetricsLog, plain_record, read_metrics
 from energyflow_mlx.runs.trackers.base import TrackedRun, Tracker
 from energyflow_mlx.runs.trackers.csv_file import CsvTracker
 from energyflow_mlx.runs.trackers.mlflow import MlflowTracker
 from energyflow_mlx.runs.trackers.tensorboard import TensorBoardTracker
 from energyflow_mlx.runs.trackers.wandb import WandbTracker
-from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.signed_json import read_signed, write_signed
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +124,15 @@ class TrackedLog(MetricsLog):
             self._write_state()
 
     def _read_state(self) -> dict[str, str]:
+        """Trackers that have everything; none where nobody can say which."""
         if not self._state.is_file():
             return {}
-        found: dict[str, str] = json.loads(self._state.read_text(encoding="utf-8"))
-        return found
+        try:
+            return read_signed(self._state)
+        except InputError as error:
+            said = str(error).removesuffix(".")
+            logger.warning("%s; the trackers are filled anew", said)
+            return {}
 
     def _write_state(self) -> None:
-        write_text(self._state, json.dumps(self._idents, indent=1) + "\n")
+        write_signed(self._state, self._idents)

@@ -17,6 +17,7 @@ from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun, require_trackers
 from energyflow_mlx.runs.trackers.csv_file import CsvTracker
+from energyflow_mlx.runtime.signed_json import read_signed
 from tests.commands import CHECKOUT
 from tests.runs.trackers.readers import (
     READERS,
@@ -195,7 +196,7 @@ def test_a_tracker_that_fails_is_named_and_the_run_goes_on(name, tmp_path, caplo
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 3]
     for other in others:
         check(other, tmp_path)
-    assert list(json.loads((tmp_path / "trackers.json").read_text())) == others
+    assert list(read_signed(tmp_path / "trackers.json")) == others
     if name == "csv":
         (tmp_path / "trackers" / "metrics.csv").rmdir()
     with open_log(tmp_path, name, *others) as log:  # mended: it is filled again

@@ -1,0 +1,40 @@
+"""Reading of ``samples.jsonl``: held-out sentences as the model wrote them."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from energyflow_mlx.runs.metrics import read_metrics
+
+logger = logging.getLogger(__name__)
+
+# What a record must hold, and of which kind.
+_KINDS = {
+    **{"step": int, "path": str, "sentence": int, "original": str, "decoded": str},
+    "cosine": float | int | None,
+}
+
+
+def read_samples(path: Path, step: int | None = None) -> list[dict[str, Any]]:
+    """What was written out, in the order of the file; empty where there is no file.
+
+    Records that are no samples are left out, with one warning that names the first.
+
+    Args:
+        path: The file.
+        step: Those after so many updates alone; none = all.
+    """
+    records = read_metrics(path) if path.is_file() else []
+    whole = [record for record in records if _is_sample(record)]
+    if len(whole) < len(records):
+        first = next(n for n, r in enumerate(records, 1) if not _is_sample(r))
+        logger.warning(
+            "[samples] %s: record %d is no sample; left out, as %d in all",
+            *(path, first, len(records) - len(whole)),
+        )
+    return [record for record in whole if step in (None, record["step"])]
+
+
+def _is_sample(record: dict[str, Any]) -> bool:
+    missing = object()
+    return all(isinstance(record.get(key, missing), _KINDS[key]) for key in _KINDS)

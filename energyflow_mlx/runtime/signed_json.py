@@ -1,0 +1,60 @@
+"""JSON objects that carry the sha256 of what they say, so that a changed bit is seen.
+
+The digest stands under ``sha256`` beside the other keys, and is that of their canonical
+form: sorted keys, no white space. Files without one, of earlier versions, are read too.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.atomic import write_text
+
+DIGEST = "sha256"
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Digest of an object's canonical form, in hexadecimal.
+
+    Args:
+        values: JSON values, without a digest.
+    """
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def signed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with its digest, as it comes back from JSON; paths become text."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain | {DIGEST: digest_of(plain)}
+
+
+def write_signed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object and its digest atomically."""
+    text = json.dumps(signed(values), indent=1, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Read an object; its digest, where it has one, is checked and left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: It holds no JSON object, or was changed after it was written.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"[files] {path} is not JSON: {error}.") from None
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise InputError(f"[files] {path} must be a JSON object, got {kind}.")
+    if DIGEST in values and values.pop(DIGEST) != digest_of(values):
+        raise InputError(
+            f"[files] {path} must match its own {DIGEST}: the file was changed after "
+            f"it was written; who edits it takes the line {DIGEST} out."
+        )
+    return values
