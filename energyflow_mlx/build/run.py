@@ -34,6 +34,7 @@ def run(
     config: Config,
     overrides: list[str] | None = None,
     function: Embed | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Train as configured, in the configured folder; resumes what is there.
 
@@ -41,6 +42,7 @@ def run(
         config: The run's configuration.
         overrides: What the user changed, for summary and tables.
         function: The teacher, where ``config.teacher.kind`` is ``callable``.
+        command: What goes on with the run, told to the user where it is interrupted.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -80,7 +82,7 @@ def run(
             folder.begin(config)
         elif begun.is_changed:
             _prolong(trainer)
-        return train(trainer, overrides or [])
+        return train(trainer, overrides or [], command)
 
 
 def _prolong(trainer: Trainer) -> None:

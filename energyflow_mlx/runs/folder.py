@@ -34,6 +34,7 @@ _FREE = {
     "run.project",
     "trackers",
     "trainer.log_every",
+    "trainer.save_minutes",
     "trainer.keep",
     "trainer.follow_samples",
     "trainer.debug_timing",

@@ -19,7 +19,8 @@ WORDS = [
     *("+experiment=smoke", "data.captions=300", "data.buckets=[16,32]"),
     *("trainer.log_every=5", "trainer.validate_every=40", "trainer.decode_samples=0"),
 ]
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+WORDS_OF_SIGNALS = ("interrupted", "terminated", "hung up")
 
 
 def interrupted(words, number, delay, *, trained=False):
@@ -93,6 +94,7 @@ def test_ctrl_c_sigterm_and_a_signal_at_the_start_lose_nothing(tmp_path):
         (signal.SIGTERM, 1.2, False),
         (signal.SIGINT, 0.05, True),
         (signal.SIGTERM, 0.05, True),
+        (signal.SIGHUP, 0.05, True),
     ):
         status, output, errors = interrupted(endless, number, delay, trained=trained)
         step = check_ended(status, number, output, errors)
@@ -100,7 +102,7 @@ def test_ctrl_c_sigterm_and_a_signal_at_the_start_lose_nothing(tmp_path):
         if trained:
             assert status == STATUS[number]
             assert step == check_folder(folder) > done
-            assert errors.splitlines()[-1] in ("interrupted", "terminated")
+            assert errors.splitlines()[-1] in WORDS_OF_SIGNALS
         done = check_folder(folder)
     finish(words, folder, done)
 
