@@ -6,7 +6,6 @@ update after the one that said so, which is on its way by then everywhere.
 """
 
 import signal
-from types import TracebackType
 from typing import NoReturn
 
 import mlx.core as mx
@@ -20,15 +19,18 @@ _WEIGHTS = {signal.SIGINT: 1, signal.SIGTERM: 2**10, signal.SIGHUP: 2**20}
 
 
 class Ending:
-    """Context of the training: signals are held back, and ``is_after`` says where.
+    """Says after which update the run ends.
 
     Args:
         group: The processes that train together.
+
+    Attributes:
+        held: Context of the training, in which signals are held back.
     """
 
     def __init__(self, group: Group) -> None:
         self._group = group
-        self._held = Held()
+        self.held = Held()
         self._last: int | None = None
         self._heard: signal.Signals | None = None
 
@@ -40,7 +42,7 @@ class Ending:
         """
         if self._group.size == 1:
             return {}
-        asked = self._held.asked
+        asked = self.held.asked
         own = mx.array([_WEIGHTS[asked] if asked else 0], mx.int32)
         (own,) = mx.depends([own], [before])  # or two could sum in different orders
         (total,) = self._group.sum([own])
@@ -56,23 +58,9 @@ class Ending:
     def is_after(self, step: int) -> bool:
         """Whether the run ends once it has done ``step`` updates."""
         if self._group.size == 1:
-            return self._held.asked is not None
+            return self.held.asked is not None
         return self._last is not None and step >= self._last
 
     def end(self) -> NoReturn:
         """Raise the signal that asked for it."""
-        self._held.end(self._heard)
-
-    def __enter__(self) -> "Ending":
-        """Hold signals back from here on."""
-        self._held.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Handle them as before."""
-        self._held.__exit__(kind, error, traceback)
+        self.held.end(self._heard)

@@ -106,7 +106,7 @@ class Trainer:
         self._trained = self.start.trained if self.start else frozenset()
         self._ending, self._means = Ending(self.group), RunningMeans()
         self._clock = SaveClock(settings.save_minutes if self.group.is_writer else 0)
-        self._saved = -1
+        self._saved, self._log_digest = -1, ""
         self._followed = FollowedSentences.choose(
             self.codec, objectives, self.data, self.folder
         )
@@ -132,19 +132,21 @@ class Trainer:
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
         self._means = RunningMeans.from_json(found.meta.get("means", {}))
+        self._log_digest = found.meta.get("log", "")
         self._trained |= frozenset(found.meta.get("trained", ()))
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
-    def save(self) -> None:
-        """Write a checkpoint of the present state."""
+    def save(self, log_digest: str = "") -> None:
+        """Write a checkpoint of the present state, and the digest of its log."""
         progress = self.progress
-        since = {"dimension": self.data.dimension, "means": self._means.to_json()}
+        log = {"log": log_digest, "means": self._means.to_json()}
+        known = self.record().to_json() | {"dimension": self.data.dimension}
         with self._clock.saving():
             self.folder.save(
                 progress.step,
                 self.stepper.state.arrays(),
-                progress.to_json() | self.record().to_json() | since,
+                progress.to_json() | known | log,
                 keep=self.config.trainer.keep,
                 best=progress.best_step,
             )
@@ -298,7 +300,7 @@ class Trainer:
         self.display.progress(progress.step, self.total, {})
         updates = self.feed.updates(progress.step)
         ending, metrics = self._ending, self.folder.open_metrics(self.config)
-        with metrics as log, closing(updates) as feed, ending:
+        with metrics as log, closing(updates) as feed, ending.held:
             self._open(log)
             if ending.is_after(progress.step):
                 ending.end()
@@ -328,7 +330,7 @@ class Trainer:
     def _open(self, log: MetricsLog) -> None:
         """Go back to the state's own records; measure the start, once."""
         progress = self.progress
-        log.truncate_after(progress.step if progress.is_begun else -1)
+        log.truncate_after(progress.step if progress.is_begun else -1, self._log_digest)
         self._followed.truncate_after(progress.step)
         wants_start = any(o.measured_at_start for o in self.objectives.values())
         if wants_start and not progress.is_begun:
@@ -381,7 +383,7 @@ class Trainer:
         """Save what the log, on the disk by then, has records of."""
         with self.display.doing("saving"):
             log.flush_to_disk()
-            self.save()
+            self.save(log.digest)
 
     def measure(self) -> dict[str, float]:
         """Validation metrics on the first held-out sentences."""
