@@ -124,7 +124,8 @@ class Raised:
             self._hook(dropped)
             return
         number = of(dropped.exc_value) or signal.SIGINT
-        again = threading.Timer(_RETRY_S, signal.raise_signal, [number])
+        main = threading.main_thread().ident
+        again = threading.Timer(_RETRY_S, signal.pthread_kill, [main, number])
         again.daemon = True
         again.start()
 
@@ -132,16 +133,12 @@ class Raised:
 class Held:
     """Context of a training: a signal is noted, and the loop ends where it can.
 
-    Terminals send Ctrl-C to the compiler that ``mx.compile`` calls too; what is started
-    inside does not get it, so that the update in work can be finished.
-
     Nothing changes where this is not the main thread.
     """
 
     def __init__(self) -> None:
         self._asked: signal.Signals | None = None
         self._former: _Handlers = {}
-        self._left = threading.Event()
 
     @property
     def asked(self) -> signal.Signals | None:
@@ -164,10 +161,6 @@ class Held:
         if threading.current_thread() is threading.main_thread():
             self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
             self._former = _take_over(self._note)
-            # A thread that the system can hand them to, while this one blocks them:
-            # children inherit what their parent's thread blocks.
-            threading.Thread(target=self._left.wait, daemon=True).start()
-            signal.pthread_sigmask(signal.SIG_BLOCK, self._of_terminals())
         return self
 
     def __exit__(
@@ -177,16 +170,9 @@ class Held:
         _traceback: TracebackType | None,
     ) -> None:
         """Handle them as before; one that nobody looked at is not forgotten."""
-        if self._former:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._of_terminals())
-        self._left.set()
         _give_back(self._former)
         if self._asked is not None and error is None:
             self.end()
-
-    def _of_terminals(self) -> set[signal.Signals]:
-        sent_to_groups = {signal.SIGINT, signal.SIGHUP}
-        return {number for number in sent_to_groups if number in self._former}
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         leave_lost_terminals(self._terminals)
