@@ -91,7 +91,9 @@ def test_a_killed_process_ends_the_other_with_one_line(words, tmp_path):
     assert len(own) == 1 and own[0].startswith("error: [distributed] process 0 of 2")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_one_process_ends_all_after_the_same_update(
     number, words, tmp_path
 ):

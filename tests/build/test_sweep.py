@@ -77,7 +77,9 @@ def test_a_sweep_over_the_rate_of_one_objective_finishes_with_status_0(small, tm
     assert not list((tmp_path / "outcomes").iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_sweep_is_finished_by_the_same_command(number, small, tmp_path):
     words = ["-m", *small, "trainer.max_steps=200", "optimizer.lr=1e-3,2e-3"]
     words.append(f"run.dir={tmp_path}")
