@@ -147,3 +147,17 @@ def test_a_damaged_line_is_named_once_and_does_not_stop_a_resume(
     after = [json.loads(x) for x in path.read_bytes().splitlines()]
     assert kept["digest"] not in {record["digest"] for record in after}
     assert after[-1]["step"] == 4
+
+
+def test_a_log_that_was_cut_at_its_end_is_noticed_when_the_run_goes_on(
+    whole, tmp_path, caplog
+):
+    """Whole lines have gone: nothing in the file itself says so."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    path = folder / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+    config = tiny_config(SMALL, {"trainer.max_steps": 4})
+    make_trainer(config, tiny_data(), folder).run()
+    (said,) = [m for m in caplog.messages if m.startswith("[metrics]")]
+    assert "lines up to step 3 are missing at its end" in said

@@ -200,11 +200,12 @@ def test_truncate_after_a_step_then_appending(path):
     assert [p.name for p in path.parent.iterdir()] == ["metrics.jsonl"]
 
 
-def test_appending_to_an_existing_log_keeps_it(path):
+def test_appending_to_an_existing_log_keeps_it(path, caplog):
     for step in (1, 2):
         with MetricsLog(path) as log:
             log.write({"step": step})
     assert [r["step"] for r in read_metrics(path)] == [1, 2]
+    assert caplog.messages == []
 
 
 def test_kill_9_leaves_every_complete_record(path, checkout):
