@@ -1,9 +1,14 @@
 """Distilled text encoders, vector-to-text decoders and an energy lattice, on MLX."""
 
+# Before all that takes time: from here on Ctrl-C ends a command with one line.
+from energyflow_mlx.runtime import interrupts as _interrupts
+
+_interrupts.install()
+
 # Before anything imports mlx.core: the CPU backend takes its BLAS from the process.
-from energyflow_mlx.runtime import allocator as _allocator
-from energyflow_mlx.runtime import blas as _blas
-from energyflow_mlx.runtime import command_buffers as _command_buffers
+from energyflow_mlx.runtime import allocator as _allocator  # noqa: E402
+from energyflow_mlx.runtime import blas as _blas  # noqa: E402
+from energyflow_mlx.runtime import command_buffers as _command_buffers  # noqa: E402
 
 _blas.install()
 _allocator.install()

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import re
+import signal
 from pathlib import Path
 from types import TracebackType
 
@@ -94,11 +95,18 @@ class ProcessLost(RuntimeError):
     """Another process of the run has ended; entry points print one line, exit 1."""
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was told to end (SIGTERM); entry points exit with status 143.
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the process to end; entry points exit with 128 and its number.
 
     A ``KeyboardInterrupt``: what cleans up after Ctrl-C does so after this too.
+
+    Args:
+        number: The signal.
     """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
 
 
 def install_command(extra: str) -> str:

@@ -114,25 +114,23 @@ def _plot_run(args: PlotArgs, path: Path) -> None:
         write_report,
     )
     from energyflow_mlx.runs.folder import RunFolder
-    from energyflow_mlx.runs.metrics import read_metrics
 
     run = RunFolder(path)
     config = run.read_config()
     with_flows = [o for o in build_objectives(config).values() if o.shows_flows]
     sentences = check_sentences(args.sentences, has_flows=bool(with_flows))
     folder = Path(args.output) if args.output else run.plots
-    validated = read_metrics(run.metrics)  # refuse a bad log before any work
-    facts = read_facts(run)
+    facts = read_facts(run)  # refuses what is missing before any work
     shown = sentences or (choose_captions(config) if with_flows else [])
     traces = [_trace(run, o, shown, args.function) for o in with_flows]
-    files = plot_metrics(run.metrics, folder)
+    files = plot_metrics(facts.curves, folder)
     files.append(write_report(folder, facts, [Flows(*trace) for trace in traces]))
     with RunDisplay() as display:
         for cube, records in traces:
             files += write_pictures(cube, records, folder)
             name = run.path.resolve().name
             files.append(write_page(folder / PAGE, cube, records, name))
-            table = _statistics(cube, records, validated)
+            table = _statistics(cube, records, facts.records)
             display.table(f"Flows of {run.path}", *table)
         _show_files(display, files)
 

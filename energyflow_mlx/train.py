@@ -6,6 +6,7 @@ held-out sentences, and leaves everything in the run folder. ``-m`` sweeps.
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from contextlib import suppress
@@ -96,7 +97,8 @@ def _train(composed: DictConfig, job: HydraConf) -> dict[str, Any]:
         logger.setLevel(config.trainer.log_level.upper())
         # Typed by the user, here and now: this is where a name becomes code.
         function = import_function(config.teacher.function)
-        return run(config, list(job.overrides.task), function)
+        command = shlex.join([*cli.program_of(__name__).split(" "), *sys.argv[1:]])
+        return run(config, list(job.overrides.task), function, command)
     finally:
         # Hydra makes a folder for each job of a sweep; an empty one does not stay.
         if _is_sweep(job):

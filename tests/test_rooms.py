@@ -36,7 +36,7 @@ LEAVES = {
     "runtime.diagnosis": {"runtime", "errors", "teacher"},
     "runtime.kernel_check": {"ops"},
     "config": {"errors", "runtime"},
-    "config.command_line": {"errors", "config"},
+    "config.command_line": {"errors", "config", "runtime"},
     "config.store": {"errors", "config"},
     "config.train_line": {"errors", "config", "config.store"},
     "runs": {"runtime", "errors", "config"},

@@ -8,11 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from energyflow_mlx.runs.metrics import read_metrics
-from tests.build.tiny import SENTENCES, teacher_vectors
+from tests.build.tiny import SENTENCES, run_words
 from tests.commands import CHECKOUT
 from tests.docs.pages import SNIPPETS, compose_config
 from tests.processes import finish, free_ports, start
@@ -23,26 +22,7 @@ TRAIN = ["-m", "energyflow_mlx.train", "+experiment=ab"]
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """A run so small that most of its time is the start of the process."""
-    folder = tmp_path_factory.mktemp("data")
-    text, vectors = folder / "text.txt", folder / "vectors.npy"
-    text.write_text("\n".join(SENTENCES) + "\n")
-    np.save(vectors, teacher_vectors(SENTENCES))
-    size = [f"{p}.{k}=8" for p in ("encoder", "decoder") for k in ("dim", "hidden")]
-    return [
-        *size,
-        *(f"data.{split}=[{text}]" for split in ("train", "val")),
-        *(f"teacher.{split}_vectors={vectors}" for split in ("train", "val")),
-        "teacher=precomputed",
-        "tokenizer=bpe",
-        "tokenizer.bpe_size=300",
-        "data.buckets=[32]",
-        "data.max_length=32",
-        "trainer.micro_batch=4",
-        "trainer.decode_samples=2",
-        "trainer.log_every=2",
-        "trainer.compile=false",
-    ]
+    return run_words(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +89,36 @@ def test_a_killed_process_ends_the_other_with_one_line(words, tmp_path):
     assert processes[0].returncode == 1
     own = [line for line in errors.splitlines() if not line.startswith("[ring]")]
     assert len(own) == 1 and own[0].startswith("error: [distributed] process 0 of 2")
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
+def test_a_signal_to_one_process_ends_all_after_the_same_update(
+    number, words, tmp_path
+):
+    """They agree on the last update, and the run goes on as if nothing had been."""
+    run = tmp_path / "run"
+    command = [*TRAIN, *words, f"run.dir={run}"]
+    processes = start(2, tmp_path, [*command, "trainer.epochs=100000"])
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").exists() or not read_metrics(
+        run / "metrics.jsonl"
+    ):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[1].send_signal(number)
+    (said, errors), (silent, _) = finish(processes, timeout=60)
+    assert [p.returncode for p in processes] == [128 + number] * 2, errors
+    found = re.search(r"interrupted at update (\d+); .* from update (\d+)", said)
+    assert found[1] == found[2] and int(found[1]) > 0 and silent == ""
+    step = int(found[1])
+    assert (run / "checkpoints" / f"step_{step:08}").is_dir()
+    again = start(2, tmp_path, [*command, f"trainer.max_steps={step + 2}"])
+    finish(again)
+    assert [p.returncode for p in again] == [0, 0]
+    steps = [r["step"] for r in read_metrics(run / "metrics.jsonl")]
+    assert steps == sorted(steps) and steps[-1] == step + 2
 
 
 def test_processes_that_read_other_sentences_are_refused(words, tmp_path):

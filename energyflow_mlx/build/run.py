@@ -36,6 +36,7 @@ def run(
     config: Config,
     overrides: list[str] | None = None,
     function: Embed | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Train as configured, in the configured folder; resumes what is there.
 
@@ -43,6 +44,7 @@ def run(
         config: The run's configuration.
         overrides: What the user changed, for summary and tables.
         function: The teacher, where ``config.teacher.kind`` is ``callable``.
+        command: What goes on with the run, told to the user where it is interrupted.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -85,7 +87,7 @@ def run(
         elif begun.is_changed:
             _prolong(trainer)
         folder.prune(trainer.progress.step, keep=config.trainer.keep)
-        return train(trainer, overrides or [])
+        return train(trainer, overrides or [], command)
 
 
 def _require_space(trainer: Trainer) -> None:

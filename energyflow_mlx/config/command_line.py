@@ -7,9 +7,7 @@ help. Bad input ends in one line on standard error and exit status 2.
 import dataclasses
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -18,13 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from energyflow_mlx.config.wording import expected, keys_of, suggestion
-from energyflow_mlx.errors import (
-    OF_DISK,
-    DiskError,
-    InputError,
-    ProcessLost,
-    Terminated,
-)
+from energyflow_mlx.errors import OF_DISK, DiskError, InputError, ProcessLost
+from energyflow_mlx.runtime import interrupts
 
 _Schema = TypeVar("_Schema")
 
@@ -158,23 +151,21 @@ def main(
 class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
     """Context that turns bad user input into one line and exit status 2.
 
-    SIGTERM ends what is inside as Ctrl-C does, so that nothing stays half-written.
+    SIGINT, SIGTERM and SIGHUP raise an error inside: nothing stays half-written.
     """
 
     def __enter__(self) -> None:
-        """Take SIGTERM over; Python lets its main thread alone do so."""
-        self._is_main = threading.current_thread() is threading.main_thread()
-        if self._is_main:
-            self._former = signal.signal(signal.SIGTERM, _terminate)
+        """Take the signals over."""
+        self._signals = interrupts.Raised()
+        self._signals.__enter__()
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        """Exit 2 on ``InputError``, 130 or 143 on a signal.
+        """Exit 2 on ``InputError``, 130, 143 or 129 on a signal.
 
         A file that the system refuses, or a full disk, is the user's to mend too: 2.
         A run whose loss is not finite, and ``ProcessLost``, exit 1.
         """
-        if self._is_main:
-            signal.signal(signal.SIGTERM, self._former)
+        self._signals.__exit__(None, error, None)
         error = error or _flush_output()
         if isinstance(error, OSError) and error.errno in OF_DISK:
             error = DiskError.of(error)
@@ -184,10 +175,9 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
             _end(f"error: {error}", 2)
         if isinstance(error, ProcessLost | FloatingPointError):
             _end(f"error: {error}", 1)
-        if isinstance(error, KeyboardInterrupt):
-            is_terminated = isinstance(error, Terminated)
-            message = "terminated" if is_terminated else "interrupted"
-            _end(message, 143 if is_terminated else 130)
+        number = None if isinstance(error, SystemExit) else interrupts.of(error)
+        if number is not None:
+            _end(interrupts.WORDS[number], interrupts.STATUS[number])
 
 
 def _flush_output() -> OSError | None:
@@ -210,7 +200,3 @@ def _flush_output() -> OSError | None:
 def _end(message: str, status: int) -> NoReturn:
     sys.stderr.write(f"{message}\n")
     sys.exit(status)
-
-
-def _terminate(_number: int, _frame: object) -> NoReturn:
-    raise Terminated

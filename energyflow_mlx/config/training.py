@@ -132,6 +132,8 @@ class TrainerConfig:
         log_every: Updates between progress records.
         validate_every: Updates between validations; 0 = once an epoch.
         save_every: Updates between checkpoints; 0 = at every validation.
+        save_minutes: Minutes between checkpoints, so that a kill loses no more; 0 =
+            off. Where saving takes over 2 % of that, the wait is longer.
         keep: Newest checkpoints kept beside the best one.
         best_metric: Validation metric that chooses the best checkpoint, one that the
             objectives measure, or ``sts`` where ``sts`` is given.
@@ -159,6 +161,7 @@ class TrainerConfig:
     log_every: int = 20
     validate_every: int = 0
     save_every: int = 0
+    save_minutes: float = 10.0
     keep: int = 2
     best_metric: str = "cosine"
     patience: int = 0
@@ -182,6 +185,7 @@ class TrainerConfig:
             "max_steps",
             "validate_every",
             "save_every",
+            "save_minutes",
             "patience",
             "min_delta",
             "follow_samples",

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots.pictures import save
-from energyflow_mlx.runs.metrics import read_metrics
 
 _FLOW_SHARES = ("reached", "reached_near", "reached_far", "projected", "covered")
 _SMOOTH_FROM = 60  # points, from which on a running mean is drawn over the raw line
@@ -129,26 +128,23 @@ Curve = tuple[np.ndarray, np.ndarray]
 Curves = dict[tuple[str, str], Curve]
 
 
-def plot_metrics(metrics_path: Path, out_folder: Path) -> list[Path]:
+def plot_metrics(curves: Curves, out_folder: Path) -> list[Path]:
     """Draw the curves of a metrics log.
 
     Args:
-        metrics_path: A ``metrics.jsonl``. Records hold ``step`` and numbers; the key
-            ``kind`` says ``"train"`` or ``"validation"``, and ``objective``, where
-            there is one, separates the curves.
+        curves: Those of its records; see ``curves_of``.
         out_folder: Where the pictures go; created when missing.
 
     Returns:
         The files, one per panel for which there are values.
 
     Raises:
-        InputError: The log is missing, damaged or holds nothing to draw.
+        InputError: There is nothing to draw.
     """
-    panels = panels_of(curves_of(read_metrics(Path(metrics_path))))
+    panels = panels_of(curves)
     if not panels:
         raise InputError(
-            f"[plot] {metrics_path}: must hold records with a step and numbers, got "
-            "none."
+            "[plot] metrics.jsonl must hold records with a step and numbers, got none."
         )
     folder = Path(out_folder)
     return [save(draw(p, curves), folder / f"{p.file}.png") for p, curves in panels]

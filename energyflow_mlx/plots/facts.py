@@ -22,7 +22,8 @@ class RunFacts:
         summary: How it ended; empty before its end.
         evaluation: The latest evaluation; empty before the first.
         samples: Followed sentences, update after update.
-        curves: Everything that was logged over the updates.
+        records: Everything that was logged.
+        curves: The numbers of the records over the updates.
     """
 
     name: str
@@ -31,6 +32,7 @@ class RunFacts:
     summary: Record
     evaluation: Record
     samples: list[Record]
+    records: list[Record]
     curves: Curves
 
     @property
@@ -46,7 +48,7 @@ def read_facts(run: RunFolder) -> RunFacts:
     Raises:
         InputError: The folder is missing, or a file in it is damaged.
     """
-    config = run.read_config()
+    config, records = run.read_config(), read_metrics(run.metrics)
     return RunFacts(
         name=run.path.resolve().name,
         settings=flatten(config.to_json()),
@@ -54,5 +56,6 @@ def read_facts(run: RunFolder) -> RunFacts:
         summary=run.read_summary(),
         evaluation=run.read_evaluation(),
         samples=read_samples(run.samples),
-        curves=curves_of(read_metrics(run.metrics)),
+        records=records,
+        curves=curves_of(records),
     )

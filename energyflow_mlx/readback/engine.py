@@ -35,7 +35,7 @@ cannot be intercepted. An engine belongs to one thread at a time.
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,9 @@ from energyflow_mlx.readback.value import (
 )
 
 logger = logging.getLogger(__name__)
+
+# What MLX says where g++ left no library behind.
+_NOT_COMPILED = "Could not load C++ shared library"
 
 
 class ReadbackEngine:
@@ -258,7 +261,7 @@ class ReadbackEngine:
         """Start computing trees of arrays that are built in parts; waits for none."""
         started = time.perf_counter()
         with self._guard.lifted():
-            mx.async_eval(trees)
+            _computed(mx.async_eval, trees)
         self.submissions += 1
         if self._batches:
             self._batches[0].submit_s += time.perf_counter() - started
@@ -266,7 +269,7 @@ class ReadbackEngine:
     def _evaluate(self, label: str, tree: Any) -> None:
         self.evaluations += 1
         try:
-            mx.eval(tree)
+            _computed(mx.eval, tree)
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(
                 f"[readback] evaluation of '{label}' must succeed, got: {error}"
@@ -332,3 +335,17 @@ class ReadbackEngine:
                 f"[readback] batch '{self._batches[0].label}' must be used by the "
                 f"thread that opened it, got another thread."
             )
+
+
+def _computed(evaluate: Callable[[Any], None], tree: Any) -> None:
+    """Evaluate, and once more where the compiler of a fused expression was cut short.
+
+    A terminal sends Ctrl-C to the compilers that MLX starts on a CPU, too, while the
+    run wants to finish its update.
+    """
+    try:
+        evaluate(tree)
+    except RuntimeError as error:
+        if _NOT_COMPILED not in str(error):
+            raise
+        evaluate(tree)

@@ -46,6 +46,7 @@ _FREE = {
     "run.project",
     "trackers",
     "trainer.log_every",
+    "trainer.save_minutes",
     "trainer.keep",
     "trainer.follow_samples",
     "trainer.debug_timing",

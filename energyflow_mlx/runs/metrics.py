@@ -6,14 +6,20 @@ NaN: a non-finite value is stored as ``null`` and named under ``"non_finite"``, 
 which ``read_metrics`` restores it, for example::
 
     {"step": 7, "loss": null, "non_finite": {"loss": "nan"}}
+
+Every line ends with a digest: half of it is of the line itself, half of the digests up
+to there. So a reader sees a changed line, which it names and leaves out, and where
+lines are missing. Lines of earlier versions have none.
 """
 
+import hashlib
 import json
 import logging
 import math
 import numbers
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +33,9 @@ from energyflow_mlx.runtime.disk import writing
 logger = logging.getLogger(__name__)
 
 NON_FINITE = "non_finite"
+DIGEST = "digest"
+_HALF = 8  # hexadecimal digits
+_SIGNED = re.compile(rb'(.*?),? ?"digest": "([0-9a-f]{8})([0-9a-f]{8})"\}')
 
 
 class MetricsLog:
@@ -38,9 +47,13 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._open()
+
+    def _open(self) -> None:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self.path)
+            self._chain = _last_chain(self.path)
             self._file = self.path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -51,19 +64,39 @@ class MetricsLog:
                 since a log must never be what evaluates a graph.
             DiskError: The disk is full; what it took of the line is cut off later.
         """
+        line, self._chain = _signed(_encode(record), self._chain)
         with writing(self.path):
-            self._file.write(_encode(record) + "\n")
+            self._file.write(line)
             self._file.flush()
 
-    def truncate_after(self, step: int) -> None:
+    @property
+    def digest(self) -> str:
+        """Digest of all records so far, eight hexadecimal digits; empty without any."""
+        return self._chain
+
+    def truncate_after(self, step: int, digest: str = "") -> None:
         """Drop the records of later steps, so that a resumed run logs them anew.
 
-        Records without a ``step`` stay. The file is replaced atomically.
+        Records without a ``step`` stay, damaged lines do not. The file is replaced
+        atomically, with digests throughout.
+
+        Args:
+            step: The last one that stays.
+            digest: What ``digest`` was at that step, where it is known; a warning says
+                when records have gone since.
         """
         self._file.close()
-        kept = [r for r in read_metrics(self.path) if r.get("step", step) <= step]
-        write_text(self.path, "".join(_encode(record) + "\n" for record in kept))
-        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+        records, damage = _read(self.path)
+        lines, chain = [], ""
+        for record in records:
+            if record.get("step", step) <= step:
+                line, chain = _signed(_encode(record), chain)
+                lines.append(line)
+        if digest not in ("", chain):
+            damage.append(f"lines up to step {step} are missing at its end")
+        _warn(self.path, damage)
+        write_text(self.path, "".join(lines))
+        self._open()
 
     def flush_to_disk(self) -> None:
         """Force everything written so far to the disk."""
@@ -96,7 +129,12 @@ class NoLog(MetricsLog):
     def write(self, record: Mapping[str, Any]) -> None:
         """Drop the record."""
 
-    def truncate_after(self, step: int) -> None:
+    @property
+    def digest(self) -> str:
+        """No digest."""
+        return ""
+
+    def truncate_after(self, step: int, digest: str = "") -> None:
         """Nothing to truncate."""
 
     def flush_to_disk(self) -> None:
@@ -109,18 +147,75 @@ class NoLog(MetricsLog):
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the records of a metrics file, non-finite values restored.
 
-    A last line without its line end is what a kill leaves behind, and is skipped.
+    A last line without its line end is what a kill leaves behind, and is skipped. A
+    damaged line is left out, and a warning names it.
 
     Raises:
-        InputError: The file is missing or a complete line is damaged; names the line.
+        InputError: The file is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"[metrics] {path}: must be a metrics file, got none there.")
+    records, damage = _read(path)
+    _warn(path, damage)
+    return records
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of a file's whole lines, and what is wrong with the others."""
     lines = path.read_bytes().split(b"\n")
-    if lines.pop():
-        logger.warning("[metrics] %s: skipped a torn last line", path)
-    return [_decode(path, number, line) for number, line in enumerate(lines, 1)]
+    damage = ["skipped a torn last line"] if lines.pop() else []
+    records = []
+    chain: str | None = ""  # none: after a damaged line it is unknown
+    for number, line in enumerate(lines, 1):
+        signed = _SIGNED.fullmatch(line)
+        record = _decode(line) if signed or not chain else None
+        if record is None or signed and signed[2].decode() != _half(signed[1]):
+            damage.append(f"line {number} is damaged and left out")
+            chain = None
+            continue
+        records.append(record)
+        if signed:
+            own, follows = signed[2].decode(), signed[3].decode()
+            if chain is not None and follows != _chained(chain, own):
+                damage.append(f"before line {number} there are lines missing")
+            chain = follows
+    return records, damage
+
+
+def _warn(path: Path, damage: Sequence[str]) -> None:
+    if damage:
+        more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
+        logger.warning("[metrics] %s: %s%s", path, damage[0], more)
+
+
+def _half(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_HALF]
+
+
+def _chained(chain: str, own: str) -> str:
+    return _half(f"{chain}{own}".encode())
+
+
+def _signed(text: str, chain: str) -> tuple[str, str]:
+    """The line of a record, and the chain of digests that ends with it.
+
+    Args:
+        text: The record as JSON.
+        chain: That of the line before; empty at the start.
+    """
+    body = text.removesuffix("}")
+    own = _half(body.encode())
+    chain = _chained(chain, own)
+    comma = "" if body == "{" else ", "
+    return f'{body}{comma}"{DIGEST}": "{own}{chain}"}}\n', chain
+
+
+def _last_chain(path: Path) -> str:
+    """The chain of digests at the end of a file; empty where it has none."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    signed = (_SIGNED.fullmatch(line) for line in reversed(lines))
+    return next((match[3].decode() for match in signed if match), "")
 
 
 def _encode(record: Mapping[str, Any]) -> str:
@@ -144,9 +239,10 @@ def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: A key is no text, or one that the file needs for itself.
     """
     for key in record:
-        if not isinstance(key, str) or key == NON_FINITE:
+        if not isinstance(key, str) or key in (NON_FINITE, DIGEST):
             raise ValueError(
-                f"[metrics] keys must be strings other than '{NON_FINITE}', got {key!r}"
+                f"[metrics] keys must be strings other than '{NON_FINITE}' and "
+                f"'{DIGEST}', got {key!r}"
             )
     return {key: _plain(key, value) for key, value in record.items()}
 
@@ -166,21 +262,22 @@ def _plain(key: str, value: Any) -> Any:
     )
 
 
-def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _decode(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; none where it is damaged."""
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(
-            f"[metrics] {path}: line {number} must be a JSON object, got {error}."
-        ) from error
-    if not isinstance(row, dict):
-        raise InputError(
-            f"[metrics] {path}: line {number} must be a JSON object, got "
-            f"{type(row).__name__}."
-        )
-    for key, value in row.pop(NON_FINITE, {}).items():
-        row[key] = float(value)
+        row = json.loads(line, parse_constant=_refuse)
+        if not isinstance(row, dict) or (DIGEST in row and not _SIGNED.fullmatch(line)):
+            return None
+        row.pop(DIGEST, None)
+        for key, value in row.pop(NON_FINITE, {}).items():
+            row[key] = float(value)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
     return row
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -1,48 +1,103 @@
-"""Ctrl-C (SIGINT) and SIGTERM: at once where nothing is lost by it, else held back.
+"""The three signals that ask a process to end: SIGINT (Ctrl-C), SIGTERM, SIGHUP.
 
-The first one asks: whoever holds it back looks between two pieces of work and ends
-there. A second one does not wait.
+Three moments, three answers. While a command's own modules are imported, nothing was
+begun: ``install`` ends the process with one line. While a command works, ``Raised``
+raises ``Interrupted`` where the main thread stands, so that what is half-written is
+cleaned up. While a run trains, ``Held`` takes a note, and the loop ends between two
+updates; a second signal does not wait. A signal that the process was started to ignore
+(``nohup``, a job in the background) stays ignored.
 """
 
+import os
 import signal
+import sys
+import termios
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from energyflow_mlx.errors import Terminated
+from energyflow_mlx.errors import Interrupted
 
-_ERRORS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+# What a process says that ends by each of them.
+WORDS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "hung up",
+}
+# The shell's own number for a process that a signal ended.
+STATUS = {number: 128 + number for number in WORDS}
+# Seconds that a second signal leaves the main thread to clean up: it may be inside a
+# compiler or a kernel, where Python cannot reach it.
+GRACE_S = 5.0
+_RETRY_S = 0.05
+_COMMANDS = ("energyflow", "energyflow_mlx")
+
+_Handlers = dict[int, Any]
 
 
-class Interrupts:
-    """Context in which an interrupt is held back; Python hands them to its main thread.
+def install() -> None:
+    """Let a signal end a command that is still importing: one line, no traceback.
 
-    Args:
-        is_held: Hold them back; otherwise, and in other threads, nothing changes.
+    Does nothing in a process that is not one of the package's commands.
+    """
+    if _is_command() and threading.current_thread() is threading.main_thread():
+        sys.excepthook = _say_interrupted
+        _take_over(_end_now)
+
+
+def _is_command() -> bool:
+    """Whether this process was started as ``energyflow`` or ``-m energyflow_mlx...``.
+
+    Python has not put the module's path in the place of ``-m`` yet while its package
+    is imported.
+    """
+    if sys.argv[0] != "-m":
+        return os.path.basename(sys.argv[0]) == _COMMANDS[0]
+    module = (
+        sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv else ""
+    )
+    return module.partition(".")[0] == _COMMANDS[1]
+
+
+def of(error: BaseException | None) -> signal.Signals | None:
+    """The signal that an error comes from, or none.
+
+    A compiled module that is interrupted while it is imported raises an error of its
+    own with the interrupt as its cause.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, Interrupted):
+            return error.number
+        if isinstance(error, KeyboardInterrupt):
+            return signal.SIGINT
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class Raised:
+    """Context of a command: a signal raises ``Interrupted``, and none is lost.
+
+    Python drops what is raised inside a callback, of the garbage collector or of an
+    import lock; such an interrupt is raised again. After a second signal the process
+    ends within ``GRACE_S``, wherever it is.
     """
 
-    def __init__(self, *, is_held: bool) -> None:
-        is_main = threading.current_thread() is threading.main_thread()
-        self._is_held = is_held and is_main
-        self._asked: type[KeyboardInterrupt] | None = None
-        self._former: dict[int, Any] = {}
+    _watch: "_Watch | None" = None
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether an end was asked for."""
-        return self._asked is not None
-
-    def end(self) -> NoReturn:
-        """Raise what was asked for: ``KeyboardInterrupt`` or ``Terminated``."""
-        assert self._asked is not None
-        raise self._asked
-
-    def __enter__(self) -> "Interrupts":
-        """Hold interrupts back from here on."""
-        for number in _ERRORS if self._is_held else ():
-            # A job in the background of a shell ignores Ctrl-C, and goes on doing so.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._former[number] = signal.signal(number, self._ask)
+    def __enter__(self) -> "Raised":
+        """Take the signals over; Python lets its main thread alone do so."""
+        self._former: _Handlers = {}
+        self._own: _Watch | None = None
+        if threading.current_thread() is threading.main_thread():
+            self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+            self._hook = sys.unraisablehook
+            if Raised._watch is None:
+                Raised._watch = self._own = _Watch()
+            self._former = _take_over(self._raise)
+            sys.unraisablehook = self._unraisable
         return self
 
     def __exit__(
@@ -51,14 +106,148 @@ class Interrupts:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        """Handle them as before."""
+        _give_back(self._former)
+        if self._former:
+            sys.unraisablehook = self._hook
+        if self._own is not None:
+            self._own.close()
+            Raised._watch = None
+
+    def _raise(self, number: int, _frame: FrameType | None) -> NoReturn:
+        leave_lost_terminals(self._terminals)
+        raise Interrupted(number)
+
+    def _unraisable(self, dropped: Any) -> None:
+        """Raise a dropped interrupt again, once its callback has returned."""
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            self._hook(dropped)
+            return
+        number = of(dropped.exc_value) or signal.SIGINT
+        main = threading.main_thread().ident
+        again = threading.Timer(_RETRY_S, signal.pthread_kill, [main, number])
+        again.daemon = True
+        again.start()
+
+
+class Held:
+    """Context of a training: a signal is noted, and the loop ends where it can.
+
+    Nothing changes where this is not the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._asked: signal.Signals | None = None
+        self._former: _Handlers = {}
+
+    @property
+    def asked(self) -> signal.Signals | None:
+        """The signal that asked for an end, if one did."""
+        return self._asked
+
+    def end(self, number: signal.Signals | None = None) -> NoReturn:
+        """Raise what was asked for here, or of another process of the run.
+
+        Args:
+            number: The signal, where another process got it.
+        """
+        asked = number or self._asked
+        assert asked is not None
+        self._asked = asked
+        raise Interrupted(asked)
+
+    def __enter__(self) -> "Held":
+        """Hold signals back from here on."""
+        if threading.current_thread() is threading.main_thread():
+            self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+            self._former = _take_over(self._note)
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
         """Handle them as before; one that nobody looked at is not forgotten."""
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-        if self._asked is not None and _error is None:
+        _give_back(self._former)
+        if self._asked is not None and error is None:
             self.end()
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        error = _ERRORS[signal.Signals(number)]
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        leave_lost_terminals(self._terminals)
         if self._asked is not None:
-            raise error
-        self._asked = error
+            raise Interrupted(number)
+        self._asked = signal.Signals(number)
+
+
+class _Watch:
+    """Sees signals that the main thread is too busy to see; ends it after two."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._former = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._closed = threading.Event()
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        count = 0
+        while byte := os.read(self._read, 1):
+            count += byte[0] in STATUS
+            if count > 1 and not self._closed.wait(GRACE_S):
+                _end_now(byte[0], None)
+        os.close(self._read)
+
+    def close(self) -> None:
+        """The command has ended by itself."""
+        self._closed.set()
+        signal.set_wakeup_fd(self._former)
+        os.close(self._write)
+
+
+def leave_lost_terminals(terminals: list[int]) -> None:
+    """Let output that went to a terminal which has gone go nowhere.
+
+    Every write to it would fail from now on, in the middle of a save too.
+
+    Args:
+        terminals: File descriptors that were terminals.
+    """
+    for descriptor in terminals:
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+def _take_over(handler: Callable[[int, FrameType | None], Any]) -> _Handlers:
+    """Handle the signals that are not ignored; returns their former handlers."""
+    numbers = [n for n in WORDS if signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _give_back(former: _Handlers) -> None:
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+def _end_now(number: int, _frame: FrameType | None) -> NoReturn:
+    """End here: imports and compiled code would turn an exception into another."""
+    os.write(2, f"{WORDS[signal.Signals(number)]}\n".encode())
+    os._exit(STATUS[signal.Signals(number)])
+
+
+def _say_interrupted(
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    """Last stop of an error: an interrupt between two contexts is one line too."""
+    if (number := of(error)) is None:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    sys.stdout.flush()
+    _end_now(number, None)

@@ -30,13 +30,14 @@ from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.runs.record import Record, Start
 from energyflow_mlx.runtime.distributed import ALONE, Group
-from energyflow_mlx.runtime.interrupts import Interrupts
 from energyflow_mlx.training.alternation import Alternation
+from energyflow_mlx.training.ending import ASKED, Ending
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
 from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
 from energyflow_mlx.training.reporting import show_validation, shown
 from energyflow_mlx.training.samples import FollowedSentences
+from energyflow_mlx.training.saving import SaveClock
 from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
     Gradients,
@@ -95,15 +96,17 @@ class Trainer:
         shares = {o.name: o.settings.share for o in objectives}
         self.feed = Feed(self.data, self.config, self.group, shares)
         self.steps_per_epoch = self.feed.updates_per_epoch
+        self._validate_every = settings.validate_every or self.steps_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
         self.alternation = Alternation(shares, self.config.seed)
         self._updates_of = self.alternation.counts(self.total)
         self.validation = Validation(
             self.objectives, self.codec, self.data, self.stepper
         )
-        # Several processes would have to agree on the last update.
         self._trained = self.start.trained if self.start else frozenset()
-        self._interrupts = Interrupts(is_held=self.group.size == 1)
+        self._ending, self._means = Ending(self.group), RunningMeans()
+        self._clock = SaveClock(settings.save_minutes if self.group.is_writer else 0)
+        self._saved, self._log_digest = -1, ""
         self._followed = FollowedSentences.choose(
             self.codec, objectives, self.data, self.folder
         )
@@ -128,22 +131,26 @@ class Trainer:
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
+        self._means = RunningMeans.from_json(found.meta.get("means", {}))
+        self._log_digest = found.meta.get("log", "")
         self._trained |= frozenset(found.meta.get("trained", ()))
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
-    def save(self) -> None:
-        """Write a checkpoint of the present state."""
+    def save(self, log_digest: str = "") -> None:
+        """Write a checkpoint of the present state, and the digest of its log."""
         progress = self.progress
-        self.folder.save(
-            progress.step,
-            self.stepper.state.arrays(),
-            progress.to_json()
-            | self.record().to_json()
-            | {"dimension": self.data.dimension},
-            keep=self.config.trainer.keep,
-            best=progress.best_step,
-        )
+        log = {"log": log_digest, "means": self._means.to_json()}
+        known = self.record().to_json() | {"dimension": self.data.dimension}
+        with self._clock.saving():
+            self.folder.save(
+                progress.step,
+                self.stepper.state.arrays(),
+                progress.to_json() | known | log,
+                keep=self.config.trainer.keep,
+                best=progress.best_step,
+            )
+        self._saved = progress.step
         logger.info("saved update %d", progress.step)
 
     def record(self) -> Record:
@@ -203,6 +210,7 @@ class Trainer:
                     report = self.stepper.apply(total, batch.rows, lr)
                 if is_last:
                     self.engine.fence(self.stepper.arrays())
+                    report |= self._ending.told(report["loss"])
                     read = self.engine.defer(f"{objective.name} report", report)
             if flights:
                 flights[-1].land()
@@ -219,6 +227,7 @@ class Trainer:
         step, name = submitted.step, submitted.objective
         submitted.flights[-1].land()
         values: dict[str, float] = submitted.report.value()
+        self._ending.hear(step, values.pop(ASKED, 0))
         for key in ("loss", "grad_norm"):
             value = values[key]
             if not math.isfinite(value) and self.config.precision.dtype != "float16":
@@ -251,7 +260,9 @@ class Trainer:
         flying: tuple[Submitted, float] | None = None
         self._submitted = self.progress.step
         for step in steps:
-            self._announce_epoch(step)
+            epoch, number = divmod(step, self.steps_per_epoch)
+            if number == 0:
+                logger.info("epoch %d begins at update %d", epoch + 1, step)
             started = time.perf_counter()
             update = next(feed)
             batch_ms = (time.perf_counter() - started) * 1e3
@@ -260,7 +271,7 @@ class Trainer:
             if flying is not None:
                 yield self._landing(*flying)
             flying = submitted, batch_ms
-            is_last = self._interrupts.is_asked or self._state_is_wanted(step + 1)
+            is_last = self._ending.is_after(step + 1) or self._state_is_wanted(step + 1)
             if self.engine.debug or is_last:
                 yield self._landing(*flying)
                 flying = None
@@ -275,64 +286,54 @@ class Trainer:
 
     def _state_is_wanted(self, step: int) -> bool:
         """Whether the state after ``step`` updates is measured or saved."""
-        settings = self.config.trainer
-        every = (settings.validate_every or self.steps_per_epoch, settings.save_every)
-        return any(n and self._due(step, n) for n in every)
+        every = (self._validate_every, self.config.trainer.save_every)
+        return self._clock.is_due or any(n and self._due(step, n) for n in every)
 
     # -- the loop ------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """Train until the last update, early stop or interrupt; returns the summary."""
         settings, progress = self.config.trainer, self.progress
-        means = RunningMeans()
         started = time.perf_counter() - progress.seconds
-        status = "finished"
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
         updates = self.feed.updates(progress.step)
-        asked, metrics = self._interrupts, self.folder.open_metrics(self.config)
-        with metrics as log, closing(updates) as feed, asked:
-            log.truncate_after(progress.step or -1)  # the start is measured anew
-            self._followed.truncate_after(progress.step)
-            wants_start = any(o.measured_at_start for o in self.objectives.values())
-            if wants_start and progress.step == 0:
-                self._validate(log)
-            try:
-                steps = range(progress.step, self.total)
-                for values in self.landed(feed, steps):
-                    progress.step += 1
-                    progress.samples += self.feed.batch_size
-                    progress.seconds = time.perf_counter() - started
-                    means.add(values)
-                    self.display.advance(progress.step, self.total)
-                    if self._due(progress.step, settings.log_every):
-                        self._report(log, means.take())
-                    every = settings.validate_every or self.steps_per_epoch
-                    is_end = asked.is_asked and self._submitted == progress.step
-                    if self._due(progress.step, every):
-                        self._validate(log)
-                    elif is_end or self._state_is_wanted(progress.step):
-                        self._save_after(log)
-                    if is_end:
-                        asked.end()
-                    if settings.patience and progress.stale >= settings.patience:
-                        status = "stopped early"
-                        break
-                    started = time.perf_counter() - progress.seconds
-            except KeyboardInterrupt:
-                # After a second interrupt the state may be between two updates.
-                saved = max(self.folder.steps(), default=0)
-                self.display.message(
-                    f"interrupted at update {progress.step}; the same command "
-                    f"continues from update {saved}"
-                )
-                raise
-        return self._summary(status)
+        ending, metrics = self._ending, self.folder.open_metrics(self.config)
+        with metrics as log, closing(updates) as feed, ending.held:
+            self._open(log)
+            if ending.is_after(progress.step):
+                ending.end()
+            is_stale = progress.is_stale(settings.patience)
+            steps = range(progress.step, progress.step if is_stale else self.total)
+            for values in self.landed(feed, steps):
+                progress.step += 1
+                progress.samples += self.feed.batch_size
+                progress.seconds = time.perf_counter() - started
+                self._means.add(values)
+                self.display.advance(progress.step, self.total)
+                if self._due(progress.step, settings.log_every):
+                    self._report(log, self._means.take())
+                is_landed = self._submitted == progress.step
+                is_wanted = self._state_is_wanted(progress.step)
+                if self._due(progress.step, self._validate_every):
+                    self._validate(log)
+                elif is_landed and (is_wanted or ending.is_after(progress.step)):
+                    self._save_after(log)
+                if is_stale := progress.is_stale(settings.patience):
+                    break
+                if self._saved == progress.step and ending.is_after(progress.step):
+                    ending.end()
+                started = time.perf_counter() - progress.seconds
+        return self._summary("stopped early" if is_stale else "finished")
 
-    def _announce_epoch(self, step: int) -> None:
-        epoch, update = divmod(step, self.steps_per_epoch)
-        if update == 0:
-            logger.info("epoch %d begins at update %d", epoch + 1, step)
+    def _open(self, log: MetricsLog) -> None:
+        """Go back to the state's own records; measure the start, once."""
+        progress = self.progress
+        log.truncate_after(progress.step if progress.is_begun else -1, self._log_digest)
+        self._followed.truncate_after(progress.step)
+        wants_start = any(o.measured_at_start for o in self.objectives.values())
+        if wants_start and not progress.is_begun:
+            self._validate(log)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.total
@@ -381,7 +382,7 @@ class Trainer:
         """Save what the log, on the disk by then, has records of."""
         with self.display.doing("saving"):
             log.flush_to_disk()
-            self.save()
+            self.save(log.digest)
 
     def measure(self) -> dict[str, float]:
         """Validation metrics on the first held-out sentences."""

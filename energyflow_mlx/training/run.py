@@ -11,12 +11,13 @@ from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.reporting import show_result
 
 
-def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
+def train(trainer: Trainer, overrides: list[str], command: str) -> dict[str, Any]:
     """Train to the end, measure the best weights, write the summary.
 
     Args:
         trainer: Everything the run needs.
         overrides: What the user changed, for summary and tables.
+        command: What goes on with the run, for one that is interrupted; may be empty.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -26,12 +27,20 @@ def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     """
     trainer.display.header(_header(trainer))
     with trainer.folder.kept():
-        return _train(trainer, overrides)
+        return _train(trainer, overrides, command)
 
 
-def _train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
+def _train(trainer: Trainer, overrides: list[str], command: str) -> dict[str, Any]:
     display, codec = trainer.display, trainer.codec
-    summary = trainer.run() | {"overrides": overrides}
+    try:
+        summary = trainer.run() | {"overrides": overrides}
+    except KeyboardInterrupt:
+        saved = max(trainer.folder.steps(), default=0)
+        display.message(
+            f"interrupted at update {trainer.progress.step}; the same command "
+            f"continues from update {saved}" + (f": {command}" if command else "")
+        )
+        raise
     summary["parameters"] = count_parameters(codec.model)
     summary["backend"] = device.describe().backend
     with display.doing("final figures"):

@@ -1,5 +1,6 @@
 """What a run has reached: arrays that updates change, progress, running means."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -152,6 +153,15 @@ class Progress:
             self.stale += 1
         return better
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything of the run was done: an update, or the start measured."""
+        return self.step > 0 or self.best_value is not None
+
+    def is_stale(self, patience: int) -> bool:
+        """Whether so many validations have not improved; 0 = never."""
+        return 0 < patience <= self.stale
+
     def require_batch(self, batch_size: int, folder: Path) -> None:
         """Refuse to go on with updates of another size.
 
@@ -217,3 +227,14 @@ class RunningMeans:
         self.sums.clear()
         self.counts.clear()
         return means
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for the checkpoint's meta data; non-finite sums as text."""
+        plain = {k: v if math.isfinite(v) else str(v) for k, v in self.sums.items()}
+        return {"sums": plain, "counts": dict(self.counts)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunningMeans":
+        """Inverse of ``to_json``; of nothing, where an earlier version kept none."""
+        sums = {name: float(value) for name, value in values.get("sums", {}).items()}
+        return cls(sums, dict(values.get("counts", {})))

@@ -77,7 +77,10 @@ def test_a_sweep_over_the_rate_of_one_objective_finishes_with_status_0(small, tm
     assert not list((tmp_path / "outcomes").iterdir())
 
 
-def test_an_interrupted_sweep_is_finished_by_the_same_command(small, tmp_path):
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_sweep_is_finished_by_the_same_command(number, small, tmp_path):
     words = ["-m", *small, "trainer.max_steps=200", "optimizer.lr=1e-3,2e-3"]
     words.append(f"run.dir={tmp_path}")
     process = subprocess.Popen(
@@ -91,9 +94,9 @@ def test_an_interrupted_sweep_is_finished_by_the_same_command(small, tmp_path):
     while not (tmp_path / "0" / "metrics.jsonl").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert run_command("sweep_report", f"run={tmp_path}").returncode == 0
     assert statuses(tmp_path) == ["interrupted"]
     assert run_command("train", *words).returncode == 0

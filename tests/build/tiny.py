@@ -128,3 +128,29 @@ def _fresh():
     config, words = make_config(decoder__conditioning="additive"), tokenizer()
     model = build_model(config, parts_of(config), words.vocab_size, E)
     return model, words, config, E
+
+
+def run_words(folder):
+    """Words of a training so small that most of its time is the start of the process.
+
+    Args:
+        folder: For its sentences and vectors.
+    """
+    text, vectors = folder / "text.txt", folder / "vectors.npy"
+    text.write_text("\n".join(SENTENCES) + "\n")
+    np.save(vectors, teacher_vectors(SENTENCES))
+    size = [f"{p}.{k}=8" for p in ("encoder", "decoder") for k in ("dim", "hidden")]
+    return [
+        *size,
+        *(f"data.{split}=[{text}]" for split in ("train", "val")),
+        *(f"teacher.{split}_vectors={vectors}" for split in ("train", "val")),
+        "teacher=precomputed",
+        "tokenizer=bpe",
+        "tokenizer.bpe_size=300",
+        "data.buckets=[32]",
+        "data.max_length=32",
+        "trainer.micro_batch=4",
+        "trainer.decode_samples=2",
+        "trainer.log_every=2",
+        "trainer.compile=false",
+    ]

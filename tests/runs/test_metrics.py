@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_only_scalars_are_logged_never_a_lazy_array_r11(path, value):
 
 def test_reserved_and_non_string_keys_are_refused(path):
     with MetricsLog(path) as log:
-        for key in ("non_finite", 3):
+        for key in ("non_finite", "digest", 3):
             with pytest.raises(ValueError, match="keys must be strings"):
                 log.write({key: 1})
 
@@ -98,11 +99,87 @@ def test_a_complete_but_unterminated_line_counts_as_torn(path):
 
 
 @pytest.mark.parametrize("line", ["{broken", "[1, 2]", "", "\x00\x00"])
-def test_damage_in_the_middle_names_the_line(path, line):
+def test_a_damaged_line_is_named_and_left_out(path, line, caplog):
     path.parent.mkdir()
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
-    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 must be a JSON"):
-        read_metrics(path)
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+    (said,) = caplog.messages
+    assert said.endswith("metrics.jsonl: line 2 is damaged and left out")
+
+
+def write_steps(path, count):
+    with MetricsLog(path) as log:
+        for step in range(1, count + 1):
+            log.write({"kind": "train", "step": step, "loss": 1 / step, "t": "größer"})
+    return read_metrics(path)
+
+
+def test_every_flipped_bit_is_seen_and_changes_no_other_record(path, caplog):
+    """Each byte of a log, one bit of it: what comes back is right, or named."""
+    whole = write_steps(path, 4)
+    content = path.read_bytes()
+    draw = random.Random(0)
+    for at in range(len(content)):
+        broken = bytearray(content)
+        broken[at] ^= 1 << draw.randrange(8)
+        path.write_bytes(broken)
+        caplog.clear()
+        found = read_metrics(path)
+        assert len(caplog.messages) == 1, (at, broken[at])
+        # In the key of the first digest a flip makes one more field, of text.
+        known = [{k: r[k] for k in whole[0]} for r in found]
+        assert all(record in whole for record in known), at
+        assert len(found) >= 2, at
+
+
+def test_a_missing_line_is_seen_wherever_it_stood(path, caplog):
+    write_steps(path, 4)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for gone in range(3):
+        path.write_bytes(b"".join(lines[:gone] + lines[gone + 1 :]))
+        caplog.clear()
+        assert len(read_metrics(path)) == 3
+        assert f"before line {gone + 1} there are lines missing" in caplog.text
+
+
+def test_lines_that_are_missing_at_the_end_are_seen_when_a_run_goes_on(path, caplog):
+    with MetricsLog(path) as log:
+        for step in (1, 2, 3):
+            log.write({"step": step})
+            if step == 2:
+                digest = log.digest
+    with MetricsLog(path) as log:
+        log.truncate_after(2, digest)
+    assert caplog.messages == []
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    with MetricsLog(path) as log:
+        log.truncate_after(2, digest)
+    assert "lines up to step 2 are missing at its end" in caplog.text
+
+
+def test_a_log_without_digests_is_read_and_gets_them_when_a_run_goes_on(path, caplog):
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
+    with MetricsLog(path) as log:
+        log.write({"step": 3, "loss": 0.125})
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
+    with MetricsLog(path) as log:
+        log.truncate_after(2)
+        log.write({"step": 3, "loss": 0.125})
+    assert [r["loss"] for r in read_metrics(path)] == [0.5, 0.25, 0.125]
+    assert path.read_text().count('"digest": "') == 3
+    assert caplog.messages == []
+
+
+def test_a_damaged_line_does_not_stay_when_a_run_goes_on(path, caplog):
+    write_steps(path, 4)
+    path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": 7'))
+    with MetricsLog(path) as log:
+        log.truncate_after(3)
+    assert "line 2 is damaged" in caplog.text
+    caplog.clear()
+    assert [r["step"] for r in read_metrics(path)] == [1, 3]
+    assert caplog.messages == []
 
 
 def test_a_missing_file_is_an_input_error(path):
@@ -123,11 +200,12 @@ def test_truncate_after_a_step_then_appending(path):
     assert [p.name for p in path.parent.iterdir()] == ["metrics.jsonl"]
 
 
-def test_appending_to_an_existing_log_keeps_it(path):
+def test_appending_to_an_existing_log_keeps_it(path, caplog):
     for step in (1, 2):
         with MetricsLog(path) as log:
             log.write({"step": step})
     assert [r["step"] for r in read_metrics(path)] == [1, 2]
+    assert caplog.messages == []
 
 
 def test_kill_9_leaves_every_complete_record(path, checkout):

@@ -148,8 +148,11 @@ def test_the_log_says_where_the_time_of_the_updates_went(data, tmp_path):
         assert row["update_ms"] > 0
 
 
-def test_a_start_that_is_measured_again_is_logged_once(data, tmp_path):
-    """Killed before update 1: its records of update 0 are of another attempt."""
+@pytest.mark.parametrize("ended_by", ["submit", "save"])
+def test_a_start_that_is_cut_short_is_measured_and_logged_once(
+    ended_by, data, tmp_path
+):
+    """Killed before update 1, after its checkpoint was saved or before that."""
 
     def start():
         trainer = make_trainer(make_config(max_steps=4, compile=False), data, tmp_path)
@@ -157,15 +160,15 @@ def test_a_start_that_is_measured_again_is_logged_once(data, tmp_path):
         return trainer
 
     trainer = start()
-    trainer.submit = Mock(side_effect=KeyboardInterrupt)
+    setattr(trainer, ended_by, Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    kinds = [row["kind"] for row in read_metrics(tmp_path / "metrics.jsonl")]
-    assert kinds.count("validation") == 1
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["kind"] for row in rows].count("validation") == 1
     start().run()
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    steps = [row["step"] for row in rows if row["kind"] == "validation"]
-    assert steps == [0, 4]
+    found = [(r["step"], r["best"]) for r in rows if r["kind"] == "validation"]
+    assert found == [(0, True), (4, True)]
 
 
 def test_early_stop_after_stale_validations(data, tmp_path):

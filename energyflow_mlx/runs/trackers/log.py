@@ -65,9 +65,9 @@ class TrackedLog(MetricsLog):
         self._lost: dict[str, str] = {}
         self._count = 0
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, digest: str = "") -> None:
         """Drop the records of later steps, and open the trackers with those left."""
-        super().truncate_after(step)
+        super().truncate_after(step, digest)
         records = read_metrics(self.path)
         self._count = len(records)
         known = self._read_state()
