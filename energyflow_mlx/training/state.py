@@ -56,8 +56,13 @@ class TrainState(NamedTuple):
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "TrainState":
-        """Inverse of ``arrays``."""
+    def from_arrays(cls, arrays: Arrays, skipped: int = 0) -> "TrainState":
+        """Inverse of ``arrays``.
+
+        Args:
+            arrays: Of a checkpoint.
+            skipped: Updates skipped in a row up to there; the progress has it.
+        """
         parameters: Arrays = {}
         trained: Arrays = {}
         moments: dict[str, Moments] = {}
@@ -70,7 +75,8 @@ class TrainState(NamedTuple):
             elif kind == OPTIMIZER:
                 owner, part = path.rsplit(".", 1)
                 moments.setdefault(owner, {})[part] = array
-        scale = LossScale(arrays[f"{SCALE}.scale"], arrays[f"{SCALE}.good"])
+        factor, good = arrays[f"{SCALE}.scale"], arrays[f"{SCALE}.good"]
+        scale = LossScale(factor, good, mx.array(float(skipped)))
         updates = trained.pop(_UPDATES, mx.zeros(()))
         average = Average({path: parameters[path] for path in trained}, updates)
         return cls(parameters | trained, moments, scale, average)
@@ -133,6 +139,10 @@ class Progress:
         stale: Validations since it improved.
         seconds: Training time in seconds, over all resumptions.
         samples: Sentences trained on.
+        skipped: Updates that changed nothing, because they were not finite.
+        skipped_in_row: Those of them since one was made.
+        rollbacks: How often the run went back to a checkpoint.
+        rate_factor: Factor of every learning rate; below 1 after a rollback.
     """
 
     step: int = 0
@@ -141,6 +151,15 @@ class Progress:
     stale: int = 0
     seconds: float = 0.0
     samples: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    rollbacks: int = 0
+    rate_factor: float = 1.0
+
+    def note_update(self, *, moved: bool) -> None:
+        """Take note whether an update was made, or skipped as not finite."""
+        self.skipped += not moved
+        self.skipped_in_row = 0 if moved else self.skipped_in_row + 1
 
     def note(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
         """Take the chosen metric of a validation; returns whether it improved."""
@@ -188,10 +207,16 @@ class Progress:
             "best": {metric: self.best_value, "step": self.best_step},
         }
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
-        """Inverse of ``to_json``; other keys are ignored."""
-        return cls(**{k: values[k] for k in cls.__dataclass_fields__})
+    def take_over(self, values: Mapping[str, Any]) -> None:
+        """Inverse of ``to_json``, in place: the loop holds on to its progress.
+
+        Args:
+            values: Of a checkpoint; other keys are ignored, and what an earlier version
+                did not write is as at the start.
+        """
+        vars(self).update(asdict(type(self)()))
+        own = self.__dataclass_fields__
+        vars(self).update({k: v for k, v in values.items() if k in own})
 
 
 @dataclass
