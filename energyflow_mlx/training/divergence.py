@@ -144,7 +144,9 @@ class Inquiry:
             found = stepper.micro_gradients(submitted.objective, batch, key)
             gradients = stepper.packing.split(found.gradients)
             own = {"target": batch.target, "loss": found.loss}
-            own |= {f"gradient of {path}": g for path, g in gradients.items()}
+            # Its squares are added up: they have to be finite too.
+            squares = {path: mx.square(g) for path, g in gradients.items()}
+            own |= {f"gradient of {path}": square for path, square in squares.items()}
             for name, array in own.items():
                 flags[name] = flags.get(name, mx.array(0.0)) + _has_bad(array)
         (summed,) = self.group.sum([mx.stack(list(flags.values()))])
@@ -158,11 +160,10 @@ class Inquiry:
         norms = np.linalg.norm(batch.target.astype(np.float64), axis=1)
         worst = np.argsort(np.isfinite(norms), kind="stable")[:_MOST_SENTENCES]
         rows = [batch.ids[i][batch.mask[i] > 0] for i in worst]
+        texts, lengths = self.tokenizer.decode(rows), map(float, norms[worst])
         sentences = [
-            {"text": text, "ids": row.tolist(), "target_norm": _plain(float(norms[i]))}
-            for i, text, row in zip(
-                worst, self.tokenizer.decode(rows), rows, strict=True
-            )
+            {"text": text, "ids": list(map(int, row)), "target_norm": _plain(length)}
+            for text, row, length in zip(texts, rows, lengths, strict=True)
         ]
         return {"sentences": sentences, "left_out": len(norms) - len(worst)}
 

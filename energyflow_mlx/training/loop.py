@@ -318,6 +318,7 @@ class Trainer(UpdateRunner):
         epoch = progress.step / self.steps_per_epoch
         log.write(
             {"kind": "train", "step": progress.step, "epoch": epoch, **means}
+            | progress.skips()
             | {"samples_per_second": rate, "seconds": progress.seconds}
         )
         traces = sum(self.stepper.traces.values())

@@ -109,7 +109,7 @@ class UpdateRunner:
     def values_of(self, submitted: Submitted) -> dict[str, float]:
         """Wait for an update; its values on the host, named for the log.
 
-        Of one that float16 skipped only learning rate and loss scale are given.
+        Of one that float16 skipped only the learning rate is given.
 
         Raises:
             Diverged: Loss or gradient is not finite, with float16 once too often.
@@ -118,16 +118,14 @@ class UpdateRunner:
         submitted.flights[-1].land()
         values: dict[str, float] = submitted.report.value()
         moved, progress = bool(values.pop("moved")), self.progress
-        progress.note_update(moved=moved)
+        progress.note_update(moved=moved, loss_scale=values.pop("loss_scale", None))
         if progress.skipped_in_row >= most_skipped(self.config):
             batch = self.feed.batch_of(step)
             raise self._inquiry.divergence(submitted, values, batch, progress)
         logger.debug("update %d: %s grad_norm %.4g", step, name, values["grad_norm"])
         for key in ("loss", "grad_norm"):
             values[f"{name}_{key}"] = values.pop(key)
-        if not moved:
-            values = {"loss_scale": values["loss_scale"]}
-        return values | {f"{name}_lr": submitted.lr}
+        return (values if moved else {}) | {f"{name}_lr": submitted.lr}
 
     def run_update(self, step: int, update: Update) -> dict[str, float]:
         """Submit update ``step`` and wait for its values; see ``values_of``."""

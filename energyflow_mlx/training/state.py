@@ -139,6 +139,7 @@ class Progress:
         stale: Validations since it improved.
         seconds: Training time in seconds, over all resumptions.
         samples: Sentences trained on.
+        loss_scale: That of the latest update; none but with float16.
         skipped: Updates that changed nothing, because they were not finite.
         skipped_in_row: Those of them since one was made.
         rollbacks: How often the run went back to a checkpoint.
@@ -151,13 +152,15 @@ class Progress:
     stale: int = 0
     seconds: float = 0.0
     samples: int = 0
+    loss_scale: float | None = None
     skipped: int = 0
     skipped_in_row: int = 0
     rollbacks: int = 0
     rate_factor: float = 1.0
 
-    def note_update(self, *, moved: bool) -> None:
+    def note_update(self, *, moved: bool, loss_scale: float | None) -> None:
         """Take note whether an update was made, or skipped as not finite."""
+        self.loss_scale = loss_scale
         self.skipped += not moved
         self.skipped_in_row = 0 if moved else self.skipped_in_row + 1
 
@@ -170,6 +173,19 @@ class Progress:
         else:
             self.stale += 1
         return better
+
+    def skips(self) -> dict[str, float]:
+        """What the log and the summary say of updates that were not finite.
+
+        Loss scale and skipped updates of a run in float16; rollbacks and the factor of
+        the learning rates where there were any.
+        """
+        found: dict[str, float] = {}
+        if self.loss_scale is not None:
+            found |= {"loss_scale": self.loss_scale, "skipped": self.skipped}
+        if self.rollbacks:
+            found |= {"rollbacks": self.rollbacks, "rate_factor": self.rate_factor}
+        return found
 
     def require_batch(self, batch_size: int, folder: Path) -> None:
         """Refuse to go on with updates of another size.
@@ -205,6 +221,7 @@ class Progress:
             "seconds": self.seconds,
             "samples": self.samples,
             "best": {metric: self.best_value, "step": self.best_step},
+            **self.skips(),
         }
 
     def take_over(self, values: Mapping[str, Any]) -> None:
