@@ -85,7 +85,6 @@ class Trainer(UpdateRunner):
     validation: Validation = field(init=False)
     progress: Progress = field(default_factory=Progress)
     timings: UpdateTimings = field(default_factory=UpdateTimings)
-    means: RunningMeans = field(default_factory=RunningMeans)
 
     def __post_init__(self) -> None:
         """Plan the run and take over the newest checkpoint, if there is one."""
@@ -105,6 +104,7 @@ class Trainer(UpdateRunner):
         # Several processes would have to agree on the last update.
         self._trained = self.start.trained if self.start else frozenset()
         self._interrupts = Interrupts(is_held=self.group.size == 1)
+        self._means = RunningMeans()
         self._inquiry = Inquiry(
             self.config, self.stepper, self.folder, self.codec.tokenizer, self.group
         )
@@ -242,7 +242,7 @@ class Trainer(UpdateRunner):
         settings, done = self.config.trainer, self.progress.rollbacks
         if settings.on_divergence == "stop" or done >= settings.max_rollbacks:
             raise error
-        self.means.take()
+        self._means.take()
         self._resume()
         progress = self.progress
         progress.rollbacks = done + 1
@@ -277,10 +277,10 @@ class Trainer(UpdateRunner):
                     progress.step += 1
                     progress.samples += self.feed.batch_size
                     progress.seconds = time.perf_counter() - started
-                    self.means.add(values)
+                    self._means.add(values)
                     self.display.advance(progress.step, self.total)
                     if self._due(progress.step, settings.log_every):
-                        self._report(log, self.means.take())
+                        self._report(log, self._means.take())
                     every = settings.validate_every or self.steps_per_epoch
                     is_end = asked.is_asked and self._submitted == progress.step
                     if self._due(progress.step, every):

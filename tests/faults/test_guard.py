@@ -212,7 +212,7 @@ def own():
         fault, value, times = "loss", 1.0, 0
 
         def controls(self, step):
-            factors = {"loss": 1.0, "gradient": 1.0}
+            factors = {"loss": 1.0, "gradient": 1.0, "constant": 0.0}
             if step == BAD and self.times > 0:
                 self.times -= 1
                 factors[self.fault] = self.value
@@ -223,7 +223,7 @@ def own():
             y = with_gradient_times(y, batch.controls["gradient"])
             length = mx.sum(mx.linalg.norm(y, axis=-1))
             count = mx.array(float(len(y)))
-            loss = -length * batch.controls["loss"]
+            loss = -length * batch.controls["loss"] + batch.controls["constant"]
             return Outcome(loss, count, {"norm": length})
 
         def validate(self, codec, held_out, engine):
@@ -258,6 +258,13 @@ def test_a_loss_or_a_gradient_turns_bad(fault, value, dtype, accumulate, own, tm
     assert "objectives.own.lr" in line
     alone = own_trainer(own, tmp_path / "alone", times=0, **changes)
     assert bits(trainer) == bits(after(alone, BAD))
+
+
+def test_a_bad_loss_that_passes_on_no_gradient_is_caught(own, tmp_path):
+    """As a constant that is added to it does."""
+    trainer = own_trainer(own, tmp_path, "constant", np.inf)
+    bad, line = stopped_at(trainer)
+    assert bad == BAD and "not finite: loss;" in line
 
 
 def poison_in_each_process(folder):
