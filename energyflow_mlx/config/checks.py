@@ -1,5 +1,6 @@
 """Range checks shared by the config groups: one line, naming the key."""
 
+import math
 from collections.abc import Sequence
 
 from energyflow_mlx.errors import InputError
@@ -29,6 +30,21 @@ def require_choice(value: str, key: str, choices: Sequence[str]) -> None:
 def require_share(value: float, key: str) -> None:
     """Raise ``InputError`` unless ``0 <= value < 1`` (a dropout probability)."""
     require(0.0 <= value < 1.0, key, "in [0, 1)", value)
+
+
+# Above it nothing trains, and far above it float32 has no number.
+MOST_RATE = 100.0
+
+
+def require_rate(value: float, key: str) -> None:
+    """Raise ``InputError`` unless a learning rate is above 0 and at most 100."""
+    require(0.0 < value <= MOST_RATE, key, f"> 0 and at most {MOST_RATE:g}", value)
+
+
+def require_finite(value: float, key: str) -> None:
+    """Raise ``InputError`` unless a number is at least 0 and finite in float32."""
+    holds = 0.0 <= value < 3.4e38 and math.isfinite(value)
+    require(holds, key, ">= 0 and finite", value)
 
 
 def as_paths(value: object, key: str) -> list[str]:

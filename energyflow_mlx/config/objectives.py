@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from energyflow_mlx.config.checks import require, require_choice, require_share
+from energyflow_mlx.config.checks import (
+    require,
+    require_choice,
+    require_rate,
+    require_share,
+)
 
 _Settings = TypeVar("_Settings", bound="type[ObjectiveConfig]")
 _REGISTERED: dict[str, "type[ObjectiveConfig]"] = {}
@@ -48,7 +53,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.share > 0, f"{self.key}.share", "> 0", self.share)
-        require(self.lr is None or self.lr > 0, f"{self.key}.lr", "> 0", self.lr)
+        if self.lr is not None:
+            require_rate(self.lr, f"{self.key}.lr")
 
     def require_not_negative(self, *names: str) -> None:
         """Refuse a weight or a size below 0."""

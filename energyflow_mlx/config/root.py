@@ -86,6 +86,12 @@ class Config:
         for settings in chosen_objectives(self.objectives).values():
             if settings.lr is None:
                 settings.lr = self.optimizer.lr
+            require(
+                settings.peak_lr * self.optimizer.weight_decay <= 1.0,
+                "optimizer.weight_decay",
+                f"at most {1.0 / settings.peak_lr:g} = 1 / {settings.key}.lr",
+                self.optimizer.weight_decay,
+            )
         require_choice(self.share, "share", ("none", "last", "all"))
         require(self.seed >= 0, "seed", ">= 0", self.seed)
         for name in self.trackers:

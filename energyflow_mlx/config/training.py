@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from energyflow_mlx.config.checks import require, require_choice, require_share
+from energyflow_mlx.config.checks import (
+    MOST_RATE,
+    require,
+    require_choice,
+    require_finite,
+    require_rate,
+    require_share,
+)
 
 # Choices of trainer.train and the prefixes of the parameters that then train.
 _PROJECTIONS = ("encoder.head", "decoder.output")
@@ -12,6 +19,7 @@ TRAINED = {
     "projection": _PROJECTIONS,
     "flow": ("lattice.flow",),
 }
+ON_DIVERGENCE = ("stop", "rollback")
 LOG_LEVELS = ("debug", "info", "warning")
 
 
@@ -41,13 +49,15 @@ class OptimizerConfig:
     """AdamW with decoupled decay, warm-up and cosine decay.
 
     Attributes:
-        lr: Peak learning rate of the objectives that have none of their own.
+        lr: Peak learning rate of the objectives that have none of their own, at most
+            100.
         min_lr: Learning rate at the end of every objective's decay.
         warmup_steps: Updates of linear warm-up, counted per objective.
         decay_steps: Updates of cosine decay after it; 0 = until the last update.
-        weight_decay: Decoupled decay of matrices (never biases, norms, tables).
-        betas: Decay rates of the two moments.
-        eps: Added to the root of the second moment.
+        weight_decay: Decoupled decay of matrices (never biases, norms, tables), at
+            most 1 / learning rate.
+        betas: Decay rates of the two moments, in [0, 1).
+        eps: Added to the root of the second moment, 1e-15 to 1.
         clip_norm: Global L2 bound of one update's gradients; 0 = off.
     """
 
@@ -62,24 +72,24 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in (
-            "min_lr",
-            "warmup_steps",
-            "decay_steps",
-            "weight_decay",
-            "clip_norm",
-        ):
-            value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name}", ">= 0", value)
-        require(self.lr > 0, "optimizer.lr", "> 0", self.lr)
+        for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
+            require_finite(getattr(self, name), f"optimizer.{name}")
+        require_rate(self.lr, "optimizer.lr")
+        require(
+            0.0 <= self.min_lr <= MOST_RATE,
+            "optimizer.min_lr",
+            f">= 0 and at most {MOST_RATE:g}",
+            self.min_lr,
+        )
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "optimizer.betas",
             "two numbers in [0, 1)",
             self.betas,
         )
-        require(self.lr > 0, "optimizer.lr", "> 0", self.lr)
-        require(self.eps > 0, "optimizer.eps", "> 0", self.eps)
+        # Far below it a gradient of 0 over a moment of 0 is not a number in float32.
+        is_fit = 1e-15 <= self.eps <= 1.0
+        require(is_fit, "optimizer.eps", "> 0, from 1e-15 to 1", self.eps)
 
 
 @dataclass
@@ -146,6 +156,12 @@ class TrainerConfig:
         follow_samples: Held-out sentences written out at every validation, for
             ``samples.jsonl``; 0 = none.
         decode_samples: Held-out sentences decoded greedily at the end; 0 = none.
+        on_divergence: What a run does that is not finite any more: ``stop``, or
+            ``rollback`` to the newest checkpoint, with lower learning rates.
+        rollback_factor: Factor of every learning rate at a rollback, below 1.
+        max_rollbacks: Rollbacks of a run after which it stops all the same.
+        max_skipped: With float16: updates skipped in a row, because they are not
+            finite, after which the run stops.
         backend: ``auto``, ``cpu``, ``metal`` or ``cuda``.
         compile: Compile each step (off for debugging only).
         debug_timing: Compute and time the parts of every update on their own.
@@ -170,6 +186,10 @@ class TrainerConfig:
     ema: float = 0.0
     follow_samples: int = 8
     decode_samples: int = 200
+    on_divergence: str = "stop"
+    rollback_factor: float = 0.5
+    max_rollbacks: int = 3
+    max_skipped: int = 50
     backend: str = "auto"
     compile: bool = True
     debug_timing: bool = False
@@ -178,7 +198,10 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("epochs", "micro_batch", "accumulate", "log_every", "keep"):
+        for name in (
+            *("epochs", "micro_batch", "accumulate", "log_every", "keep"),
+            *("max_rollbacks", "max_skipped"),
+        ):
             value = getattr(self, name)
             require(value >= 1, f"trainer.{name}", ">= 1", value)
         for name in (
@@ -195,6 +218,9 @@ class TrainerConfig:
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name}", ">= 0", value)
         require_share(self.ema, "trainer.ema")
+        require_choice(self.on_divergence, "trainer.on_divergence", ON_DIVERGENCE)
+        factor = self.rollback_factor
+        require(0.0 < factor < 1.0, "trainer.rollback_factor", "in (0, 1)", factor)
         require_choice(self.train, "trainer.train", tuple(TRAINED))
         require_choice(self.log_level, "trainer.log_level", LOG_LEVELS)
         require_choice(

@@ -49,6 +49,10 @@ _FREE = {
     "trainer.save_minutes",
     "trainer.keep",
     "trainer.follow_samples",
+    "trainer.on_divergence",
+    "trainer.rollback_factor",
+    "trainer.max_rollbacks",
+    "trainer.max_skipped",
     "trainer.debug_timing",
     "trainer.memory_limit_gb",
     "trainer.log_level",
@@ -143,6 +147,10 @@ class RunFolder:
     def samples(self) -> Path:
         """Held-out sentences as the model wrote them at every validation."""
         return self.path / "samples.jsonl"
+
+    def diverged(self, update: int) -> Path:
+        """Sentences of an update that was not finite."""
+        return self.path / "diverged" / f"update_{update}.json"
 
     @property
     def summary(self) -> Path:

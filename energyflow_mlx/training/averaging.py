@@ -43,22 +43,22 @@ def init_average(parameters: Arrays, paths: Collection[str], decay: float) -> Av
 
 
 def next_average(
-    average: Average, parameters: Arrays, finite: mx.array, decay: float
+    average: Average, parameters: Arrays, moves: mx.array, decay: float
 ) -> Average:
     """Average with one more update in it; see the module.
 
     Args:
         average: Of the updates before.
         parameters: Weights after the update, under the names of the average.
-        finite: Whether the update was made, scalar bool.
+        moves: Whether the update was made, scalar bool.
         decay: Decay that the warm-up ends at.
     """
     if not average.weights:
         return average
     n = average.updates
     kept = mx.minimum(decay, (1 + n) / (10 + n))
-    share = mx.where(finite, 1.0 - kept, 0.0)
+    share = mx.where(moves, 1.0 - kept, 0.0)
     weights = {
         name: a + share * (parameters[name] - a) for name, a in average.weights.items()
     }
-    return Average(weights, n + finite)
+    return Average(weights, n + moves)

@@ -10,41 +10,43 @@ curve.
 """
 
 import logging
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import mlx.core as mx
-
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import install_parameters
-from energyflow_mlx.readback import Flight, ReadbackEngine
+from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.runs.checkpoint import require_match
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.runs.record import Record, Start
 from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.alternation import Alternation
-from energyflow_mlx.training.ending import ASKED, Ending
+from energyflow_mlx.training.divergence import (
+    Diverged,
+    Inquiry,
+    listed,
+    not_finite,
+    require_trained,
+)
+from energyflow_mlx.training.ending import Ending
 from energyflow_mlx.training.feed import Feed, RunData
-from energyflow_mlx.training.objectives.base import Objective, StepBatch
-from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
+from energyflow_mlx.training.objectives.base import Objective
+from energyflow_mlx.training.one_update import Update, UpdateRunner
 from energyflow_mlx.training.reporting import show_validation, shown
 from energyflow_mlx.training.samples import FollowedSentences
 from energyflow_mlx.training.saving import SaveClock
-from energyflow_mlx.training.schedule import learning_rate
 from energyflow_mlx.training.state import (
-    Gradients,
     Progress,
     RunningMeans,
     TrainState,
-    add_gradients,
     arrays_of_parts,
 )
 from energyflow_mlx.training.submitted import Submitted
@@ -54,11 +56,9 @@ from energyflow_mlx.training.validation import Validation, measures_of
 
 logger = logging.getLogger(__name__)
 
-Update = list[StepBatch]
-
 
 @dataclass
-class Trainer:
+class Trainer(UpdateRunner):
     """Trains one model in its run folder.
 
     Attributes:
@@ -107,6 +107,9 @@ class Trainer:
         self._ending, self._means = Ending(self.group), RunningMeans()
         self._clock = SaveClock(settings.save_minutes if self.group.is_writer else 0)
         self._saved, self._log_digest = -1, ""
+        self._inquiry = Inquiry(
+            self.config, self.stepper, self.folder, self.codec.tokenizer, self.group
+        )
         self._followed = FollowedSentences.choose(
             self.codec, objectives, self.data, self.folder
         )
@@ -118,9 +121,10 @@ class Trainer:
         """Go on from the newest checkpoint, every process with the first one's."""
         if self.group.is_writer:
             self._restore_latest()
-        self.progress = Progress.from_json(self.group.of_first(self.progress.to_json))
+        self.progress.take_over(self.group.of_first(self.progress.to_json))
         arrays = self.group.arrays_of_first(self.stepper.state.arrays())
-        self.stepper.restore(TrainState.from_arrays(arrays))
+        skipped = self.progress.skipped_in_row
+        self.stepper.restore(TrainState.from_arrays(arrays, skipped))
 
     def _restore_latest(self) -> None:
         found = self.folder.latest()
@@ -129,8 +133,13 @@ class Trainer:
         own = self.stepper.state.arrays()
         arrays = arrays_of_parts(found.arrays, own)
         require_match(own, arrays, str(found.path))
+        if bad := not_finite(arrays, self.engine):
+            raise InputError(
+                f"[checkpoint] {found.path} must hold finite numbers, got others in "
+                f"{listed(bad)}; remove it to go on from an earlier one."
+            )
         self.stepper.restore(TrainState.from_arrays(arrays))
-        self.progress = Progress.from_json(found.meta)
+        self.progress.take_over(found.meta)
         self._means = RunningMeans.from_json(found.meta.get("means", {}))
         self._log_digest = found.meta.get("log", "")
         self._trained |= frozenset(found.meta.get("trained", ()))
@@ -138,14 +147,23 @@ class Trainer:
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
     def save(self, log_digest: str = "") -> None:
-        """Write a checkpoint of the present state, and the digest of its log."""
-        progress = self.progress
+        """Write a checkpoint of the present state, and the digest of its log.
+
+        Raises:
+            Diverged: The state is not finite; nothing is written.
+        """
+        progress, arrays = self.progress, self.stepper.state.arrays()
+        if bad := not_finite(arrays, self.engine):
+            raise Diverged(
+                f"[train] the state after {progress.step} updates must be finite to be "
+                f"saved, got others in {listed(bad)}; try lower learning rates."
+            )
         log = {"log": log_digest, "means": self._means.to_json()}
         known = self.record().to_json() | {"dimension": self.data.dimension}
         with self._clock.saving():
             self.folder.save(
                 progress.step,
-                self.stepper.state.arrays(),
+                arrays,
                 progress.to_json() | known | log,
                 keep=self.config.trainer.keep,
                 best=progress.best_step,
@@ -164,86 +182,7 @@ class Trainer:
         install_parameters(self.codec.model, best.arrays_of(MODEL))
         return int(best.meta["step"])
 
-    # -- one update ----------------------------------------------------------
-
-    def learning_rate(self, step: int, name: str) -> float:
-        """Learning rate of update ``step``, on its own objective's schedule."""
-        optimizer = self.config.optimizer
-        own = self._updates_of[name]
-        warmup = min(optimizer.warmup_steps, own // 4)
-        return learning_rate(
-            self.alternation.counts(step)[name],
-            base=self.objectives[name].settings.peak_lr,
-            floor=optimizer.min_lr,
-            warmup=warmup,
-            decay=optimizer.decay_steps or own - warmup,
-        )
-
-    def submit(self, step: int, update: Update) -> Submitted:
-        """Build update ``step`` and start it on the device; waits for none of it.
-
-        Of its micro-batches two are in flight at most.
-
-        Args:
-            step: Number of the update.
-            update: Its micro-batches.
-        """
-        objective = self.objectives[self.alternation.objective_of(step)]
-        lr = self.learning_rate(step, objective.name)
-        controls = {k: mx.array(v) for k, v in objective.controls(step).items()}
-        first = self.group.rank * len(update)
-        keys = update_keys(self.config.seed, step, first)
-        total: Gradients | None = None
-        flights: list[Flight] = []
-        for number, batch in enumerate(update):
-            is_last = number + 1 == len(update)
-            batch, key = batch._replace(controls=controls), keys[number % MOST_KEYS]
-            with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
-                if len(update) == 1:
-                    report = self.stepper.update(objective.name, batch, key, lr)
-                else:
-                    new = self.stepper.micro_gradients(objective.name, batch, key)
-                    total = add_gradients(total, new)
-                    self.engine.fence(total)
-                    self.engine.defer(f"{objective.name} loss sum", total.loss)
-                if is_last and total is not None:
-                    report = self.stepper.apply(total, batch.rows, lr)
-                if is_last:
-                    self.engine.fence(self.stepper.arrays())
-                    report |= self._ending.told(report["loss"])
-                    read = self.engine.defer(f"{objective.name} report", report)
-            if flights:
-                flights[-1].land()
-            flights.append(flight)
-        return Submitted(step, objective.name, lr, flights, read)
-
-    def values_of(self, submitted: Submitted) -> dict[str, float]:
-        """Wait for an update; its values on the host, named for the log.
-
-        Raises:
-            FloatingPointError: Loss or gradient is not finite (float16 skips such an
-                update and lowers its loss scale instead).
-        """
-        step, name = submitted.step, submitted.objective
-        submitted.flights[-1].land()
-        values: dict[str, float] = submitted.report.value()
-        self._ending.hear(step, values.pop(ASKED, 0))
-        for key in ("loss", "grad_norm"):
-            value = values[key]
-            if not math.isfinite(value) and self.config.precision.dtype != "float16":
-                raise FloatingPointError(
-                    f"[train] {key} of {name} update {step} must be finite, "
-                    f"got {value}."
-                )
-            values[f"{name}_{key}"] = values.pop(key)
-        logger.debug(
-            "update %d: %s grad_norm %.4g", step, name, values[f"{name}_grad_norm"]
-        )
-        return values | {f"{name}_lr": submitted.lr}
-
-    def run_update(self, step: int, update: Update) -> dict[str, float]:
-        """Submit update ``step`` and wait for its values; see ``values_of``."""
-        return self.values_of(self.submit(step, update))
+    # -- updates in flight ---------------------------------------------------
 
     def landed(
         self, feed: Iterator[Update], steps: Iterable[int]
@@ -291,21 +230,50 @@ class Trainer:
 
     # -- the loop ------------------------------------------------------------
 
+    def _to_the_end(self, log: MetricsLog) -> Generator[dict[str, float]]:
+        """Values of update after update, from the present one, past every rollback."""
+        while self.progress.step < self.total:
+            with closing(self.feed.updates(self.progress.step)) as feed:
+                try:
+                    yield from self.landed(feed, range(self.progress.step, self.total))
+                except Diverged as error:
+                    self._roll_back(error, log)
+
+    def _roll_back(self, error: Diverged, log: MetricsLog) -> None:
+        """Go on from the newest checkpoint with lower learning rates.
+
+        Raises:
+            Diverged: The configuration says to stop, or this was done often enough.
+        """
+        settings, done = self.config.trainer, self.progress.rollbacks
+        if settings.on_divergence == "stop" or done >= settings.max_rollbacks:
+            raise error
+        self._resume()
+        progress = self.progress
+        progress.rollbacks = done + 1
+        progress.rate_factor *= settings.rollback_factor
+        log.truncate_after(progress.step, self._log_digest)
+        self._followed.truncate_after(progress.step)
+        self._save_after(log)  # whoever resumes goes on with these rates
+        logger.warning(
+            "%s rolled back to update %d, rollback %d of %d: learning rates times %g",
+            *(error, progress.step, progress.rollbacks, settings.max_rollbacks),
+            progress.rate_factor,
+        )
+
     def run(self) -> dict[str, Any]:
         """Train until the last update, early stop or interrupt; returns the summary."""
         settings, progress = self.config.trainer, self.progress
         started = time.perf_counter() - progress.seconds
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
-        updates = self.feed.updates(progress.step)
         ending, metrics = self._ending, self.folder.open_metrics(self.config)
-        with metrics as log, closing(updates) as feed, ending.held:
+        with metrics as log, closing(self._to_the_end(log)) as updates, ending.held:
             self._open(log)
             if ending.is_after(progress.step):
                 ending.end()
             is_stale = progress.is_stale(settings.patience)
-            steps = range(progress.step, progress.step if is_stale else self.total)
-            for values in self.landed(feed, steps):
+            for values in () if is_stale else updates:
                 progress.step += 1
                 progress.samples += self.feed.batch_size
                 progress.seconds = time.perf_counter() - started
@@ -324,6 +292,7 @@ class Trainer:
                 if self._saved == progress.step and ending.is_after(progress.step):
                     ending.end()
                 started = time.perf_counter() - progress.seconds
+        require_trained(progress, self.config)
         return self._summary("stopped early" if is_stale else "finished")
 
     def _open(self, log: MetricsLog) -> None:
@@ -334,6 +303,8 @@ class Trainer:
         wants_start = any(o.measured_at_start for o in self.objectives.values())
         if wants_start and not progress.is_begun:
             self._validate(log)
+        if self.config.trainer.on_divergence == "rollback" and progress.step == 0:
+            self._save_after(log)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.total
@@ -344,6 +315,7 @@ class Trainer:
         epoch = progress.step / self.steps_per_epoch
         log.write(
             {"kind": "train", "step": progress.step, "epoch": epoch, **means}
+            | progress.skips()
             | {"samples_per_second": rate, "seconds": progress.seconds}
         )
         traces = sum(self.stepper.traces.values())

@@ -19,7 +19,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from energyflow_mlx.readback import ReadbackEngine
-from energyflow_mlx.training.loop import Trainer, Update
+from energyflow_mlx.training.loop import Trainer
+from energyflow_mlx.training.one_update import Update
 from energyflow_mlx.training.timing import UpdateTimings
 
 Report = dict[str, Any]

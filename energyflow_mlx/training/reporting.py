@@ -16,6 +16,12 @@ from energyflow_mlx.training.state import Progress
 
 _AT_VALIDATION = 2  # followed sentences on the terminal
 _AT_END = 3
+# Figures of a summary that not every run has.
+_SKIPS = {
+    "skipped": "updates skipped",
+    "loss_scale": "loss scale",
+    "rollbacks": "rollbacks",
+}
 
 
 def show_validation(
@@ -83,6 +89,8 @@ def show_result(
     rows = [[name, value] for name, value in summary["final"].items()]
     rows += note_on_bleu(summary["final"])
     rows.append(["updates", summary["steps"]])
+    for name, said in _SKIPS.items():
+        rows += [[said, summary[name]]] if name in summary else []
     rows.append(["training seconds", summary["seconds"]])
     (metric, value), best = next(iter(summary["best"].items())), summary["best"]["step"]
     display.table(measured(summary), ["metric", "value"], rows)

@@ -57,8 +57,13 @@ class TrainState(NamedTuple):
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "TrainState":
-        """Inverse of ``arrays``."""
+    def from_arrays(cls, arrays: Arrays, skipped: int = 0) -> "TrainState":
+        """Inverse of ``arrays``.
+
+        Args:
+            arrays: Of a checkpoint.
+            skipped: Updates skipped in a row up to there; the progress has it.
+        """
         parameters: Arrays = {}
         trained: Arrays = {}
         moments: dict[str, Moments] = {}
@@ -71,7 +76,8 @@ class TrainState(NamedTuple):
             elif kind == OPTIMIZER:
                 owner, part = path.rsplit(".", 1)
                 moments.setdefault(owner, {})[part] = array
-        scale = LossScale(arrays[f"{SCALE}.scale"], arrays[f"{SCALE}.good"])
+        factor, good = arrays[f"{SCALE}.scale"], arrays[f"{SCALE}.good"]
+        scale = LossScale(factor, good, mx.array(float(skipped)))
         updates = trained.pop(_UPDATES, mx.zeros(()))
         average = Average({path: parameters[path] for path in trained}, updates)
         return cls(parameters | trained, moments, scale, average)
@@ -134,6 +140,11 @@ class Progress:
         stale: Validations since it improved.
         seconds: Training time in seconds, over all resumptions.
         samples: Sentences trained on.
+        loss_scale: That of the latest update; none but with float16.
+        skipped: Updates that changed nothing, because they were not finite.
+        skipped_in_row: Those of them since one was made.
+        rollbacks: How often the run went back to a checkpoint.
+        rate_factor: Factor of every learning rate; below 1 after a rollback.
     """
 
     step: int = 0
@@ -142,6 +153,17 @@ class Progress:
     stale: int = 0
     seconds: float = 0.0
     samples: int = 0
+    loss_scale: float | None = None
+    skipped: int = 0
+    skipped_in_row: int = 0
+    rollbacks: int = 0
+    rate_factor: float = 1.0
+
+    def note_update(self, *, moved: bool, loss_scale: float | None) -> None:
+        """Take note whether an update was made, or skipped as not finite."""
+        self.loss_scale = loss_scale
+        self.skipped += not moved
+        self.skipped_in_row = 0 if moved else self.skipped_in_row + 1
 
     def note(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
         """Take the chosen metric of a validation; returns whether it improved."""
@@ -161,6 +183,19 @@ class Progress:
     def is_stale(self, patience: int) -> bool:
         """Whether so many validations have not improved; 0 = never."""
         return 0 < patience <= self.stale
+
+    def skips(self) -> dict[str, float]:
+        """What the log and the summary say of updates that were not finite.
+
+        Loss scale and skipped updates of a run in float16; rollbacks and the factor of
+        the learning rates where there were any.
+        """
+        found: dict[str, float] = {}
+        if self.loss_scale is not None:
+            found |= {"loss_scale": self.loss_scale, "skipped": self.skipped}
+        if self.rollbacks:
+            found |= {"rollbacks": self.rollbacks, "rate_factor": self.rate_factor}
+        return found
 
     def require_batch(self, batch_size: int, folder: Path) -> None:
         """Refuse to go on with updates of another size.
@@ -196,12 +231,19 @@ class Progress:
             "seconds": self.seconds,
             "samples": self.samples,
             "best": {metric: self.best_value, "step": self.best_step},
+            **self.skips(),
         }
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
-        """Inverse of ``to_json``; other keys are ignored."""
-        return cls(**{k: values[k] for k in cls.__dataclass_fields__})
+    def take_over(self, values: Mapping[str, Any]) -> None:
+        """Inverse of ``to_json``, in place: the loop holds on to its progress.
+
+        Args:
+            values: Of a checkpoint; other keys are ignored, and what an earlier version
+                did not write is as at the start.
+        """
+        vars(self).update(asdict(type(self)()))
+        own = self.__dataclass_fields__
+        vars(self).update({k: v for k, v in values.items() if k in own})
 
 
 @dataclass

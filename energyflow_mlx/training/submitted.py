@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
+import mlx.core as mx
+
 from energyflow_mlx.readback import Flight, Readback
+from energyflow_mlx.training.objectives.base import StepBatch
 
 
 class Submitted(NamedTuple):
@@ -14,6 +17,8 @@ class Submitted(NamedTuple):
         lr: Its learning rate.
         flights: Its micro-batches; the last lands when the whole update is computed.
         report: Its values.
+        parts: Batch and random key of each micro-batch, to look at where the update
+            is not finite.
     """
 
     step: int
@@ -21,3 +26,4 @@ class Submitted(NamedTuple):
     lr: float
     flights: list[Flight]
     report: Readback
+    parts: list[tuple[StepBatch, mx.array]]

@@ -53,6 +53,7 @@ from energyflow_mlx.training.precision import (
     DTYPES,
     cast_parameters,
     init_loss_scale,
+    most_skipped,
     next_loss_scale,
 )
 from energyflow_mlx.training.state import Gradients, TrainState, sum_over
@@ -235,8 +236,8 @@ class Stepper:
         """New state from summed gradients, its tensors, and the values to report.
 
         The sum over all processes is taken here, once an update. The state stays as it
-        was where loss or gradient is not finite: the host learns of it when later
-        updates are on their way.
+        was where loss or gradient is not finite, and at later updates that are on
+        their way when the host learns of it; see ``precision``.
         """
         total = sum_over(self.group, total)
         parameters, moments, loss_scale, average = state
@@ -244,7 +245,9 @@ class Stepper:
         divide = 1.0 / (loss_scale.scale * total.count)
         norm = gradient_norm(list(total.gradients.values())) * divide
         finite = mx.isfinite(norm) & mx.isfinite(total.loss)
-        rates = Rates(divide * clip_scale(norm, config.clip_norm), lr, finite)
+        most = most_skipped(self.config)
+        scale, moves = next_loss_scale(loss_scale, finite, self.config.precision, most)
+        rates = Rates(divide * clip_scale(norm, config.clip_norm), lr, moves)
         new_parameters, new_moments = dict(parameters), dict(moments)
         for name, gradient in total.gradients.items():
             old = Adamw(parameters[name], **moments[name])
@@ -256,13 +259,14 @@ class Stepper:
             else:
                 new = adamw(old, gradient, rates, constants(config, self._decay[name]))
             new_parameters[name], new_moments[name] = stepped(new)
-        scale = next_loss_scale(loss_scale, finite, self.config.precision)
         report = {name: m / total.count for name, m in total.metrics.items()}
         report["loss"] = total.loss / total.count
-        report["grad_norm"] = norm
+        report |= {"grad_norm": norm, "moved": moves}
+        if self.config.precision.dtype == "float16":
+            report["loss_scale"] = loss_scale.scale
         tensors = self.packing.split(new_parameters)
         decay = self.config.trainer.ema
-        average = next_average(average, new_parameters, finite, decay)
+        average = next_average(average, new_parameters, moves, decay)
         return TrainState(new_parameters, new_moments, scale, average), tensors, report
 
     def _whole_update(

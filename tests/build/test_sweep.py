@@ -16,7 +16,7 @@ from energyflow_mlx.runs.sweep import SweepFolder
 from tests.commands import CHECKOUT, run_command
 
 SMALL = [
-    *("+experiment=smoke", "data.captions=150", "trainer.max_steps=2"),
+    *("+experiment=smoke", "data.captions=150", "trainer.max_steps=4"),
     *("trainer.decode_samples=0", "trainer.micro_batch=8", "trainer.compile=false"),
     *("tokenizer.kind=bpe", "tokenizer.bpe_size=300"),
     *("encoder.embedding_init=normal", "decoder.embedding_init=normal"),
@@ -40,7 +40,7 @@ def statuses(folder):
 def swept(tmp_path_factory, small):
     """A value that is refused, one that diverges, one that is good."""
     folder = tmp_path_factory.mktemp("sweeps") / "lr"
-    words = ["-m", *small, "optimizer.lr=-1,1e30,1e-3", f"run.dir={folder}"]
+    words = ["-m", *small, "optimizer.lr=-1,10,1e-3", f"run.dir={folder}"]
     return folder, words, run_command("train", *words)
 
 
@@ -49,7 +49,9 @@ def test_a_refused_and_a_diverged_job_are_rows_and_the_third_finishes(swept):
     assert done.returncode == 1, done.stderr
     assert statuses(folder) == ["refused", "diverged", "finished"]
     refused, diverged, finished = rows(folder)
-    assert refused["reason"] == "[config] optimizer.lr must be > 0, got -1.0."
+    assert refused["reason"] == (
+        "[config] optimizer.lr must be > 0 and at most 100, got -1.0."
+    )
     assert "must be finite" in diverged["reason"]
     assert finished["final"]["cosine"] > -1 and finished["reason"] == ""
     assert "2 of 3 jobs did not finish" in done.stderr
@@ -232,7 +234,7 @@ def test_a_trial_that_is_refused_is_tried_again_and_the_metric_says_the_directio
 
 def test_jobs_run_in_parallel_with_the_same_rows(swept, small, tmp_path):
     launcher_is_there()
-    words = ["-m", *small, "optimizer.lr=-1,1e30,1e-3", "hydra/launcher=joblib"]
+    words = ["-m", *small, "optimizer.lr=-1,10,1e-3", "hydra/launcher=joblib"]
     words += ["hydra.launcher.n_jobs=2", f"run.dir={tmp_path}"]
     done = run_command("train", *words)
     assert done.returncode == 1, done.stderr

@@ -8,7 +8,7 @@ from energyflow_mlx.build.data import load_run_data
 from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.runs.metrics import read_metrics
 from tests.training.small import make_config as make_small_config
-from tests.training.small import make_trainer, quiet_display, set_key, weights
+from tests.training.small import make_trainer, quiet_display, set_key
 
 
 def make_config(**trainer):
@@ -144,14 +144,11 @@ def test_an_update_that_is_not_finite_changes_no_state(data, tmp_path, lazy):
     poisoned(trainer, 2)
     with pytest.raises(FloatingPointError):
         trainer.run_update(2, next(feed))
+    with pytest.raises(FloatingPointError):
+        trainer.run_update(3, next(feed))  # it was on its way, and is not made either
+    feed.close()
     after = stepper.state.arrays()
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    trainer.run_update(3, next(feed))
-    feed.close()
-    after = weights(stepper)
-    assert not np.array_equal(
-        before["model.shared.0.conv1.weight"], after["shared.0.conv1.weight"]
-    )
 
 
 def test_with_debug_timing_every_update_is_alone_on_the_device(data, tmp_path):

@@ -3,23 +3,51 @@
 import mlx.core as mx
 import pytest
 
-from energyflow_mlx.config import PrecisionConfig
+from energyflow_mlx.config import Config, PrecisionConfig
 from energyflow_mlx.training.precision import (
     LossScale,
     cast_parameters,
     init_loss_scale,
+    most_skipped,
     next_loss_scale,
 )
 
 HALF = PrecisionConfig(dtype="float16", loss_scale=1024.0, scale_interval=3)
 
 
+def states(updates, config=HALF, start=1024.0, most=50):
+    """State after updates that were finite or not, and which of them were made."""
+    state, made = LossScale(mx.array(start), mx.array(0.0), mx.array(0.0)), []
+    for finite in updates:
+        state, moves = next_loss_scale(state, mx.array(finite), config, most)
+        made.append(moves.item())
+    return state, made
+
+
 def after(updates, config=HALF, start=1024.0):
     """Scale and count of good updates after updates that were finite or not."""
-    state = LossScale(mx.array(start), mx.array(0.0))
-    for finite in updates:
-        state = next_loss_scale(state, mx.array(finite), config)
+    state, _ = states(updates, config, start)
     return state.scale.item(), state.good.item()
+
+
+def test_updates_after_the_first_bad_one_are_skipped_too():
+    single = PrecisionConfig(dtype="float32")
+    state, made = states([True, False, True, True], single, 1.0, most=1)
+    assert made == [True, False, False, False]
+    assert state.scale.item() == 1.0
+
+
+def test_float16_goes_on_after_fewer_skips_in_a_row_than_the_most():
+    state, made = states([False, False, True, False, False, False, True], most=3)
+    assert made == [False, False, True, False, False, False, False]
+    assert state.scale.item() == 32.0  # nothing changes after the end
+
+
+def test_only_float16_may_skip():
+    config = Config()
+    assert most_skipped(config) == 1
+    config.precision.dtype, config.trainer.max_skipped = "float16", 7
+    assert most_skipped(config) == 7
 
 
 def test_an_overflow_halves_the_scale_and_restarts_the_count():
