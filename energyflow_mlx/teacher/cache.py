@@ -28,6 +28,7 @@ from typing import Protocol
 import numpy as np
 
 from energyflow_mlx.data.distinct import deduplicate
+from energyflow_mlx.data.vectors import require_taught
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import (
     TEMPORARY_PREFIX,
@@ -90,8 +91,8 @@ def cached_vectors(
         ``[N, E]`` float32, memory-mapped and read-only.
 
     Raises:
-        InputError: The teacher gave vectors of a wrong shape or not finite, or
-            ``cache_dir`` cannot be used.
+        InputError: The teacher gave vectors of a wrong shape or that nothing can be
+            learned from, or ``cache_dir`` cannot be used.
     """
     if not texts:
         return np.zeros((0, teacher.dimension), np.float32)
@@ -212,13 +213,7 @@ def _check_vectors(
             f"[teacher] {teacher.name} must give vectors "
             f"{[len(block), teacher.dimension]}, got {list(vectors.shape)}."
         )
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        text = block[int(np.argmin(finite))]
-        raise InputError(
-            f"[teacher] {teacher.name} gave a vector that is not finite for the text "
-            f"{text[:60]!r}."
-        )
+    require_taught(vectors, teacher.name, block)
 
 
 def _assemble(
