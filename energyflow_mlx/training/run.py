@@ -25,6 +25,7 @@ def train(trainer: Trainer, overrides: list[str]) -> dict[str, Any]:
     display.header(_header(trainer))
     summary = trainer.run() | {"overrides": overrides}
     summary["parameters"] = count_parameters(codec.model)
+    summary["traces"] = dict(trainer.stepper.traces)
     summary["backend"] = device.describe().backend
     with display.doing("final figures"):
         summary["final"] = trainer.group.of_first(lambda: _final(trainer))
