@@ -20,6 +20,7 @@ from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
+from energyflow_mlx.text.token_ids import checked_tokens
 
 Encode = Callable[[mx.array, mx.array], mx.array]
 
@@ -57,6 +58,11 @@ class EnergyFlow(nn.Module):
             self.decoder = decoder
         self.shared = list(shared)
 
+    @property
+    def most_rows(self) -> int:
+        """Sentences that one forward pass takes; 0 = as many as memory has room for."""
+        return 0
+
     def require(self, call: str, part: str) -> None:
         """Refuse a call that wants a part this model was built without.
 
@@ -75,16 +81,41 @@ class EnergyFlow(nn.Module):
     ) -> mx.array:
         """Student vectors ``[B, E]``, not normalized.
 
+        A model in evaluation mode reads and checks the ids, so ``mx.compile`` cannot
+        take this call; see ``compiled_encode``. In training the data were checked.
+
         Args:
-            ids: Token ids, ``[B, L]`` int32.
+            ids: Token ids, ``[B, L]`` integers; MLX or NumPy.
             mask: 1 for real tokens, 0 for padding, ``[B, L]``.
             key: Random key of the dropouts, in training.
+
+        Raises:
+            InputError: Shapes do not fit, or an id is not in the vocabulary.
         """
+        return self._encoded(*self._checked("encode", ids, mask), key=key)
+
+    def _encoded(
+        self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
+    ) -> mx.array:
+        """``encode`` as a graph: ids are not read."""
         return self.encoder(ids, mask, shared=self.shared, key=key)
 
     def compiled_encode(self) -> Encode:
-        """``encode`` for inference, compiled once for every batch shape."""
-        return mx.compile(self.encode, inputs=[self.state])
+        """``encode`` for inference, compiled once for every batch shape.
+
+        Ids are not checked: one that is not in the vocabulary counts as zeros.
+        """
+        return mx.compile(self._encoded, inputs=[self.state])
+
+    def _checked(
+        self, call: str, ids: mx.array, mask: mx.array, part: str = "encoder"
+    ) -> tuple[mx.array, mx.array]:
+        """Ids and mask for a part; in evaluation mode they are checked first."""
+        if self.training:
+            return ids, mask
+        self.require(call, part)
+        size = self[part].embedding.weight.shape[0]
+        return checked_tokens(call, ids, mask, size)
 
     def transform(self, vector: mx.array) -> mx.array:
         """Vectors ``[B, E]`` that come out of the lattice for those that go in.
@@ -105,11 +136,16 @@ class EnergyFlow(nn.Module):
         """Decoder features before the output projection, ``[B, L, D]``.
 
         Args:
-            ids: Input ids under teacher forcing, ``[B, L]`` int32.
+            ids: Input ids under teacher forcing, ``[B, L]`` integers, checked as in
+                ``encode``.
             mask: 1 for real tokens, ``[B, L]``.
             z: Condition, ``[B, E]``.
             key: Random key of the dropouts, in training.
+
+        Raises:
+            InputError: As in ``encode``.
         """
+        ids, mask = self._checked("decode_features", ids, mask, "decoder")
         return self.decoder.features(ids, mask, z, shared=self.shared, key=key)
 
     def __call__(self, ids: mx.array, mask: mx.array) -> mx.array:
@@ -144,16 +180,20 @@ class LatticeFlow(EnergyFlow):
         super().__init__(encoder, decoder, shared)
         self.lattice = lattice
 
-    def encode(
+    @property
+    def most_rows(self) -> int:
+        """As many as ``lattice.cube.max_active_flows`` lets travel together."""
+        return self.lattice.config.most_samples
+
+    def _encoded(
         self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
     ) -> mx.array:
         """Vectors ``[B, E]`` of the sentences after the lattice, not normalized.
 
-        Arguments as in ``EnergyFlow.encode``; the key is the encoder's and the
-        lattice's.
+        The key is the encoder's and the lattice's.
         """
         front, rest = (None, None) if key is None else mx.random.split(key)
-        surface = self.encode_surface(ids, mask, key=front)
+        surface = self._surface(ids, mask, key=front)
         return self.lattice.from_surface(surface, key=rest).vector
 
     def encode_surface(
@@ -161,10 +201,16 @@ class LatticeFlow(EnergyFlow):
     ) -> mx.array:
         """Surfaces ``[B, H, W]`` that the sentences launch from.
 
-        Arguments as in ``EnergyFlow.encode``.
+        Arguments and errors as in ``EnergyFlow.encode``.
         """
+        return self._surface(*self._checked("encode_surface", ids, mask), key=key)
+
+    def _surface(
+        self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
+    ) -> mx.array:
+        """``encode_surface`` as a graph: ids are not read."""
         cube = self.lattice.config.cube
-        surface = super().encode(ids, mask, key=key)
+        surface = super()._encoded(ids, mask, key=key)
         return surface.reshape(-1, cube.height, cube.width)
 
     def compiled_encode(self) -> Encode:
@@ -173,7 +219,7 @@ class LatticeFlow(EnergyFlow):
         The lattice compiles its step itself; the unrolled loop as a whole would take
         minutes.
         """
-        surface = mx.compile(self.encode_surface, inputs=[self.state])
+        surface = mx.compile(self._surface, inputs=[self.state])
         return lambda ids, mask: self.lattice.from_surface(surface(ids, mask)).vector
 
     def transform(self, vector: mx.array) -> mx.array:

@@ -197,9 +197,6 @@ def _convert(args: PrepareArgs, output: Path) -> str:
         sentences = sentences.subset(np.arange(min(args.limit, len(sentences))))
     targets = np.asarray(sentences.targets, np.float32)
     if args.normalize:
-        lengths = np.linalg.norm(targets, axis=1)
-        if lengths.min() < 0.01:
-            raise InputError(f"[prepare] {args.input}: vector {lengths.argmin()} is 0.")
         targets = unit_rows(targets)
     keep_ids = args.tokens or sentences.texts is None
     ids = sentences.ids if keep_ids else None

@@ -184,7 +184,7 @@ def test_precomputed_vectors_are_carried_over(folder, normalize):
 def test_a_zero_vector_cannot_be_normalized(folder):
     path = folder / "z.efb"
     write_efb(path, SentenceSet(["a", "b"], None, np.array([[1.0, 0], [0, 0]])))
-    with pytest.raises(InputError, match="vector 1 is 0"):
+    with pytest.raises(InputError, match="vector of sample 1 must be finite"):
         prepare.prepare(
             PrepareArgs(
                 input=str(path), output=str(folder / "y.efb"), teacher="precomputed"

@@ -48,6 +48,7 @@ ENTRIES = (
     Entry("bench_training.py", ("--seconds", "2"), 30),
     Entry("bench_throughput.py", ("--quick", "--rounds", "5"), 45),
     Entry("bench_quality.py", (), 35),
+    Entry("bench_precision.py", ("--updates", "8", "--only", "ab"), 7),
     Entry("bench_profile.py", ("--updates", "8"), 30),
     Entry("bench_readback.py", ("--steps", "12"), 30),
     Entry("bench_overlap.py", ("--rounds", "3"), 25),

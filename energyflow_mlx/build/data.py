@@ -17,7 +17,7 @@ from energyflow_mlx.data.dataset import (
 from energyflow_mlx.data.hugging_face import read_column
 from energyflow_mlx.data.pairs import TextPairs, read_pairs
 from energyflow_mlx.data.sources import SUFFIXES
-from energyflow_mlx.data.vectors import unit_rows
+from energyflow_mlx.data.vectors import require_targets, unit_rows
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import Embed, HeldOut
@@ -70,11 +70,30 @@ def read_sets(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
 def _read(names: Sequence[str], split_name: str, data: DataConfig) -> SentenceSet:
     """Files, or one split of each dataset, as one set."""
     if data.format != "hf":
-        return read_many([Path(name) for name in names], data.text_column)
+        found = read_many([Path(name) for name in names], data.text_column)
+        if data.pairs and found.texts is None and found.targets is not None:
+            _require_both(found.targets, ", ".join(names))
+        return found
     read = partial(
         read_column, column=data.text_column, split=split_name, subset=data.subset
     )
     return SentenceSet([text for name in names for text in read(name)])
+
+
+def _require_both(rows: np.ndarray, source: str) -> None:
+    """Refuse rows of two vectors ``[N, 2E]`` where one of the two is none."""
+    count, width = rows.shape
+    if width % 2:
+        raise InputError(
+            f"[data] {source}: data.pairs=true must have rows of two vectors, an even "
+            f"number of columns, got {width}."
+        )
+    halves = rows.reshape(2 * count, width // 2)
+    names = ("first", "second")
+    require_targets(
+        halves,
+        lambda i: f"{source} row {i // 2}, the {names[i % 2]} of its two vectors",
+    )
 
 
 def _check_suffixes(paths: Sequence[str], kind: str) -> None:
@@ -203,11 +222,6 @@ def _pair_targets(
 
 def _swapped(rows: np.ndarray, config: Config) -> np.ndarray:
     count, width = rows.shape
-    if width % 2:
-        raise InputError(
-            "[data] data.pairs=true must have rows of two vectors, an even number of "
-            f"columns, got {width}."
-        )
     pairs = _scaled(rows.reshape(count, 2, width // 2), config.teacher.normalize)
     return np.ascontiguousarray(pairs[:, ::-1]).reshape(count, width)
 

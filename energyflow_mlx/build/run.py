@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mlx.core as mx
 import numpy as np
 from rich.console import Console
 
@@ -57,10 +56,16 @@ def run(
     objectives = build_objectives(config)
     device.select(config.trainer.backend)
     jit_headers.prepare()
-    if config.trainer.memory_limit_gb:
-        mx.set_memory_limit(int(config.trainer.memory_limit_gb * 2**30))
+    device.limit_memory(
+        memory_gb=config.trainer.memory_limit_gb,
+        cache_gb=config.trainer.cache_limit_gb,
+        wired_gb=config.trainer.wired_limit_gb,
+    )
     group = distributed.join()
     folder = RunFolder(Path(config.run.dir), group.is_writer)
+    if not folder.exists():
+        for objective in objectives.values():
+            objective.require_micro_batch(config.trainer.micro_batch)
     if not group.is_writer:  # the others keep to errors
         logging.getLogger("energyflow_mlx").setLevel(logging.WARNING)
     display = RunDisplay(

@@ -286,6 +286,11 @@ class LatticeConfig:
         return self.cube.surface_size + self.spawn.slots
 
     @property
+    def most_samples(self) -> int:
+        """Samples that may travel together: what ``cube.max_active_flows`` allows."""
+        return self.cube.max_active_flows // self.slots
+
+    @property
     def total_steps(self) -> int:
         """Propagation steps T."""
         return self.cube.total_steps

@@ -21,6 +21,7 @@ TRAINED = {
 }
 ON_DIVERGENCE = ("stop", "rollback")
 LOG_LEVELS = ("debug", "info", "warning")
+_MOST_GB = 2**20  # a pebibyte: what is above is a slip, and no number of bytes to MLX
 
 
 @dataclass
@@ -166,6 +167,9 @@ class TrainerConfig:
         compile: Compile each step (off for debugging only).
         debug_timing: Compute and time the parts of every update on their own.
         memory_limit_gb: Allocator limit in GiB; 0 = MLX's own.
+        cache_limit_gb: Most freed memory that the allocator keeps, in GiB; 0 = nothing,
+            none = MLX's own.
+        wired_limit_gb: Memory that stays resident, in GiB; Metal's alone. 0 = none.
         log_level: Least level of the messages shown: ``debug``, ``info``, ``warning``.
     """
 
@@ -194,6 +198,8 @@ class TrainerConfig:
     compile: bool = True
     debug_timing: bool = False
     memory_limit_gb: float = 0.0
+    cache_limit_gb: float | None = None
+    wired_limit_gb: float = 0.0
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -213,10 +219,13 @@ class TrainerConfig:
             "min_delta",
             "follow_samples",
             "decode_samples",
-            "memory_limit_gb",
         ):
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name}", ">= 0", value)
+        for name in ("memory_limit_gb", "cache_limit_gb", "wired_limit_gb"):
+            size = getattr(self, name)
+            is_size = size is None or 0 <= size <= _MOST_GB
+            require(is_size, f"trainer.{name}", f"in [0, {_MOST_GB}] GiB", size)
         require_share(self.ema, "trainer.ema")
         require_choice(self.on_divergence, "trainer.on_divergence", ON_DIVERGENCE)
         factor = self.rollback_factor

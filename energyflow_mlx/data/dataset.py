@@ -12,7 +12,7 @@ from energyflow_mlx.data.efb_layout import efb_bytes
 from energyflow_mlx.data.jsonl import read_jsonl
 from energyflow_mlx.data.provenance import Provenance
 from energyflow_mlx.data.sources import kind_of, read_texts
-from energyflow_mlx.data.vectors import finite_rows, open_matrix
+from energyflow_mlx.data.vectors import require_targets, targets_of
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.disk import require_space
 
@@ -84,7 +84,7 @@ def read_sentences(path: Path, column: str = "text") -> SentenceSet:
     if kind == "efb":
         return _read_efb(path)
     if kind == "npy":
-        return SentenceSet(None, targets=finite_rows(open_matrix(path), path))
+        return SentenceSet(None, targets=np.asarray(targets_of(path), np.float32))
     return SentenceSet(read_texts(path, column))
 
 
@@ -264,6 +264,7 @@ def _read_efb(path: Path) -> SentenceSet:
     rows = range(len(reader))
     ids = [reader.tokens(i) for i in rows] if reader.has_tokens else None
     _check_rows(path, texts, ids)
+    require_targets(reader.targets, lambda row: f"{path}: vector of sample {row}")
     return SentenceSet(texts, ids, reader.targets)
 
 

@@ -39,6 +39,8 @@ from energyflow_mlx.runtime.atomic import write_aside
 
 # Rows checked or copied at a time, so that memory stays bounded.
 _CHUNK = 16_384
+# How far from 1 the length of a vector may be that is said to have length 1.
+_UNIT_TOLERANCE = 1e-3
 
 
 class EFBReader:
@@ -130,14 +132,25 @@ class EFBReader:
         for chunk in self._chunks():
             if self.has_tokens:
                 self._check_tokens(chunk)
-            finite = np.isfinite(self.target_rows(chunk))
-            if not finite.all():
-                row, column = np.argwhere(~finite)[0]
-                offset = self._index.target_at[chunk[row]] + 4 * column
-                raise self._error(offset, "target must be finite, got NaN or infinity")
+            self._check_targets(chunk)
         if self.has_text:
             for i in range(len(self)):
                 self.text(i)
+
+    def _check_targets(self, chunk: np.ndarray) -> None:
+        rows = self.target_rows(chunk)
+        finite = np.isfinite(rows)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            offset = self._index.target_at[chunk[row]] + 4 * column
+            raise self._error(offset, "target must be finite, got NaN or infinity")
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+        bad = np.flatnonzero(np.abs(norms - 1.0) > _UNIT_TOLERANCE)
+        if self.normalized and len(bad):
+            sample = chunk[bad[0]]
+            what = f"target of sample {sample} must have length 1 as the header says"
+            offset = self._index.target_at[sample]
+            raise self._error(offset, f"{what}, got {norms[bad[0]]:g}")
 
     def _check_tokens(self, chunk: np.ndarray) -> None:
         starts, counts = self._index.ids_at[chunk], self._index.ids_count[chunk]
@@ -234,7 +247,7 @@ class EFBWriter:
         packed = target.astype("<f4")
         if not np.isfinite(packed).all():
             raise ValueError(f"[efb] target {self._count} must be finite.")
-        if self._normalized and abs(np.linalg.norm(packed) - 1.0) > 1e-3:
+        if self._normalized and abs(np.linalg.norm(packed) - 1.0) > _UNIT_TOLERANCE:
             raise ValueError(f"[efb] target {self._count} must have length 1.")
         return packed.tobytes()
 

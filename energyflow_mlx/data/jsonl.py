@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from energyflow_mlx.data.files import read_lines
+from energyflow_mlx.data.vectors import require_targets
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
 
@@ -65,15 +66,18 @@ def read_jsonl(path: Path, *, text_key: str = "text") -> Records:
     Raises:
         InputError: Naming the file, the line, what was expected and what came.
     """
-    records = [record for _, record in read_records(path, text_key=text_key)]
-    if not records:
+    numbered = list(read_records(path, text_key=text_key))
+    if not numbered:
         raise InputError(f"[jsonl] {path}: expected records, got an empty file.")
+    lines, records = zip(*numbered, strict=True)
     columns = [
         list(column) if all(item is not None for item in column) else None
         for column in zip(*records, strict=True)
     ]
     texts, ids, targets, pair_texts = columns
     stacked = None if targets is None else np.stack(targets)
+    if stacked is not None:
+        require_targets(stacked, lambda row: f"{path}: line {lines[row]}: target")
     return Records(texts, ids, stacked, pair_texts)
 
 

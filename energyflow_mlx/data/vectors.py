@@ -1,7 +1,12 @@
-"""Sentence vectors on the host: ``.npy`` files, checked, scaled to length 1."""
+"""Sentence vectors on the host: ``.npy`` files, checked, scaled to length 1.
+
+A vector to learn from is checked here wherever it comes from: files of every kind, a
+teacher's model, a function, a cache. Finite, and of a length that a sentence's vector
+can have: so it can be scaled to length 1, and no half format overflows on it.
+"""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +15,10 @@ import numpy as np
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
 from energyflow_mlx.runtime.disk import reserve
+
+# Lengths outside this range mean a broken teacher or file, not a sentence.
+_NORMS = (0.01, 100.0)
+_BLOCK_ROWS = 8192
 
 
 def open_matrix(path: Path) -> np.ndarray:
@@ -85,11 +94,65 @@ def finite_rows(rows: np.ndarray, path: Path, start: int = 0) -> np.ndarray:
     Raises:
         InputError: A number is NaN or infinite; names the row.
     """
-    found = np.asarray(rows, np.float32)
+    found = _narrow(rows)
     bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
         raise InputError(f"[vectors] {path} row {start + bad[0]} must be finite.")
     return found
+
+
+def require_targets(rows: np.ndarray, place: Callable[[int], str]) -> None:
+    """Refuse vectors that nothing can be learned from.
+
+    Args:
+        rows: ``[N, E]``, any float format; read in blocks.
+        place: Says where a row comes from, for the message.
+
+    Raises:
+        InputError: A row is not finite, or its length is not in [0.01, 100].
+    """
+    low, high = _NORMS
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        # In float64, where no square of a float32 overflows.
+        block = _narrow(rows[start : start + _BLOCK_ROWS]).astype(np.float64)
+        norms = np.linalg.norm(block, axis=1)
+        bad = np.flatnonzero(~((norms >= low) & (norms <= high)))  # NaN is in no range
+        if len(bad):
+            raise InputError(
+                f"[vectors] {place(start + int(bad[0]))} must be finite with a norm of "
+                f"{low:g} to {high:g}, got norm {norms[bad[0]]:g}."
+            )
+
+
+def require_taught(rows: np.ndarray, teacher: str, texts: Sequence[str]) -> None:
+    """Refuse what a teacher gave for texts, as ``require_targets`` does.
+
+    Args:
+        rows: ``[N, E]``.
+        teacher: Its name.
+        texts: The N texts; the message quotes the one at fault.
+
+    Raises:
+        InputError: As for ``require_targets``.
+    """
+    require_targets(rows, lambda row: f"{teacher}: vector of {texts[row][:60]!r}")
+
+
+def targets_of(path: Path) -> np.ndarray:
+    """Vectors of a ``.npy`` file to learn from, floats ``[N, E]``, memory-mapped.
+
+    Raises:
+        InputError: As for ``open_matrix`` and ``require_targets``; names file and row.
+    """
+    rows = open_matrix(path)
+    require_targets(rows, lambda row: f"{path} row {row}")
+    return rows
+
+
+def _narrow(rows: np.ndarray) -> np.ndarray:
+    """Rows as float32; what is too large for it is infinite, and refused as such."""
+    with np.errstate(over="ignore"):
+        return np.asarray(rows, np.float32)
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

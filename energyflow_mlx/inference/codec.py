@@ -17,6 +17,7 @@ from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.ops import linear_cross_entropy
 from energyflow_mlx.runtime import jit_headers
 from energyflow_mlx.text.generation import Decoding, Generator, correct
+from energyflow_mlx.text.token_ids import checked_tokens
 
 _CPU_ROWS, _GPU_ROWS = 128, 2048  # decoded together; every beam is a row
 _CAPTIONS = 200  # that stored weights are compared on
@@ -58,8 +59,14 @@ class SentenceCodec(SentenceEncoder):
             ids: Token ids, ``[B, L]`` int32.
             mask: 1 for real tokens, ``[B, L]``.
             z: Vectors the sentences are decoded from, ``[B, E]``.
+
+        Raises:
+            InputError: The model has no decoder, shapes do not fit, or an id is not in
+                the vocabulary.
         """
-        return self._losses(ids, mask, z)
+        self.model.require("cross_entropy", "decoder")
+        size = self.model.decoder.embedding.weight.shape[0]
+        return self._losses(*checked_tokens("cross_entropy", ids, mask, size), z)
 
     # Folders to share ----------------------------------------------------------------
 
@@ -133,7 +140,8 @@ class SentenceCodec(SentenceEncoder):
             ValueError: ``vectors`` is not ``[N, E]``.
         """
         self.require("transform", "transform")
-        vectors, size = np.asarray(vectors, np.float32), batch_size or TRAVELLERS
+        size = min(batch_size or TRAVELLERS, self.model.most_rows)
+        vectors = np.asarray(vectors, np.float32)
         parts = [
             np.array(self.model.transform(mx.array(vectors[i : i + size])))
             for i in range(0, len(vectors), size)
@@ -225,9 +233,10 @@ def _sentence_losses(
     model: EnergyFlow, ids: mx.array, mask: mx.array, z: mx.array
 ) -> tuple[mx.array, mx.array]:
     """Teacher-forced cross entropy over the whole vocabulary."""
-    features = model.decode_features(ids[:, :-1], mask[:, :-1], z)
+    decoder, shared = model.decoder, model.shared
+    features = decoder.features(ids[:, :-1], mask[:, :-1], z, shared=shared)
     count = mask[:, 1:].reshape(-1)
-    weight, bias = model.decoder.output_layer()
+    weight, bias = decoder.output_layer()
     total = linear_cross_entropy(
         *(features.reshape(-1, features.shape[-1]), weight, bias),
         *(ids[:, 1:].reshape(-1), count),

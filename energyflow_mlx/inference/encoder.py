@@ -23,6 +23,7 @@ from energyflow_mlx.inference.form import VectorForm, Vectors
 from energyflow_mlx.inference.progress import shown
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.runs.record import Record
+from energyflow_mlx.text.token_ids import require_ids
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.text.tokenizer.foreign import SpellingWatch
 
@@ -270,7 +271,9 @@ class SentenceEncoder:
             return self._forward(ids, known).astype(mx.float32)
 
         # A row is cut where the training would have cut it.
-        longest = self.config.data.buckets[-1]
+        longest, most = self.config.data.buckets[-1], self.model.most_rows
+        if most:
+            batch_size = min(batch_size or most, most)
         checked = map(self._checked_ids, windows)
         found = run_chunks(
             *(forward, checked, batch_size, longest),
@@ -283,13 +286,15 @@ class SentenceEncoder:
     def _checked_ids(self, rows: Rows) -> Rows:
         """Refuse ids that the device would look up outside the token table."""
         size = self.model.encoder.embedding.weight.shape[0]
-        flat = np.concatenate(rows) if len(rows) else np.zeros(1, np.int32)
-        if 0 <= flat.min() and flat.max() < size:
-            return rows
+        if all(row.ndim == 1 for row in rows):
+            flat = np.concatenate(rows) if len(rows) else np.zeros(1, np.int32)
+            if flat.dtype.kind in "iu" and 0 <= flat.min() and flat.max() < size:
+                return rows
         for number, row in enumerate(rows):
-            if len(row) and not (0 <= row.min() and row.max() < size):
+            if row.ndim != 1:
                 raise InputError(
-                    f"[encode] row {number}: token ids must be in [0, {size}), "
-                    f"got {row.min()} to {row.max()}."
+                    f"[encode] row {number}: token ids must be [L], got "
+                    f"{list(row.shape)}."
                 )
+            require_ids("encode", row, size, f"row {number}: ")
         return rows

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.lattice.carrier import MEMORY_SLOTS
 from energyflow_mlx.lattice.geometry import (
     cell_parity,
@@ -81,8 +82,8 @@ def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
         State before the first step; the spare slots do not exist yet.
 
     Raises:
-        ValueError: The surface has another size, or the batch needs more flow slots
-            than ``cube.max_active_flows``.
+        ValueError: The surface has another size.
+        InputError: The batch needs more flow slots than ``cube.max_active_flows``.
     """
     cube = config.cube
     if surface.ndim != 3 or surface.shape[1:] != (cube.height, cube.width):
@@ -145,11 +146,11 @@ def check_flow_count(config: LatticeConfig, batch: int) -> None:
         batch: Samples B.
 
     Raises:
-        ValueError: It does.
+        InputError: It does.
     """
     flows, most = batch * config.slots, config.cube.max_active_flows
     if flows > most:
-        raise ValueError(
+        raise InputError(
             f"[lattice] batch x flow slots must be <= max_active_flows = "
             f"{most}, got {batch} x {config.slots} = {flows}."
         )

@@ -31,7 +31,7 @@ class TokenTable(nn.Embedding):
         """Rows of tokens.
 
         Args:
-            ids: Token ids of any shape, integers; not checked to be in the table.
+            ids: Token ids of any shape, integers; zeros for one outside the table.
 
         Returns:
             ``[*ids.shape, D]`` in the table's dtype, unless another is being read.

@@ -57,8 +57,8 @@ def embedding(
 
     Args:
         table: ``[R, D]``; float32, float16 or bfloat16.
-        ids: Row numbers of any shape, integers in ``[0, R)``; not checked, since that
-            would need their values.
+        ids: Row numbers of any shape, integers; one outside ``[0, R)`` gives zeros,
+            since to refuse it would need its value.
         dtype: Format of the result; that of the table where it is not given.
         backend: Which implementation to run; see ``ops._backend``.
 
@@ -85,7 +85,9 @@ def embedding_reference(
 ) -> mx.array:
     """Plain MLX form of ``embedding``; the specification of its kernels."""
     wide = table.astype(mx.float32)  # the gradient's sum is float32 too
-    return wide[ids].astype(table.dtype if dtype is None else dtype)
+    inside = (ids >= 0) & (ids < table.shape[0])
+    rows = mx.where(inside[..., None], wide[mx.where(inside, ids, 0)], 0.0)
+    return rows.astype(table.dtype if dtype is None else dtype)
 
 
 @cache

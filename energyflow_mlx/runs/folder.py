@@ -55,6 +55,8 @@ _FREE = {
     "trainer.max_skipped",
     "trainer.debug_timing",
     "trainer.memory_limit_gb",
+    "trainer.cache_limit_gb",
+    "trainer.wired_limit_gb",
     "trainer.log_level",
     "data.prefetch",
     "teacher.cache_dir",

@@ -91,6 +91,45 @@ def select(name: str = "auto") -> DeviceInfo:
     return describe()
 
 
+def limit_memory(*, memory_gb: float, cache_gb: float | None, wired_gb: float) -> None:
+    """Bound what MLX's allocator takes; call it after ``select``.
+
+    Args:
+        memory_gb: GiB above which an evaluation waits for memory before it takes more;
+            0 = MLX's own limit.
+        cache_gb: GiB of freed memory that are kept for the next arrays; 0 keeps
+            nothing, none = MLX's own limit.
+        wired_gb: GiB that the system may not page out; 0 = none.
+
+    Raises:
+        InputError: ``wired_gb`` is asked of a device that has no such limit, or is
+            above what Metal recommends.
+    """
+    if memory_gb:
+        mx.set_memory_limit(_bytes(memory_gb))
+    if cache_gb is not None:
+        mx.set_cache_limit(_bytes(cache_gb))
+    if not wired_gb:
+        return
+    if (backend := describe().backend) != "metal":
+        raise InputError(
+            f"[device] trainer.wired_limit_gb must be 0 but on Metal, got {wired_gb:g} "
+            f"on {backend}."
+        )
+    facts = mx.device_info(mx.default_device())
+    most = cast(int, facts["max_recommended_working_set_size"])
+    if _bytes(wired_gb) > most:
+        raise InputError(
+            f"[device] trainer.wired_limit_gb must be <= {most / 2**30:g}, which Metal "
+            f"recommends here, got {wired_gb:g}."
+        )
+    mx.set_wired_limit(_bytes(wired_gb))
+
+
+def _bytes(gib: float) -> int:
+    return int(gib * 2**30)
+
+
 def describe() -> DeviceInfo:
     """Describe MLX's default device as it is now."""
     device = mx.default_device()

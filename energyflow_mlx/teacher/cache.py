@@ -30,7 +30,7 @@ from typing import Protocol, TextIO
 import numpy as np
 
 from energyflow_mlx.data.distinct import deduplicate
-from energyflow_mlx.data.vectors import new_matrix
+from energyflow_mlx.data.vectors import new_matrix, require_taught
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import (
     TEMPORARY_PREFIX,
@@ -95,7 +95,8 @@ def cached_vectors(
         ``[N, E]`` float32, memory-mapped and read-only.
 
     Raises:
-        InputError: The teacher gave vectors of a wrong shape or not finite.
+        InputError: The teacher gave vectors of a wrong shape or that nothing can be
+            learned from.
         DiskError: ``cache_dir`` cannot be written, or has no room for the vectors; said
             before the teacher begins.
     """
@@ -256,13 +257,7 @@ def _check_vectors(
             f"[teacher] {teacher.name} must give vectors "
             f"{[len(block), teacher.dimension]}, got {list(vectors.shape)}."
         )
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        text = block[int(np.argmin(finite))]
-        raise InputError(
-            f"[teacher] {teacher.name} gave a vector that is not finite for the text "
-            f"{text[:60]!r}."
-        )
+    require_taught(vectors, teacher.name, block)
 
 
 def _assemble(

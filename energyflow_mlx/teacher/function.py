@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from energyflow_mlx.data.distinct import deduplicate
-from energyflow_mlx.data.vectors import unit_rows
+from energyflow_mlx.data.vectors import require_taught, unit_rows
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.teacher.teacher import first_bad_row
 
 Embed = Callable[[Sequence[str]], Any]
 
@@ -150,12 +149,7 @@ class FunctionTeacher:
                 f"each time, got {rows.shape[1]}."
             )
         judged = np.flatnonzero(rows.any(axis=1) | (not may_be_zero))
-        if bad := first_bad_row(rows[judged]):
-            text, norm = block[judged[bad[0]]], bad[1]
-            raise InputError(
-                f"[teacher] {self.name} must give finite vectors with norms of 0.01 to "
-                f"100, got norm {norm} for the text {text[:60]!r}."
-            )
+        require_taught(rows[judged], self.name, [block[i] for i in judged])
         return unit_rows(rows) if self.normalized else rows
 
     def _call(self, texts: list[str]) -> np.ndarray:

@@ -20,7 +20,7 @@ import tokenizers
 
 from energyflow_mlx.data.chunks import run_chunks, windows_of
 from energyflow_mlx.data.distinct import deduplicate
-from energyflow_mlx.data.vectors import open_matrix, unit_rows
+from energyflow_mlx.data.vectors import require_taught, targets_of, unit_rows
 from energyflow_mlx.errors import InputError, TokenizerErrors
 from energyflow_mlx.teacher.cache import cached_vectors
 from energyflow_mlx.teacher.folder import TeacherFolder
@@ -32,15 +32,9 @@ __all__ = [
     "Teacher",
     "TokenEncoder",
     "cached_vectors",
-    "check_vectors",
-    "first_bad_row",
 ]
 
 Progress = Callable[[int, int], None]
-
-# Row norms outside this range mean a broken teacher or file, not a sentence.
-_NORM_RANGE = (0.01, 100.0)
-_BLOCK_ROWS = 8192
 
 
 class TokenEncoder(Protocol):
@@ -152,7 +146,7 @@ class Teacher:
             done += len(members)
             if progress is not None:
                 progress(done, len(distinct))
-        check_vectors(vectors, f"teacher {self.name}")
+        require_taught(vectors, self.name, distinct)
         return vectors[position]
 
     def _prompted_rows(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -207,38 +201,6 @@ def _load_tokenizer(path: Path, max_length: int) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def check_vectors(vectors: np.ndarray, source: str) -> None:
-    """Refuse vectors that are not finite or whose length is impossible.
-
-    Args:
-        vectors: ``[N, E]``, any float dtype; read in blocks.
-        source: Where they come from, for messages.
-
-    Raises:
-        InputError: Names the first bad row.
-    """
-    for start in range(0, len(vectors), _BLOCK_ROWS):
-        block = np.asarray(vectors[start : start + _BLOCK_ROWS], np.float32)
-        if bad := first_bad_row(block):
-            row, norm = bad
-            raise InputError(
-                f"[teacher] {source}: row {start + row} must be finite with a norm "
-                f"in [{_NORM_RANGE[0]}, {_NORM_RANGE[1]}], got norm {norm}."
-            )
-
-
-def first_bad_row(block: np.ndarray) -> tuple[int, float] | None:
-    """The first row that is no sentence's vector, with its norm; None where all are.
-
-    Args:
-        block: ``[N, E]`` float32.
-    """
-    norms = np.linalg.norm(block, axis=1)
-    # Written so that NaN fails.
-    bad = np.flatnonzero(~((norms >= _NORM_RANGE[0]) & (norms <= _NORM_RANGE[1])))
-    return (int(bad[0]), float(norms[bad[0]])) if len(bad) else None
-
-
 class PrecomputedTeacher:
     """Vectors of one set of sentences, read from a ``.npy`` file by position.
 
@@ -257,8 +219,7 @@ class PrecomputedTeacher:
 
     def __init__(self, path: Path, *, normalize: bool) -> None:
         self._path = Path(path)
-        self._rows = open_matrix(self._path)
-        check_vectors(self._rows, str(self._path))
+        self._rows = targets_of(self._path)
         self.name = self._path.name
         self.normalized = normalize
         self.dimension = int(self._rows.shape[1])

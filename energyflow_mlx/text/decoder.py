@@ -137,7 +137,7 @@ class TCNDecoder(nn.Module):
         """Compute the features from which each next token is predicted.
 
         Args:
-            ids: Token ids, ``[B, L]`` integers, not checked to be in the table.
+            ids: Token ids, ``[B, L]`` integers; zeros for one outside the table.
             mask: 1 for real tokens, ``[B, L]``.
             z: Sentence vectors, ``[B, E]``.
             shared: The shared blocks.

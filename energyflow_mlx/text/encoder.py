@@ -130,7 +130,7 @@ class TCNEncoder(nn.Module):
         """Encode sentences.
 
         Args:
-            ids: Token ids, ``[B, L]`` integers, not checked to be in the table.
+            ids: Token ids, ``[B, L]`` integers; zeros for one outside the table.
             mask: 1 for real tokens, ``[B, L]``.
             shared: The shared blocks.
             key: Random key, wanted in training when there is any dropout.
@@ -212,7 +212,7 @@ class TransformerEncoder(nn.Module):
         """Encode sentences.
 
         Args:
-            ids: Token ids, ``[B, L]`` integers, not checked to be in the table.
+            ids: Token ids, ``[B, L]`` integers; zeros for one outside the table.
             mask: 1 for real tokens, ``[B, L]``.
             shared: Must be empty: this family has no block a decoder could share.
             key: Random key, wanted in training when there is any dropout.

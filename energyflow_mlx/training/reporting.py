@@ -92,6 +92,8 @@ def show_result(
     for name, said in _SKIPS.items():
         rows += [[said, summary[name]]] if name in summary else []
     rows.append(["training seconds", summary["seconds"]])
+    if "traces" in summary:  # no earlier version counted them
+        rows.append(["compiled updates", sum(summary["traces"].values())])
     (metric, value), best = next(iter(summary["best"].items())), summary["best"]["step"]
     display.table(measured(summary), ["metric", "value"], rows)
     display.message(f"best at update {best}: {metric} {value:.4f}")

@@ -42,6 +42,7 @@ def _train(trainer: Trainer, overrides: list[str], command: str) -> dict[str, An
         )
         raise
     summary["parameters"] = count_parameters(codec.model)
+    summary["traces"] = dict(trainer.stepper.traces)
     summary["backend"] = device.describe().backend
     with display.doing("final figures"):
         summary |= trainer.group.of_first(lambda: _final(trainer))

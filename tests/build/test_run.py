@@ -44,10 +44,11 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     before = mx.get_memory_limit() if hasattr(mx, "get_memory_limit") else None
     set_to = []
-    original = mx.set_memory_limit
+    original, cache = mx.set_memory_limit, mx.set_cache_limit(0)
     mx.set_memory_limit = lambda size: set_to.append(size) or original(size)
     try:
         config = small(folder, {"trainer.memory_limit_gb": 3.0})
+        config.trainer.cache_limit_gb = 0.25
         config.optimizer.min_lr = 0.0
         for objective in (
             config.objectives.distillation,
@@ -58,11 +59,12 @@ def trained(tmp_path_factory):
     finally:
         mx.set_memory_limit = original
         original(before or 2**40)
+        set_to.append(mx.set_cache_limit(cache))
     return folder, summary, set_to
 
 
-def test_the_memory_limit_of_the_configuration_is_set(trained):
-    assert trained[2] == [3 * 2**30]
+def test_the_memory_limits_of_the_configuration_are_set(trained):
+    assert trained[2] == [3 * 2**30, 2**28]
 
 
 def test_token_tables_start_from_the_teachers_word_embeddings(trained):

@@ -18,14 +18,15 @@ from energyflow_mlx.errors import InputError
 
 
 def numbered(count, width=3):
-    """Texts and vectors that name their own row."""
-    targets = np.repeat(np.arange(count, dtype=np.float32)[:, None], width, axis=1)
+    """Texts and vectors that name their own row, from 1 on."""
+    numbers = np.arange(1, count + 1, dtype=np.float32)
+    targets = np.repeat(numbers[:, None], width, axis=1)
     return SentenceSet([f"sentence {i}" for i in range(count)], None, targets)
 
 
 def row_numbers(sentences):
     from_text = [int(text.split()[1]) for text in sentences.texts]
-    assert sentences.targets[:, 0].tolist() == from_text
+    assert (sentences.targets[:, 0] - 1).tolist() == from_text
     return from_text
 
 

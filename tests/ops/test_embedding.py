@@ -233,3 +233,10 @@ def test_native_form_gives_equal_bits_and_keeps_nan():
     table = mx.where(mx.arange(300)[:, None] == 7, float("nan"), table)
     rows = as_numpy(embedding(table, mx.array([6, 7]), backend="cpu"))
     assert np.isnan(rows[1]).all() and np.isfinite(rows[0]).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_an_id_that_is_no_row_of_the_table_reads_zeros(backend):
+    table, bad = mx.ones((3, 2)), [3, -1, 2**31 - 1, -(2**31)]
+    rows = embedding(table, mx.array([[*bad, 2]]), backend=backend)
+    np.testing.assert_array_equal(np.array(rows[0]), [*[[0, 0]] * 4, [1, 1]])

@@ -213,7 +213,7 @@ def test_vectors_that_are_not_finite_raise_and_leave_no_shard(tmp_path):
             vectors[1, 2] = np.inf
             return vectors
 
-    with pytest.raises(InputError, match="not finite for the text 'sentence 1'"):
+    with pytest.raises(InputError, match="vector of 'sentence 1' must be finite"):
         cached_vectors(Broken(), TEXTS, tmp_path, batch_size=64)
     assert not list(tmp_path.iterdir())  # not an empty entry either
 

@@ -152,7 +152,7 @@ def test_damaged_weights_raise_instead_of_giving_zeros(tmp_path):
     name = "encoder.layer.0.output.dense.bias"
     weights[name] = mx.full(weights[name].shape, float("nan"))
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    with pytest.raises(InputError, match="row 0 must be finite .* got norm nan"):
+    with pytest.raises(InputError, match="vector of .* must be finite .* got norm nan"):
         load_teacher(folder, 16, normalize=True).encode(TEXTS, batch_size=64)
 
 
@@ -207,7 +207,7 @@ def test_precomputed_vectors_need_one_row_per_sentence(tmp_path, rows):
         (np.array([["a", 1]], object), "not a readable .npy"),
         (np.array([[1, 1], [1, np.nan]], np.float32), "row 1 must be finite"),
         (np.array([[1, 1], [0, 0]], np.float32), "row 1 must be finite with a norm"),
-        (np.array([[1, 1], [1e9, 0]], np.float32), "got norm 1000000000.0"),
+        (np.array([[1, 1], [1e9, 0]], np.float32), r"got norm 1e\+09"),
     ],
 )
 def test_unusable_precomputed_vectors_are_refused(tmp_path, rows, message):

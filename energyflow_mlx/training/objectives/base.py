@@ -121,6 +121,17 @@ class Objective:
         """File of the pairs that its updates are made of, in place of sentences."""
         return None
 
+    def require_micro_batch(self, rows: int) -> None:
+        """Refuse micro-batches that the model cannot take.
+
+        Args:
+            rows: ``trainer.micro_batch``.
+
+        Raises:
+            InputError: They are too large.
+        """
+        return None
+
     def require_dimension(self, dimension: int) -> None:
         """Refuse settings that do not fit vectors of this many numbers.
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import Config, FlowConfig, LatticeConfig
+from energyflow_mlx.config.checks import require
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import FlowRecord
 from energyflow_mlx.evaluation.held_out import (
@@ -47,6 +48,7 @@ from energyflow_mlx.training.objectives.distillation import (
 )
 from energyflow_mlx.training.precision import cast_parameters
 
+_MEASURED = 16  # held-out sentences that travel together, where so many may
 # Statistics of the flows that training reports.
 _REPORTED = ("reached", "covered", "path", "sideways")
 
@@ -76,6 +78,15 @@ class ThroughLattice(Objective):
             )
         self.lattice: LatticeConfig = config.lattice
 
+    def require_micro_batch(self, rows: int) -> None:
+        """Refuse micro-batches of more flows than may be active."""
+        lattice, most = self.lattice, self.lattice.most_samples
+        expected = (
+            f"<= {most}, as a sentence takes {lattice.slots} flow slots and "
+            f"lattice.cube.max_active_flows is {lattice.cube.max_active_flows}"
+        )
+        require(rows <= most, "trainer.micro_batch", expected, rows)
+
     def surface(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
         """Surface that launches the flows, ``[B, H, W]``."""
         raise NotImplementedError
@@ -97,6 +108,11 @@ class ThroughLattice(Objective):
     ) -> np.ndarray:
         """What comes out of the lattice."""
         return self.travelled(codec, held_out, engine)[0]
+
+    @property
+    def measured_together(self) -> int:
+        """Held-out sentences that travel together."""
+        return min(_MEASURED, self.lattice.most_samples)
 
     def controls(self, step: int) -> dict[str, float]:
         """Factor on the learned moves, and deviation of the exploration noise."""
@@ -243,9 +259,11 @@ class Flow(ThroughLattice):
         """The source vectors through the lattice."""
         sources = held_out.targets[:, -codec.dimension :]
 
-        def outputs(batch_size: int = 16) -> Iterator[Pass]:
-            for start in range(0, len(sources), batch_size):
-                rows = np.arange(start, min(start + batch_size, len(sources)))
+        size = self.measured_together
+
+        def outputs() -> Iterator[Pass]:
+            for start in range(0, len(sources), size):
+                rows = np.arange(start, min(start + size, len(sources)))
                 vectors = mx.array(sources[rows], mx.float32)
                 yield rows, partial(codec.model.lattice, vectors)
 

@@ -76,9 +76,10 @@ class FlowText(ThroughLattice):
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
     ) -> tuple[np.ndarray, dict[str, float]]:
         """The sentences through encoder and lattice."""
+        buckets, size = codec.config.data.buckets, self.measured_together
 
         def outputs() -> Iterator[Pass]:
-            for bucket, rows in cover(held_out.ids, codec.config.data.buckets, 16):
+            for bucket, rows in cover(held_out.ids, buckets, size):
                 ids, mask = pad_rows([held_out.ids[i] for i in rows], bucket)
                 yield rows, partial(_travel, codec.model, mx.array(ids), mx.array(mask))
 
