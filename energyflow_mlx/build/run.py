@@ -21,6 +21,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder, deciding, has_other_length
 from energyflow_mlx.runs.lock import FolderLock
+from energyflow_mlx.runs.room import require_room
 from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
@@ -104,7 +105,7 @@ def _require_space(trainer: Trainer) -> None:
     left = trainer.total - trainer.progress.step
     arrays = trainer.stepper.state.arrays()
     saves = left + 1 if left > 0 else 0
-    trainer.folder.require_space(arrays, trainer.config.trainer.keep, saves)
+    require_room(trainer.folder, arrays, trainer.config.trainer.keep, saves)
 
 
 def _prolong(trainer: Trainer) -> None:

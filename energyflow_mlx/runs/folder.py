@@ -7,8 +7,8 @@ a run: one without it holds nothing yet, and a start there begins anew.
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.config import Config, read_config
-from energyflow_mlx.errors import DiskError, InputError
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint, step_folders
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.results import read_result, read_summary
@@ -26,7 +26,6 @@ from energyflow_mlx.runtime.atomic import (
     folder_aside,
     remove_leftovers,
 )
-from energyflow_mlx.runtime.disk import require_space
 from energyflow_mlx.runtime.signed_json import write_signed
 
 # Kinds of arrays in a checkpoint, the first part of their names.
@@ -349,40 +348,6 @@ class RunFolder:
             return
         folder = self.checkpoints
         checkpoint.save(folder, step, arrays, meta, keep=keep, protect={best})
-
-    def require_space(
-        self, arrays: Mapping[str, mx.array], keep: int, saves: int
-    ) -> None:
-        """Refuse to train where the checkpoints would not fit.
-
-        At most there are those that are kept, the best one and the one being written.
-
-        Args:
-            arrays: As for ``save``.
-            keep: As for ``save``.
-            saves: Checkpoints that the run may still write at most.
-
-        Raises:
-            DiskError: There is no room for them, or the folder cannot be written.
-        """
-        if not self.is_writer or not saves:
-            return
-        new = min(saves, max(1, keep + 2 - len(self.steps())))
-        sizes = checkpoint.sizes_of(arrays) * new
-        said = f"for {new} more checkpoints, as trainer.keep={keep}"
-        require_space(self.path, sizes, said)
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Context that says with a disk's error what stays of the run."""
-        try:
-            yield
-        except DiskError as error:
-            last = max(self.steps(), default=None)
-            where = "goes on from the last checkpoint, that of update"
-            does = "starts it" if last is None else f"{where} {last}"
-            error.add(f"once that is mended the same command {does}")
-            raise
 
     def prune(self, step: int, *, keep: int) -> None:
         """Remove what ``save`` would have, had it not been killed at its end.

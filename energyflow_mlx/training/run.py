@@ -6,6 +6,7 @@ from energyflow_mlx.config import Config, chosen_objectives
 from energyflow_mlx.evaluation.held_out import final_metrics
 from energyflow_mlx.model import count_parameters
 from energyflow_mlx.runs.folder import differences, flatten
+from energyflow_mlx.runs.room import says_what_stays
 from energyflow_mlx.runtime import blas, device, native
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.reporting import show_result
@@ -26,7 +27,7 @@ def train(trainer: Trainer, overrides: list[str], command: str) -> dict[str, Any
         DiskError: The system refuses a file of the run; says from where it goes on.
     """
     trainer.display.header(_header(trainer))
-    with trainer.folder.kept():
+    with says_what_stays(trainer.folder):
         return _train(trainer, overrides, command)
 
 
