@@ -14,7 +14,6 @@ EFCK1 and EFOP1 are the files of the Swift reference trainer, see ``runs.swift_f
 The output appears whole or not at all.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -148,12 +147,13 @@ def _facts(args: ExportArgs) -> "CardFacts":
     """What the user says of the model, and the figures that its run folder holds."""
     from energyflow_mlx.inference.formats.card import CardFacts
     from energyflow_mlx.runs.folder import RunFolder
+    from energyflow_mlx.runtime.received import read_object
 
     assert args.run is not None
     folder = RunFolder(Path(args.run))
     measured: dict[str, Any] = {}
-    if folder.evaluation.is_file():
-        measured = json.loads(folder.evaluation.read_text(encoding="utf-8"))
+    if folder.evaluation.exists():
+        measured = read_object(folder.evaluation, "export")
     return CardFacts(
         name=args.name,
         language=args.language,

@@ -21,6 +21,20 @@ def require(holds: bool, key: str, expected: str, got: object) -> None:
         raise InputError(f"[config] {key} must be {expected}, got {got!r}.")
 
 
+MOST_WIDTH = 65_536  # channels, tokens of a sentence, distance of a tap
+MOST_LAYERS = 1024
+
+
+def require_size(
+    value: int, key: str, most: int = MOST_WIDTH, *, least: int = 1
+) -> None:
+    """Raise ``InputError`` unless ``least <= value <= most``.
+
+    Sizes have an end, so that settings which somebody sent build nothing boundless.
+    """
+    require(least <= value <= most, key, f"in [{least}, {most}]", value)
+
+
 def require_choice(value: str, key: str, choices: Sequence[str]) -> None:
     """Raise ``InputError`` unless ``value`` is one of ``choices``."""
     require(value in choices, key, "one of " + ", ".join(choices), value)

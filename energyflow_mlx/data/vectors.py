@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.received import require_file
 
 
 def open_matrix(path: Path) -> np.ndarray:
@@ -15,11 +16,11 @@ def open_matrix(path: Path) -> np.ndarray:
     """
     if path.suffix != ".npy":
         raise InputError(f"[vectors] {path}: expected a .npy file of floats [N, E].")
+    require_file(path, "vectors")
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"[vectors] {path}: no such file.") from None
-    except (OSError, ValueError, EOFError) as error:
+        # The header alone is read; a large one, or an object's, is refused.
+        rows = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
         raise InputError(f"[vectors] {path}: not a readable .npy: {error}.") from error
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:
         raise InputError(

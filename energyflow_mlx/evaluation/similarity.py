@@ -9,6 +9,7 @@ import numpy as np
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation._rows import checked_pair
+from energyflow_mlx.runtime.received import read_bytes
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 
@@ -131,12 +132,7 @@ def read_sts(path: Path) -> StsPairs:
         InputError: The file is missing or empty, or a line is damaged; names the line.
     """
     path = Path(path)
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(
-            f"[sts] {path}: must be readable, got {error.strerror}."
-        ) from error
+    lines = read_bytes(path, "sts").split(b"\n")
     if not lines[-1]:
         lines.pop()
     if not lines:

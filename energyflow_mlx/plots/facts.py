@@ -1,14 +1,13 @@
 """What a run folder says about its run, as plain values for pictures and tables."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots.curves import Curves, curves_of
 from energyflow_mlx.runs.folder import RunFolder, differences, flatten
 from energyflow_mlx.runs.metrics import read_metrics
+from energyflow_mlx.runtime.received import read_object
 
 Record = dict[str, Any]
 
@@ -61,13 +60,4 @@ def read_facts(run: RunFolder) -> RunFacts:
 
 
 def _read_object(path: Path) -> Record:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"[plot] {path}: must be JSON, got {error}.") from error
-    if not isinstance(found, dict):
-        kind = type(found).__name__
-        raise InputError(f"[plot] {path}: must be a JSON object, got {kind}.")
-    return found
+    return read_object(path, "plot") if path.exists() else {}

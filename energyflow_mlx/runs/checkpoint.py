@@ -24,12 +24,13 @@ import mlx.core as mx
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.weights import (
     Arrays,
+    Payload,
     describe,
     read_arrays,
-    read_bytes,
     write_arrays,
 )
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, flush
+from energyflow_mlx.runtime.received import built, read_json, require_type
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ HEADER = "checkpoint.json"
 # between the two renames still leaves a complete checkpoint to be found.
 _NAME = re.compile(r"step_(\d{8,})(~?)")
 _GROUP = re.compile(r"[A-Za-z0-9_-]+")
+_FILE = re.compile(r"[A-Za-z0-9_-]+\.safetensors")
 
 
 def save(
@@ -199,6 +201,7 @@ def load_best(folder: Path, groups: Collection[str] | None = None) -> Loaded | N
         return None
     meta = newest.meta
     best = meta.get("best_step", meta["step"])
+    require_type(best, int, f"[checkpoint] {newest.path / HEADER}: best_step")
     if best == meta["step"] or meta.get("best_value", best) is None:
         return newest
     path = folder_of(folder, best)
@@ -286,12 +289,7 @@ def _group(arrays: Mapping[str, mx.array]) -> dict[str, Arrays]:
 
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / HEADER
-    try:
-        header = json.loads(read_bytes(file))
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"[checkpoint] {file}: must be JSON, got: {error}.") from error
+    header = read_json(file, "checkpoint")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"[checkpoint] {file}: must be of format '{FORMAT}'.")
     if header.get("version") != VERSION:
@@ -304,7 +302,25 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"[checkpoint] {file}: must match its own sha256: the file was changed "
             "after it was written."
         )
+    _require_form(header, f"[checkpoint] {file}")
     return header
+
+
+def _require_form(header: dict[str, Any], where: str) -> None:
+    """Refuse a header of another form than ``save`` writes, though it is signed."""
+    form = {"format": str, "version": int, "step": int, "meta": dict[str, Any]}
+    form |= {"files": dict[str, dict[str, Any]]}
+    if header.keys() != form.keys():
+        got = ", ".join(sorted(header))[:80]
+        raise InputError(f"{where}: must have {', '.join(form)}, got {got}.")
+    for key, kind in form.items():
+        require_type(header[key], kind, f"{where}: {key}")
+    if header["step"] < 0:
+        raise InputError(f"{where}: step must be at least 0, got {header['step']}.")
+    for file, entry in header["files"].items():
+        if not _FILE.fullmatch(file):
+            raise InputError(f"{where}: no name of a file of arrays: {file[:60]!r}.")
+        built(Payload, entry, f"{where}: {file}")
 
 
 def _write_header(file: Path, header: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, write_text
+from energyflow_mlx.runtime.received import read_object
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -225,10 +226,9 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """The result of the run, or an empty dictionary before its end."""
-        if not self.summary.is_file():
+        if not self.summary.exists():
             return {}
-        found: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
-        return found
+        return read_object(self.summary, "run")
 
     def open_metrics(self, config: Config) -> MetricsLog:
         """The metrics log, open for writing, with the run's trackers."""

@@ -16,12 +16,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.received import read_bytes, require_type
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"[metrics] {path}: must be a metrics file, got none there.")
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, "metrics").split(b"\n")
     if lines.pop():
         logger.warning("[metrics] %s: skipped a torn last line", path)
     return [_decode(path, number, line) for number, line in enumerate(lines, 1)]
@@ -163,7 +164,7 @@ def _plain(key: str, value: Any) -> Any:
 def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"[metrics] {path}: line {number} must be a JSON object, got {error}."
         ) from error
@@ -172,9 +173,10 @@ def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
             f"[metrics] {path}: line {number} must be a JSON object, got "
             f"{type(row).__name__}."
         )
-    for key, value in row.pop(NON_FINITE, {}).items():
-        row[key] = float(value)
-    return row
+    restored = row.pop(NON_FINITE, {})
+    where = f"[metrics] {path}: line {number}: {NON_FINITE}"
+    require_type(restored, dict[str, Literal["nan", "inf", "-inf"]], where)
+    return row | {key: float(value) for key, value in restored.items()}
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.received import read_object
 
 Job = dict[str, Any]
 
@@ -119,7 +120,7 @@ class SweepFolder:
 def _job(name: str, run: RunFolder | None, noted: Path | None) -> Job:
     job: Job = {"job": name, "overrides": {}, "status": "unfinished", "reason": ""}
     if noted is not None:
-        job |= json.loads(noted.read_text(encoding="utf-8"))
+        job |= read_object(noted, "sweep")
         job["overrides"] = as_mapping(job["overrides"])
         if job["status"] == "refused":  # whatever lies there is of another job
             return job

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from energyflow_mlx.runtime.atomic import (
     write_aside,
     write_text,
 )
+from energyflow_mlx.runtime.received import read_bytes, read_object, require_file
 
 SHARD_TEXTS = 4096
 _VERSION = 1
@@ -120,7 +122,9 @@ def _key(teacher: SentenceEncoder, texts: Sequence[str]) -> str:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time make an entry; a killed one's lock is released."""
-    with (folder / "lock").open("a") as file:
+    # A link, or a pipe, somebody else has put there: it is not opened.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(folder / "lock", flags, 0o666), "r+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -139,9 +143,9 @@ def _is_intact(folder: Path, count: int, dimension: int) -> bool:
 
 
 def _check_entry(folder: Path, count: int, dimension: int) -> None:
-    entry = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+    entry = read_object(folder / _ENTRY, "teacher")
     vectors = folder / _VECTORS
-    if (size := vectors.stat().st_size) != entry["bytes"]:
+    if (size := require_file(vectors, "teacher")) != entry["bytes"]:
         raise ValueError(f"{_VECTORS} must have {entry['bytes']} bytes, got {size}")
     if sha256_of(vectors) != entry["sha256"]:
         raise ValueError(f"the sha256 of {_VECTORS} is not the recorded one")
@@ -189,7 +193,7 @@ def _read_shard(path: Path, count: int, dimension: int) -> np.ndarray | None:
     """Read a finished shard; None when there is none or it is damaged."""
     if not path.is_file():
         return None
-    data = path.read_bytes()
+    data = read_bytes(path, "teacher")
     payload = memoryview(data)[_DIGEST_BYTES:]
     intact = hashlib.sha256(payload).digest() == data[:_DIGEST_BYTES]
     if not intact or len(payload) != count * dimension * 4:

@@ -10,6 +10,7 @@ import mlx.core as mx
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import MODEL, OPTIMIZER, SCALE, TRAINED
 from energyflow_mlx.runtime.distributed import Group
+from energyflow_mlx.runtime.received import built
 from energyflow_mlx.training.averaging import Average
 from energyflow_mlx.training.optimizer import Arrays, Moments
 from energyflow_mlx.training.precision import LossScale
@@ -190,8 +191,13 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
-        """Inverse of ``to_json``; other keys are ignored."""
-        return cls(**{k: values[k] for k in cls.__dataclass_fields__})
+        """Inverse of ``to_json``; other keys are ignored.
+
+        Raises:
+            InputError: A value is of another type.
+        """
+        own = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
+        return built(cls, own, "[run] the checkpoint's meta data")
 
 
 @dataclass

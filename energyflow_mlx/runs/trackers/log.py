@@ -21,6 +21,7 @@ from energyflow_mlx.runs.trackers.mlflow import MlflowTracker
 from energyflow_mlx.runs.trackers.tensorboard import TensorBoardTracker
 from energyflow_mlx.runs.trackers.wandb import WandbTracker
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.received import read_object, require_type
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class TrackedLog(MetricsLog):
     def _read_state(self) -> dict[str, str]:
         if not self._state.is_file():
             return {}
-        found: dict[str, str] = json.loads(self._state.read_text(encoding="utf-8"))
+        found = read_object(self._state, "trackers")
+        require_type(found, dict[str, str], f"[trackers] {self._state}")
         return found
 
     def _write_state(self) -> None:
