@@ -147,12 +147,12 @@ def _facts(args: ExportArgs) -> "CardFacts":
     """What the user says of the model, and the figures that its run folder holds."""
     from energyflow_mlx.inference.formats.card import CardFacts
     from energyflow_mlx.runs.folder import RunFolder
-    from energyflow_mlx.runtime.received import read_object
+    from energyflow_mlx.runtime.received import is_there, read_object
 
     assert args.run is not None
     folder = RunFolder(Path(args.run))
     measured: dict[str, Any] = {}
-    if folder.evaluation.exists():
+    if is_there(folder.evaluation):
         measured = read_object(folder.evaluation, "export")
     return CardFacts(
         name=args.name,

@@ -29,7 +29,7 @@ from energyflow_mlx.config.training import (
 )
 from energyflow_mlx.config.upgrade import VERSION, upgrade
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.runtime.received import read_object, require_type
+from energyflow_mlx.runtime.received import is_there, read_object, require_type
 
 TRACKERS = ("csv", "tensorboard", "wandb", "mlflow")
 
@@ -200,6 +200,6 @@ def read_config(path: Path) -> Config:
     Raises:
         InputError: The file is missing, not JSON, or holds unknown keys.
     """
-    if not path.exists():
+    if not is_there(path):
         raise InputError(f"[config] no {path.name} in {path.parent}.")
     return config_from_json(read_object(path, "config"))

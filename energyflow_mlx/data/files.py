@@ -16,7 +16,7 @@ STANDARD_STREAM = Path("-")  # as a user types it
 MOST_LINE = 16 * MIB
 # What unpacks to more than this many times its size was made to fill a disk: sentences
 # take a third of their size.
-_MOST_UNPACKED, _UNPACKED_AT_ONCE = 200, 64 * MIB
+_MOST_UNPACKED, _UNPACKED_AT_ONCE = 200, 4 * MIB
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -31,11 +31,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             more than ``MOST_LINE`` bytes, or a packed file unpacks without end; the
             message names the line.
     """
-    number = 0
+    number = unpacked = 0
     try:
         with _open_binary(path) as file:
             while raw := file.readline(MOST_LINE + 1):
                 number += 1
+                unpacked += len(raw)
+                if unpacked > _UNPACKED_AT_ONCE and isinstance(file, _Unpacked):
+                    file.require_honest(unpacked)
                 if len(raw) > MOST_LINE:
                     raise InputError(
                         f"[data] {path}: line {number}: expected at most {MOST_LINE} "
@@ -64,22 +67,20 @@ def _open_binary(path: Path) -> BinaryIO:
 
 
 class _Unpacked(gzip.GzipFile):
-    """A packed file that ends in an error where far more comes out than went in."""
+    """A packed file that knows how much of it was taken."""
 
     def __init__(self, packed: BinaryIO, path: Path) -> None:
         super().__init__(fileobj=packed, mode="rb")
         self._packed, self._path = packed, path
 
-    def readline(self, size: int | None = -1) -> bytes:
-        """The next line, at most ``size`` bytes of it."""
-        line = super().readline(size)
-        out, taken = self.tell(), self._packed.tell()
-        if out > max(_UNPACKED_AT_ONCE, _MOST_UNPACKED * taken):
+    def require_honest(self, unpacked: int) -> None:
+        """Refuse to go on where far more bytes came out than went in."""
+        taken = self._packed.tell()
+        if unpacked > _MOST_UNPACKED * taken:
             raise InputError(
                 f"[data] {self._path}: must unpack to at most {_MOST_UNPACKED} times "
-                f"its size, got {out} bytes of {taken}."
+                f"its size, got {unpacked} bytes of {taken}."
             )
-        return line
 
     def close(self) -> None:
         """Close the packed file too."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import sha256_of, write_text
-from energyflow_mlx.runtime.received import built, read_object, require_type
+from energyflow_mlx.runtime.received import built, is_there, read_object, require_type
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_provenance(path: Path) -> Provenance | None:
         InputError: The note is damaged or belongs to another file.
     """
     note_path = sidecar_path(path)
-    if not note_path.exists():
+    if not is_there(note_path):
         return None
     note = _read_note(note_path)
     size = note.pop("bytes")

@@ -1,11 +1,18 @@
 """Sentence vectors on the host: from ``.npy`` files, checked, scaled to length 1."""
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.received import require_file
+
+# What numpy lets through for a header that is no dictionary of plain values.
+_BAD_HEADERS = (
+    *(OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError),
+    *(RecursionError, tokenize.TokenError),
+)
 
 
 def open_matrix(path: Path) -> np.ndarray:
@@ -20,7 +27,7 @@ def open_matrix(path: Path) -> np.ndarray:
     try:
         # The header alone is read; a large one, or an object's, is refused.
         rows = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
+    except _BAD_HEADERS as error:
         raise InputError(f"[vectors] {path}: not a readable .npy: {error}.") from error
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:
         raise InputError(

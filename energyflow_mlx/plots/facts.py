@@ -7,7 +7,7 @@ from typing import Any
 from energyflow_mlx.plots.curves import Curves, curves_of
 from energyflow_mlx.runs.folder import RunFolder, differences, flatten
 from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.runtime.received import read_object
+from energyflow_mlx.runtime.received import is_there, read_object
 
 Record = dict[str, Any]
 
@@ -60,4 +60,4 @@ def read_facts(run: RunFolder) -> RunFacts:
 
 
 def _read_object(path: Path) -> Record:
-    return read_object(path, "plot") if path.exists() else {}
+    return read_object(path, "plot") if is_there(path) else {}

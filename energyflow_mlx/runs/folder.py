@@ -19,7 +19,7 @@ from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, write_text
-from energyflow_mlx.runtime.received import read_object
+from energyflow_mlx.runtime.received import is_there, read_object
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -226,7 +226,7 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """The result of the run, or an empty dictionary before its end."""
-        if not self.summary.exists():
+        if not is_there(self.summary):
             return {}
         return read_object(self.summary, "run")
 

@@ -60,6 +60,11 @@ def require_file(path: Path, room: str) -> int:
         return os.fstat(file.fileno()).st_size
 
 
+def is_there(path: Path) -> bool:
+    """Whether a name is taken, be it by a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
 def open_file(path: Path, room: str) -> BinaryIO:
     """Open a regular file for reading; whatever else lies there never blocks.
 

@@ -20,7 +20,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.safetensors_header import check_safetensors
 from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import sha256_of
-from energyflow_mlx.runtime.received import read_object, require_file
+from energyflow_mlx.runtime.received import is_there, read_object, require_file
 from energyflow_mlx.teacher.stages import (
     MODULES,
     PROMPTS,
@@ -129,7 +129,7 @@ def _find_package() -> Path:
 
 
 def _require_file(folder: Path, name: str) -> None:
-    if (folder / name).exists():
+    if is_there(folder / name):
         require_file(folder / name, "teacher")
         return
     if name == WEIGHTS and (folder / "pytorch_model.bin").is_file():

@@ -22,7 +22,12 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.ops import gelu, masked_mean
 from energyflow_mlx.runs.safetensors_header import check_safetensors
 from energyflow_mlx.runtime.atomic import sha256_of
-from energyflow_mlx.runtime.received import read_json, read_object, require_type
+from energyflow_mlx.runtime.received import (
+    is_there,
+    read_json,
+    read_object,
+    require_type,
+)
 from energyflow_mlx.teacher.weights import StoredNames, fill, positive
 
 MODULES = "modules.json"
@@ -146,12 +151,12 @@ def read_stages(folder: Path) -> Stages:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_object(path, "teacher") if path.exists() else {}
+    return read_object(path, "teacher") if is_there(path) else {}
 
 
 def _read_modules(path: Path) -> list[tuple[str, str]]:
     """Kind and folder of every stage."""
-    if not path.exists():
+    if not is_there(path):
         return []
     listed = read_json(path, "teacher")
     require_type(listed, list[dict[str, Any]], f"[teacher] {path}: the modules")
@@ -176,7 +181,7 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
 
 def _read_pooling(path: Path) -> Pooling:
     """Mean over real tokens unless the model says otherwise."""
-    if not path.exists():
+    if not is_there(path):
         return "mean"
     modes = read_object(path, "teacher")
     chosen = modes.get("pooling_mode")
@@ -213,7 +218,7 @@ def _read_after(folder: Path, kind: str, path: str) -> Dense | None:
     if config.get("module_input_name", _SENTENCE_INPUT) != _SENTENCE_INPUT:
         raise InputError(f"[teacher] {source}: must read {_SENTENCE_INPUT}.")
     weights = folder / path / "model.safetensors"
-    if not weights.exists():
+    if not is_there(weights):
         raise InputError(
             f"[teacher] {weights} is missing; a pytorch_model.bin is a pickle, which "
             "is never read."

@@ -231,7 +231,5 @@ def test_transformer_in_a_folder_of_its_own_is_found(teacher_folder):
 )
 def test_damaged_list_of_modules_is_named(teacher_folder, text):
     (teacher_folder / "modules.json").write_text(text)
-    with pytest.raises(
-        InputError, match=r"modules.json: (the modules|type|not readable)"
-    ):
+    with pytest.raises(InputError, match="modules.json: (the mod|type|not)"):
         load_teacher(teacher_folder, 16, normalize=True)
