@@ -1,6 +1,7 @@
 """Sentence vectors on the host: from ``.npy`` files, checked, scaled to length 1."""
 
 import tokenize
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ def open_matrix(path: Path) -> np.ndarray:
     require_file(path, "vectors")
     try:
         # The header alone is read; a large one, or an object's, is refused.
-        rows = np.lib.format.open_memmap(path, mode="r")
+        with warnings.catch_warnings(category=UserWarning, action="ignore"):
+            # Of a header that Python 2 wrote, which is read all the same.
+            rows = np.lib.format.open_memmap(path, mode="r")
     except _BAD_HEADERS as error:
         raise InputError(f"[vectors] {path}: not a readable .npy: {error}.") from error
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:

@@ -91,8 +91,12 @@ def _file_named(name):
     return sign(change)
 
 
-def _npy(header):
-    text = header.encode()
+def _npy(shape):
+    return _npy_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}")
+
+
+def _npy_header(header):
+    text = header.encode() + b"\n"
     return put(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + b"0" * 64)
 
 
@@ -289,18 +293,18 @@ OTHERS = {
     "gz_no_gz": ("a.txt.gz", put(b"not packed")),
     "npy_huge": (
         "a.npy",
-        _npy(f"{{'descr':'<f4','fortran_order':False,'shape':({2**62},{2**62}),}}\n"),
+        _npy((2**62, 2**62)),
     ),
     "npy_negative": (
         "a.npy",
-        _npy("{'descr':'<f4','fortran_order':False,'shape':(-1,-4),}\n"),
+        _npy((-1, -4)),
     ),
     "npy_text": (
         "a.npy",
-        _npy("{'descr':'<f4','fortran_order':False,'shape':('a',),}\n"),
+        _npy(("a",)),
     ),
-    "npy_code": ("a.npy", _npy("__import__('os')\n")),
-    "npy_deep": ("a.npy", _npy("(" * 9000 + "\n")),
+    "npy_code": ("a.npy", _npy_header("__import__('os')")),
+    "npy_deep": ("a.npy", _npy_header("(" * 9000)),
     "npz": ("a.npy", _npz),
     "npy_objects": ("a.npy", _object_array),
     "sts_line": ("a.tsv", put("1\t" + "a" * (17 << 20))),
