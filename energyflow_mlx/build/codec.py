@@ -39,6 +39,7 @@ def load(path: str | Path) -> SentenceCodec:
     best = folder.best((MODEL,))
     dimension = best.meta.get("dimension")
     require_type(dimension, int, f"[load] {best.path}: dimension")
+    assert isinstance(dimension, int)
     whole = formats.build_pretrained(
         config,
         tokenizer,

@@ -63,7 +63,9 @@ def _open_binary(path: Path) -> BinaryIO:
     if path == STANDARD_STREAM:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     file = open_file(path, "data")
-    return _Unpacked(file, path) if path.suffix == ".gz" else file
+    if path.suffix == ".gz":
+        return _Unpacked(file, path)  # type: ignore[return-value]
+    return file
 
 
 class _Unpacked(gzip.GzipFile):

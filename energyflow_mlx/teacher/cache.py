@@ -124,7 +124,14 @@ def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time make an entry; a killed one's lock is released."""
     # A link, or a pipe, somebody else has put there: it is not opened.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(folder / "lock", flags, 0o666), "r+b", buffering=0) as file:
+    try:
+        descriptor = os.open(folder / "lock", flags, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"[teacher] {folder / 'lock'}: must be a file that can be locked: "
+            f"{error.strerror}."
+        ) from error
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -128,7 +128,7 @@ class Trainer:
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
-        self._trained |= frozenset(found.meta.get("trained", ()))
+        self._trained |= Record.from_json(found.meta, ()).trained
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 

@@ -164,9 +164,9 @@ class Progress:
             InputError: The updates so far had another number of sentences.
         """
         if self.samples != self.step * batch_size:
+            each = self.samples // max(1, self.step)
             raise InputError(
-                f"[run] an update of {folder} must have {self.samples // self.step} "
-                f"sentences, got {batch_size} = trainer.micro_batch * "
+                f"[run] an update of {folder} must have {each} sentences, got {batch_size} = trainer.micro_batch * "
                 "trainer.accumulate * processes."
             )
 
@@ -194,10 +194,13 @@ class Progress:
         """Inverse of ``to_json``; other keys are ignored.
 
         Raises:
-            InputError: A value is of another type.
+            InputError: A value is missing or of another type.
         """
+        where = "[run] the checkpoint's meta data"
         own = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
-        return built(cls, own, "[run] the checkpoint's meta data")
+        if missing := cls.__dataclass_fields__.keys() - own.keys():
+            raise InputError(f"{where}: {min(missing)} is missing.")
+        return built(cls, own, where)
 
 
 @dataclass

@@ -232,7 +232,7 @@ def build_pretrained(
 
 def _require_sizes(
     config: Config,
-    parts: Collection[str],
+    parts: set[str],
     weights: Mapping[str, mx.array],
     dimension: int,
     where: str,
