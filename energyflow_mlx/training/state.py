@@ -166,8 +166,8 @@ class Progress:
         if self.samples != self.step * batch_size:
             each = self.samples // max(1, self.step)
             raise InputError(
-                f"[run] an update of {folder} must have {each} sentences, got {batch_size} = trainer.micro_batch * "
-                "trainer.accumulate * processes."
+                f"[run] an update of {folder} must have {each} sentences, got "
+                f"{batch_size} = trainer.micro_batch * trainer.accumulate * processes."
             )
 
     def to_json(self) -> dict[str, Any]:

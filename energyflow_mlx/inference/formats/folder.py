@@ -260,8 +260,6 @@ def _require_sizes(
             f"[load] {where}: 'encoder.positions' must be "
             f"{[rows, config.encoder.dim]}, got {list(positions.shape)}."
         )
-    if "lattice" in parts and config.lattice is None:
-        raise InputError(f"[load] {where}: must hold no lattice by its settings.")
     if bool(config.shared_blocks) != ("shared" in parts) and {"encoder"} & parts:
         raise InputError(
             f"[load] {where}: must hold {config.shared_blocks} shared blocks by its "
