@@ -85,6 +85,8 @@ def open_file(path: Path, room: str) -> BinaryIO:
     except OSError as error:
         reason = error.strerror
         raise InputError(f"[{room}] {path}: not readable: {reason}.") from error
+    except InputError:
+        raise
     except ValueError as error:  # a NUL in the name
         raise InputError(f"[{room}] {str(path)!r}: no file name: {error}.") from None
     try:
