@@ -1,15 +1,26 @@
 """What a run folder says about its run, as plain values for pictures and tables."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots.curves import Curves, curves_of
 from energyflow_mlx.runs.folder import RunFolder, differences, flatten
 from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.runtime.received import is_there, read_object
+from energyflow_mlx.runtime.received import is_there, read_object, require_type
 
 Record = dict[str, Any]
+
+# What pictures and tables rely on.
+_SUMMARY = {"status": str, "steps": int, "seconds": float}
+_SUMMARY |= {"best": dict[str, float | None]}
+_RETRIEVAL = {"confused": int, "sentences": int, "worst": list[dict[str, Any]]}
+_CONFUSED = dict.fromkeys(("sentence", "nearest"), str)
+_CONFUSED |= dict.fromkeys(("own_cosine", "nearest_cosine"), float)
+_SAMPLE = {"step": int, "path": str, "sentence": int, "original": str, "decoded": str}
+_SAMPLE |= {"cosine": float | None}
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,54 @@ def read_facts(run: RunFolder) -> RunFacts:
         name=run.path.resolve().name,
         settings=flatten(config.to_json()),
         changed=frozenset(differences(type(config)(), config)),
-        summary=run.read_summary(),
-        evaluation=_read_object(run.evaluation),
-        samples=read_metrics(run.samples) if run.samples.is_file() else [],
+        summary=_read_summary(run),
+        evaluation=_read_evaluation(run.evaluation),
+        samples=_read_samples(run.samples),
         curves=curves_of(read_metrics(run.metrics)),
     )
 
 
-def _read_object(path: Path) -> Record:
-    return read_object(path, "plot") if is_there(path) else {}
+def _read_summary(run: RunFolder) -> Record:
+    found = run.read_summary()
+    if found:
+        where = f"[plot] {run.summary}"
+        _require(found, _SUMMARY, where)
+        _require(found["best"], {"step": int}, f"{where}: best")
+    return found
+
+
+def _read_evaluation(path: Path) -> Record:
+    if not is_there(path):
+        return {}
+    found, where = read_object(path, "plot"), f"[plot] {path}"
+    details = found.get("details", {})
+    spearman = found.get("spearman", {})
+    require_type(spearman, dict[str, float | None], f"{where}: spearman")
+    require_type(details, dict[str, dict[str, Any]], f"{where}: details")
+    if retrieval := details.get("retrieval"):
+        _require(retrieval, _RETRIEVAL, f"{where}: retrieval")
+        for pair in retrieval["worst"]:
+            _require(pair, _CONFUSED, f"{where}: worst")
+    for name, points in details.get("sts", {}).items():
+        require_type(points, dict[str, list[float]], f"{where}: sts")
+        sizes = [len(points.get(key, ())) for key in ("score", "cosine")]
+        if name not in spearman or sizes[0] != sizes[1]:
+            raise InputError(
+                f"{where}: sts {name} must have a score and a cosine for each pair, "
+                f"got {sizes[0]} and {sizes[1]}."
+            )
+    return found
+
+
+def _read_samples(path: Path) -> list[Record]:
+    found = read_metrics(path) if is_there(path) else []
+    for number, sample in enumerate(found, 1):
+        _require(sample, _SAMPLE, f"[plot] {path}: line {number}")
+    return found
+
+
+def _require(found: Any, form: Mapping[str, Any], where: str) -> None:
+    """Refuse an object that lacks a key, or has a value of another type there."""
+    require_type(found, dict[str, Any], where)
+    for key, kind in form.items():
+        require_type(found.get(key), kind, f"{where}: {key}")

@@ -210,9 +210,8 @@ def read_object(path: Path, room: str, most: int = MOST_JSON) -> dict[str, Any]:
     """A small JSON file that holds an object; as ``read_json``."""
     found = read_json(path, room, most)
     if not isinstance(found, dict):
-        raise InputError(
-            f"[{room}] {path}: must be a JSON object, got {_name_of(found)}."
-        )
+        kind = type(found).__name__
+        raise InputError(f"[{room}] {path}: must be a JSON object, got {kind}.")
     return found
 
 
@@ -363,7 +362,3 @@ def _said(hint: Any) -> str:
     if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
         return "an object"
     return "null" if hint in (None, type(None)) else _LEAVES.get(hint, str(hint))
-
-
-def _name_of(value: Any) -> str:
-    return "a list" if isinstance(value, list) else type(value).__name__

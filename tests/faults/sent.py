@@ -62,7 +62,17 @@ def write_run(path, codec):
     folder.save(1, arrays, META, keep=2, best=1)
     record = {"kind": "train", "step": 1, "loss": None, "non_finite": {"loss": "nan"}}
     folder.metrics.write_text(json.dumps(record) + "\n")
-    folder.write_summary({"status": "finished", "final": {"cosine": 0.5}})
+    result = {"status": "finished", "steps": 1, "seconds": 1.5}
+    result |= {"best": {"cosine": 0.5, "step": 1}, "final": {"cosine": 0.5}}
+    folder.write_summary(result)
+    sample = {"step": 1, "path": "plain", "sentence": 0, "original": "a", "decoded": ""}
+    folder.samples.write_text(json.dumps(sample | {"cosine": 0.5}) + "\n")
+    points = {"score": [1.0, 2.0], "cosine": [0.1, 0.2]}
+    pair = {"sentence": "a", "nearest": "b", "own_cosine": 0.1, "nearest_cosine": 0.2}
+    retrieval = {"confused": 1, "sentences": 2, "worst": [pair]}
+    details = {"sts": {"a": points}, "retrieval": retrieval}
+    evaluation = {"cosine": 0.5, "spearman": {"a": 7.0}, "details": details}
+    folder.evaluation.write_text(json.dumps(evaluation))
 
 
 # Small changes -----------------------------------------------------------------------

@@ -16,7 +16,9 @@ from energyflow_mlx.data.provenance import read_provenance
 from energyflow_mlx.data.vectors import open_matrix
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference.formats.folder import open_folder
+from energyflow_mlx.plots import read_facts
 from energyflow_mlx.runs.checkpoint import HEADER, load
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runs.swift_files import read_efck1, read_efop1
 from energyflow_mlx.teacher.load import load_teacher
@@ -105,6 +107,10 @@ def _teacher(folder: Path):
     return load_teacher(folder / "teacher", 16, normalize=True).encode(["a dog"])
 
 
+def _facts(folder: Path):
+    return read_facts(RunFolder(folder / "run"))
+
+
 def _use_tokenizer(folder: Path):
     words = Tokenizer.load(folder / "model")
     return words.decode(words.encode(["a dog runs.", ""], 16))
@@ -146,6 +152,9 @@ TARGETS = {
         in_either(in_line),
         lambda f: read_metrics(f / "run/metrics.jsonl"),
     ),
+    "summary": Target("run/summary.json", in_json, _facts),
+    "evaluation": Target("run/evaluation.json", in_json, _facts),
+    "samples": Target("run/samples.jsonl", in_either(in_line), _facts),
     "efck1": Target("a.efck1", change_bytes, lambda f: read_efck1(f / "a.efck1")),
     "efop1": Target("a.efop1", change_bytes, lambda f: read_efop1(f / "a.efop1")),
 }
