@@ -1,6 +1,5 @@
 """What a run folder says about its run, as plain values for pictures and tables."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,21 @@ from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runtime.received import is_there, read_object, require_type
 
 Record = dict[str, Any]
+Form = dict[str, Any]  # type of each key
 
 # What pictures and tables rely on.
-_SUMMARY = {"status": str, "steps": int, "seconds": float}
+_SUMMARY: Form = {"status": str, "steps": int, "seconds": float}
 _SUMMARY |= {"best": dict[str, float | None]}
-_RETRIEVAL = {"confused": int, "sentences": int, "worst": list[dict[str, Any]]}
-_CONFUSED = dict.fromkeys(("sentence", "nearest"), str)
+_RETRIEVAL: Form = {"confused": int, "sentences": int, "worst": list[dict[str, Any]]}
+_CONFUSED: Form = dict.fromkeys(("sentence", "nearest"), str)
 _CONFUSED |= dict.fromkeys(("own_cosine", "nearest_cosine"), float)
-_SAMPLE = {"step": int, "path": str, "sentence": int, "original": str, "decoded": str}
+_SAMPLE: Form = {
+    "step": int,
+    "path": str,
+    "sentence": int,
+    "original": str,
+    "decoded": str,
+}
 _SAMPLE |= {"cosine": float | None}
 
 
@@ -109,7 +115,7 @@ def _read_samples(path: Path) -> list[Record]:
     return found
 
 
-def _require(found: Any, form: Mapping[str, Any], where: str) -> None:
+def _require(found: Any, form: Form, where: str) -> None:
     """Refuse an object that lacks a key, or has a value of another type there."""
     require_type(found, dict[str, Any], where)
     for key, kind in form.items():
