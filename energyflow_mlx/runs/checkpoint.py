@@ -295,7 +295,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     if header.get("version") != VERSION:
         raise VersionError(
             f"[checkpoint] {file}: must be of format version {VERSION}, got "
-            f"{header.get('version')!r}."
+            f"{str(header.get('version'))[:40]}."
         )
     if header.pop("sha256", None) != _header_digest(header):
         raise InputError(

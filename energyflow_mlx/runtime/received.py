@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 from energyflow_mlx.errors import InputError
 
 MIB = 1 << 20
-MOST_JSON = 8 * MIB  # a file of settings, figures or digests
+MOST_JSON = 4 * MIB  # a file of settings, figures or digests
 MOST_TOKENIZER = 64 * MIB  # the largest published ones have some 35 MB
 MOST_LEVELS = 32  # of lists and objects in each other
 _MOST_DIGITS = 64

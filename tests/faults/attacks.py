@@ -287,6 +287,7 @@ OTHERS = {
     "note_more": ("a.efb.json", edit(more=3)),
     "line_100_mb": ("a.jsonl", put('{"text": "' + "a" * (100 << 20) + '"}\n')),
     "numbers_100_mb": ("a.jsonl", put('{"target": [' + "0.1," * (25 << 20) + "1]}\n")),
+    "record_5_mb": ("a.jsonl", put('{"target": [' + "0," * (5 << 19) + "1]}\n")),
     "line_deep": ("a.jsonl", put('{"text": ' + deep() + "}\n")),
     "line_long_number": ("a.jsonl", put('{"target": [' + "9" * 10**6 + "]}\n")),
     "text_line": ("a.txt", put("a" * (17 << 20))),

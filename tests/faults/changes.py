@@ -45,7 +45,9 @@ def change_json(value, rng):
         if kind == 0:
             del holder[key]
         elif kind == 1 and isinstance(holder, dict):
-            holder[rng.choice(("x", "", "version", f"{key}.", "../a"))] = holder[key]
+            holder[rng.choice(("x", "", "version", f"{key}.", "../a"))] = copy.deepcopy(
+                holder[key]
+            )
         elif kind == 1:
             holder.insert(key, copy.deepcopy(holder[key]))
         elif kind == 2:
@@ -61,7 +63,7 @@ def _new(old, rng):
         return number
     if isinstance(old, str) and rng.random() < 0.3:
         return old + rng.choice(("", "x", "/", "\0", " " * 50))
-    return rng.choice((*_VALUES, number))
+    return copy.deepcopy(rng.choice((*_VALUES, number)))
 
 
 def _any_place(value, rng):

@@ -296,6 +296,6 @@ def _read_header(path: Path) -> Header:
     if found != {"format": FORMAT, "version": VERSION}:
         raise InputError(
             f"[load] {path}: must have format {FORMAT}, version {VERSION}, got "
-            f"{found['format']}, {found['version']}."
+            f"{str(found['format'])[:40]}, {str(found['version'])[:40]}."
         )
     return built(Header, values, f"[load] {path}")

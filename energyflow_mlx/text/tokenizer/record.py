@@ -42,7 +42,7 @@ def read_record(path: Path) -> dict[str, Any]:
     fingerprint, version = record.pop("fingerprint", None), record.get("version")
     if version != VERSION:
         raise InputError(
-            f"[tokenizer] {path}: version must be {VERSION}, got {version}."
+            f"[tokenizer] {path}: version must be {VERSION}, got {str(version)[:40]}."
         )
     if digest_of(record) != fingerprint:
         raise InputError(f"[tokenizer] {path}: damaged, its digest does not agree.")
