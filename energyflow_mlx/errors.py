@@ -156,6 +156,7 @@ class TokenizerErrors:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Raise InputError for a bare ``Exception``; any other error passes."""
-        if kind is Exception:
+        """Raise InputError for a bare ``Exception`` or a panic; others pass."""
+        is_panic = kind is not None and kind.__name__ == "PanicException"
+        if kind is Exception or is_panic:
             raise InputError(f"[tokenizer] {self._path}: not a tokenizer: {error}.")

@@ -23,7 +23,12 @@ from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.efb_layout import efb_bytes
 from energyflow_mlx.data.files import require_other_file
-from energyflow_mlx.data.provenance import Provenance, read_provenance, sidecar_path
+from energyflow_mlx.data.provenance import (
+    Provenance,
+    is_as_written,
+    read_provenance,
+    sidecar_path,
+)
 from energyflow_mlx.data.sources import read_texts
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.display import RunDisplay
@@ -129,7 +134,8 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
     texts = _texts(args)
     teacher = _teacher(args)
     note = _provenance(args, teacher, texts)
-    if output.exists() and read_provenance(output) == note:
+    is_like_this = output.exists() and read_provenance(output) == note
+    if is_like_this and is_as_written(output):
         return f"{output} is up to date"
     work = _work_folder(output)
     ids = None

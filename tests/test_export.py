@@ -246,7 +246,7 @@ def read_arrays(path, names):
         ({"input": "b.efck1", "output": "a.efck1"}, "must end in .npz or .safetensors"),
         (
             {"input": "absent.efck1", "output": "a.npz"},
-            "absent.efck1: must be readable",
+            "absent.efck1: no such file",
         ),
         ({"input": "b.bin", "output": "a.npz"}, "input must end in .efck1 or .efop1"),
         ({"input": "cut.efop1", "output": "a.npz"}, "cut.efop1: magic must be"),

@@ -8,6 +8,7 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.inference.formats import folder as formats
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runtime import jit_headers
+from energyflow_mlx.runtime.received import require_type
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 
@@ -36,11 +37,14 @@ def load(path: str | Path) -> SentenceCodec:
     config = folder.read_config()
     tokenizer = Tokenizer.load(folder.tokenizer)
     best = folder.best((MODEL,))
+    dimension = best.meta.get("dimension")
+    require_type(dimension, int, f"[load] {best.path}: dimension")
+    assert isinstance(dimension, int)
     whole = formats.build_pretrained(
         config,
         tokenizer,
         best.arrays_of(MODEL),
-        best.meta["dimension"],
+        dimension,
         str(best.path),
     )
     jit_headers.prepare()

@@ -231,7 +231,15 @@ def _word_embeddings(
 ) -> np.ndarray | None:
     """The teacher's rows for the student's tokens; none where these are its own."""
     table = None if config.tokenizer.kind == "bpe" else teacher.word_embeddings
-    return None if table is None else table[tokenizer.source_ids]
+    if table is None:
+        return None
+    highest = int(tokenizer.source_ids.max())
+    if highest >= len(table):
+        raise InputError(
+            f"[teacher] {teacher.name}: its tokenizer's id {highest} is outside its "
+            f"table of {len(table)} tokens."
+        )
+    return table[tokenizer.source_ids]
 
 
 def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:

@@ -112,7 +112,7 @@ def build_model(
         dimension: Size E of the teacher's vectors.
 
     Raises:
-        ValueError: A part is unknown.
+        ValueError: A part is unknown, or its settings are missing.
     """
     unknown = set(parts) - PARTS
     if unknown:
@@ -121,7 +121,8 @@ def build_model(
     # The order of the draws: lattice, shared blocks, encoder, decoder.
     lattice, output_dim = None, dimension
     if "lattice" in parts:
-        assert config.lattice is not None
+        if config.lattice is None:
+            raise ValueError("[build_model] lattice must be configured, got none.")
         lattice = EnergyLattice(config.lattice, dimension)
         output_dim = config.lattice.surface_size
     shared, encoder, decoder = [], None, None

@@ -19,7 +19,24 @@ def require(holds: bool, key: str, expected: str, got: object) -> None:
         InputError: The claim is false.
     """
     if not holds:
-        raise InputError(f"[config] {key} must be {expected}, got {got!r}.")
+        said = repr(got)
+        said = said if len(said) <= _MOST_SAID else said[:_MOST_SAID] + "..."
+        raise InputError(f"[config] {key} must be {expected}, got {said}.")
+
+
+_MOST_SAID = 200  # characters of a value
+MOST_WIDTH = 65_536  # channels, tokens of a sentence, distance of a tap
+MOST_LAYERS = 1024
+
+
+def require_size(
+    value: int, key: str, most: int = MOST_WIDTH, *, least: int = 1
+) -> None:
+    """Raise ``InputError`` unless ``least <= value <= most``.
+
+    Sizes have an end, so that settings which somebody sent build nothing boundless.
+    """
+    require(least <= value <= most, key, f"in [{least}, {most}]", value)
 
 
 def require_choice(value: str, key: str, choices: Sequence[str]) -> None:

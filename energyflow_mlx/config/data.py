@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from energyflow_mlx.config.checks import as_paths, require, require_choice
+from energyflow_mlx.config.checks import (
+    as_paths,
+    require,
+    require_choice,
+    require_size,
+)
 
 # Shapes of a batch, and so traces of an objective's update.
 MOST_BUCKETS = 8
@@ -80,7 +85,7 @@ class DataConfig:
             f"in [1, {MOST_BUCKETS}]",
             self.most_buckets,
         )
-        require(self.max_length >= 4, "data.max_length", ">= 4", self.max_length)
+        require_size(self.max_length, "data.max_length", least=4)
         if self.buckets:
             self._check_buckets()
         self._check_dataset()
@@ -129,6 +134,7 @@ class DataConfig:
             "ascending lengths >= 4",
             self.buckets,
         )
+        require_size(self.buckets[-1], "the longest of data.buckets", least=4)
         require(
             self.max_length <= self.buckets[-1],
             "data.max_length",

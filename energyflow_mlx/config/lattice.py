@@ -8,7 +8,13 @@ nowhere else; a preset holds only what differs.
 import math
 from dataclasses import dataclass, field
 
-from energyflow_mlx.config.checks import require, require_choice, require_share
+from energyflow_mlx.config.checks import (
+    MOST_LAYERS,
+    require,
+    require_choice,
+    require_share,
+    require_size,
+)
 
 
 @dataclass
@@ -33,9 +39,10 @@ class CubeConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require_least(self, "cube", 2, "width", "height")
-        _require_least(self, "cube", 1, "depth", "max_active_flows")
-        _require_least(self, "cube", 0, "steps")
+        for name, least in (("width", 2), ("height", 2), ("depth", 1), ("steps", 0)):
+            key = f"lattice.cube.{name}"
+            require_size(getattr(self, name), key, MOST_LAYERS, least=least)
+        _require_least(self, "cube", 1, "max_active_flows")
         planes = ("dual", "far")
         require_choice(self.output_planes, "lattice.cube.output_planes", planes)
 
@@ -71,8 +78,8 @@ class SpawnConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require_least(self, "spawn", 0, "slots")
-        _require_least(self, "spawn", 1, "max_per_step")
+        require_size(self.slots, "lattice.spawn.slots", least=0)
+        require_size(self.max_per_step, "lattice.spawn.max_per_step")
         _require_positive(self, "spawn", "threshold")
 
 
@@ -100,8 +107,10 @@ class CarrierConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         # A quarter of the channels reads the position memory.
-        _require_least(self, "carrier", 4, "hidden")
-        _require_least(self, "carrier", 1, "layers", "neuron_hidden", "neuron_features")
+        require_size(self.hidden, "lattice.carrier.hidden", least=4)
+        require_size(self.layers, "lattice.carrier.layers", MOST_LAYERS)
+        for name in ("neuron_hidden", "neuron_features"):
+            require_size(getattr(self, name), f"lattice.carrier.{name}")
         updates = ("residual", "replace")
         require_choice(self.energy_update, "lattice.carrier.energy_update", updates)
 
@@ -229,7 +238,7 @@ class EndsConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require_least(self, "ends", 1, "width_cap")
+        require_size(self.width_cap, "lattice.ends.width_cap")
         require_share(self.dropout, "lattice.ends.dropout")
 
 

@@ -29,6 +29,7 @@ from energyflow_mlx.config.training import (
 )
 from energyflow_mlx.config.upgrade import VERSION, upgrade
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.received import require_type
 from energyflow_mlx.runtime.signed_json import read_signed
 
 TRACKERS = ("csv", "tensorboard", "wandb", "mlflow")
@@ -160,7 +161,7 @@ ENCODERS: dict[str, type[EncoderConfig]] = {
 
 
 def _build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """Instantiate a config dataclass from plain values, refusing unknown keys."""
+    """Instantiate a config dataclass from plain values, each of its own type."""
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -170,6 +171,9 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
         kind = _kind_of(cls, key, hints[key], value)
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             value = _build(typing.cast(type, kind), value, f"{where}{key}.")
+        else:
+            hint = kind if hints[key] is Any else hints[key]
+            require_type(value, hint, f"[config] {where}{key}")
         built[key] = value
     return cls(**built)
 
@@ -179,8 +183,9 @@ def _kind_of(cls: type, key: str, hint: Any, value: Any) -> Any:
     if cls is Config and key == "objectives":
         return objectives_type()
     kind = next((k for k in typing.get_args(hint) if dataclasses.is_dataclass(k)), hint)
-    if isinstance(kind, type) and issubclass(kind, EncoderConfig):
-        return ENCODERS.get(value.get("family", ""), EncoderConfig)
+    is_encoder = isinstance(kind, type) and issubclass(kind, EncoderConfig)
+    if is_encoder and isinstance(value, dict):
+        return ENCODERS.get(str(value.get("family")), EncoderConfig)
     return kind
 
 

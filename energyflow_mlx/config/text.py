@@ -6,15 +6,23 @@ dilation schedule, vocabulary), extended by the options of this project.
 
 from dataclasses import dataclass, field
 
-from energyflow_mlx.config.checks import require, require_choice, require_share
+from energyflow_mlx.config.checks import (
+    MOST_LAYERS,
+    require,
+    require_choice,
+    require_share,
+    require_size,
+)
 
 GELU_FORMS = ("exact", "tanh")
 
 
 def _check_stack(key: str, dilations: list[int], kernel_size: int) -> None:
     require(len(dilations) >= 1, f"{key}.dilations", "non-empty", dilations)
-    require(min(dilations) >= 1, f"{key}.dilations", "all >= 1", dilations)
-    require(kernel_size >= 1, f"{key}.kernel_size", ">= 1", kernel_size)
+    require_size(len(dilations), f"number of {key}.dilations", MOST_LAYERS)
+    for dilation in dilations:
+        require_size(dilation, f"{key}.dilations")
+    require_size(kernel_size, f"{key}.kernel_size", MOST_LAYERS)
 
 
 @dataclass
@@ -69,8 +77,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(self.family, "encoder.family", ("tcn", "transformer"))
-        require(self.dim >= 1, "encoder.dim", ">= 1", self.dim)
-        require(self.hidden >= 1, "encoder.hidden", ">= 1", self.hidden)
+        require_size(self.dim, "encoder.dim")
+        require_size(self.hidden, "encoder.hidden")
         require_share(self.dropout, "encoder.dropout")
         require_share(self.token_dropout, "encoder.token_dropout")
         require_choice(
@@ -131,19 +139,14 @@ class TransformerEncoderConfig(EncoderConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        require(self.layers >= 1, "encoder.layers", ">= 1", self.layers)
+        require_size(self.layers, "encoder.layers", MOST_LAYERS)
         require(
             self.heads >= 1 and self.dim % self.heads == 0,
             "encoder.heads",
             f"a divisor of dim = {self.dim}",
             self.heads,
         )
-        require(
-            self.max_positions >= 8,
-            "encoder.max_positions",
-            ">= 8",
-            self.max_positions,
-        )
+        require_size(self.max_positions, "encoder.max_positions", least=8)
 
 
 @dataclass
@@ -178,8 +181,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.dim >= 1, "decoder.dim", ">= 1", self.dim)
-        require(self.hidden >= 1, "decoder.hidden", ">= 1", self.hidden)
+        require_size(self.dim, "decoder.dim")
+        require_size(self.hidden, "decoder.hidden")
         _check_stack("decoder", self.dilations, self.kernel_size)
         require_choice(self.conditioning, "decoder.conditioning", ("additive", "film"))
         require_share(self.dropout, "decoder.dropout")

@@ -7,7 +7,9 @@ weights; what it trained is now said by ``objectives``.
 
 from typing import Any
 
+from energyflow_mlx.config.checks import require, require_choice
 from energyflow_mlx.config.lattice import RENAMED
+from energyflow_mlx.runtime.received import require_type
 
 VERSION = 2
 
@@ -27,16 +29,26 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         values: What ``config.json`` holds.
+
+    Raises:
+        InputError: They are of a later version, or of none.
     """
+    version = values.get("version", VERSION)
+    require(version == VERSION, "version", f"{VERSION} or absent", version)
     plain = {key: value for key, value in values.items() if key != "version"}
     return _from_first(plain) if "version" not in values else plain
 
 
 def _from_first(values: dict[str, Any]) -> dict[str, Any]:
     new = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+    for name in ("loss", "optimizer", "trainer"):
+        require_type(new.get(name, {}), dict[str, Any], f"[config] {name}")
     loss, optimizer = new.pop("loss", {}), new.get("optimizer", {})
-    trainer = new.get("trainer", {})
-    first, ratio = _FIRST[str(new.pop("task", "ab"))], trainer.pop("ratio", 0.5)
+    trainer, task = new.get("trainer", {}), str(new.pop("task", "ab"))
+    require_choice(task, "task", tuple(_FIRST))
+    first, ratio = _FIRST[task], trainer.pop("ratio", 0.5)
+    require_type(ratio, float, "[config] trainer.ratio")
+    require(0 <= ratio <= 1, "trainer.ratio", "in [0, 1]", ratio)
     lr, decoder_lr = optimizer.pop("lr", 1e-3), optimizer.pop("decoder_lr", 1e-3)
     shares = {first: (ratio, lr), "reconstruction": (1.0 - ratio, decoder_lr)}
     new["objectives"] = {name: None for name in _OWN} | {

@@ -27,7 +27,6 @@ from energyflow_mlx.data.efb_layout import (
     read_header,
     windows,
 )
-from energyflow_mlx.data.files import require_file
 from energyflow_mlx.data.provenance import (
     Provenance,
     read_provenance,
@@ -35,7 +34,8 @@ from energyflow_mlx.data.provenance import (
     write_provenance,
 )
 from energyflow_mlx.errors import EFBError
-from energyflow_mlx.runtime.atomic import write_aside
+from energyflow_mlx.runtime.atomic import sha256_of, write_aside
+from energyflow_mlx.runtime.received import require_file
 
 # Rows checked or copied at a time, so that memory stays bounded.
 _CHUNK = 16_384
@@ -62,8 +62,8 @@ class EFBReader:
             InputError: The file is missing.
             EFBError: It is damaged; the message names the byte offset.
         """
-        self.path = require_file(Path(path))
-        size = self.path.stat().st_size
+        self.path = Path(path)
+        size = require_file(self.path, "efb")
         # An empty file cannot be mapped.
         raw = np.memmap(self.path, np.uint8, "r") if size else np.zeros(0, np.uint8)
         self._bytes: np.ndarray = raw.view(np.ndarray)
@@ -273,7 +273,8 @@ class EFBWriter:
             # A note about an older file of this name must not outlive that file.
             sidecar_path(self.path).unlink(missing_ok=True)
         if self._provenance is not None:
-            write_provenance(self.path, self._provenance, self._count, size)
+            digest = sha256_of(self.path)
+            write_provenance(self.path, self._provenance, self._count, size, digest)
 
 
 def _pack_tokens(ids: np.ndarray, mask: Sequence[int] | np.ndarray | None) -> bytes:

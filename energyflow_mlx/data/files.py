@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.received import MIB, open_file
 
 STANDARD_STREAM = Path("-")  # as a user types it
+
+
+MOST_LINE = 16 * MIB
+# What unpacks to more than this many times its size was made to fill a disk: sentences
+# take a third of their size.
+_MOST_UNPACKED, _UNPACKED_AT_ONCE = 200, 4 * MIB
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -20,25 +27,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     input, which can be read once.
 
     Raises:
-        InputError: The file is missing, unreadable, damaged or not UTF-8; the
+        InputError: The file is missing, unreadable, damaged or not UTF-8, a line has
+            more than ``MOST_LINE`` bytes, or a packed file unpacks without end; the
             message names the line.
     """
-    number = 0
+    number = unpacked = 0
     try:
         with _open_binary(path) as file:
-            for number, raw in enumerate(file, start=1):
+            while raw := file.readline(MOST_LINE + 1):
+                number += 1
+                unpacked += len(raw)
+                if unpacked > _UNPACKED_AT_ONCE and isinstance(file, _Unpacked):
+                    file.require_honest(unpacked)
+                if len(raw) > MOST_LINE:
+                    raise InputError(
+                        f"[data] {path}: line {number}: expected at most {MOST_LINE} "
+                        "bytes, got more."
+                    )
                 yield number, _decode_line(raw, path, number)
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, number, error) from error
-
-
-def require_file(path: Path) -> Path:
-    """Return ``path``, or say plainly that it is not there or not a file."""
-    if not path.exists():
-        raise InputError(f"[data] {path}: no such file.")
-    if not path.is_file():
-        raise InputError(f"[data] {path}: expected a file, got a folder.")
-    return path
 
 
 def require_other_file(output: Path, source: Path) -> None:
@@ -54,10 +62,32 @@ def require_other_file(output: Path, source: Path) -> None:
 def _open_binary(path: Path) -> BinaryIO:
     if path == STANDARD_STREAM:
         return open(sys.stdin.fileno(), "rb", closefd=False)
-    require_file(path)
+    file = open_file(path, "data")
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return path.open("rb")
+        return _Unpacked(file, path)  # type: ignore[return-value]
+    return file
+
+
+class _Unpacked(gzip.GzipFile):
+    """A packed file that knows how much of it was taken."""
+
+    def __init__(self, packed: BinaryIO, path: Path) -> None:
+        super().__init__(fileobj=packed, mode="rb")
+        self._packed, self._path = packed, path
+
+    def require_honest(self, unpacked: int) -> None:
+        """Refuse to go on where far more bytes came out than went in."""
+        taken = self._packed.tell()
+        if unpacked > _MOST_UNPACKED * taken:
+            raise InputError(
+                f"[data] {self._path}: must unpack to at most {_MOST_UNPACKED} times "
+                f"its size, got {unpacked} bytes of {taken}."
+            )
+
+    def close(self) -> None:
+        """Close the packed file too."""
+        super().close()
+        self._packed.close()
 
 
 def _decode_line(raw: bytes, path: Path, number: int) -> str:

@@ -20,8 +20,10 @@ from energyflow_mlx.data.files import read_lines
 from energyflow_mlx.data.vectors import require_targets
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
+from energyflow_mlx.runtime.received import MIB
 
 _MAX_ID = 2**31 - 1
+_MOST_RECORD = 4 * MIB  # parsed it takes some thirty times as much
 
 
 class Records(NamedTuple):
@@ -137,6 +139,8 @@ class _BadRecord(ValueError):
 
 
 def _parse(line: str, text_key: str) -> Record:
+    if len(line) > _MOST_RECORD:
+        raise _BadRecord(f"expected at most {_MOST_RECORD} characters, got {len(line)}")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -3,9 +3,11 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.atomic import sha256_of, write_text
+from energyflow_mlx.runtime.received import built, is_there, read_object, require_type
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,12 @@ def read_provenance(path: Path) -> Provenance | None:
         InputError: The note is damaged or belongs to another file.
     """
     note_path = sidecar_path(path)
-    if not note_path.exists():
+    if not is_there(note_path):
         return None
-    try:
-        note = json.loads(note_path.read_bytes())
-        size = note.pop("bytes")
-        note.pop("samples")
-        provenance = Provenance(**note)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"[efb] {note_path}: damaged note: {error}.") from error
+    note = _read_note(note_path)
+    size = note.pop("bytes")
+    note.pop("samples"), note.pop("sha256")
+    provenance = built(Provenance, note, f"[efb] {note_path}: damaged note")
     if size != path.stat().st_size:
         raise InputError(
             f"[efb] {note_path}: describes a file of {size} bytes, "
@@ -58,7 +57,34 @@ def read_provenance(path: Path) -> Provenance | None:
     return provenance
 
 
-def write_provenance(path: Path, note: Provenance, count: int, size: int) -> None:
-    """Write the note beside a finished EFB file of ``count`` samples."""
-    content = {**asdict(note), "samples": count, "bytes": size}
+def is_as_written(path: Path) -> bool:
+    """Whether an EFB file has the bytes that its note describes; it has a note."""
+    return _read_note(sidecar_path(path))["sha256"] == sha256_of(path)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """The note, what it says of the file itself included; earlier ones lack a digest.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    note = {"sha256": "", **read_object(path, "efb")}
+    for key, kind in {"bytes": int, "samples": int, "sha256": str}.items():
+        require_type(note.get(key), kind, f"[efb] {path}: damaged note: {key}")
+    return note
+
+
+def write_provenance(
+    path: Path, note: Provenance, count: int, size: int, digest: str
+) -> None:
+    """Write the note beside a finished EFB file.
+
+    Args:
+        path: The file.
+        note: What made its vectors.
+        count: Its samples.
+        size: Its bytes.
+        digest: sha256 of them.
+    """
+    content = {**asdict(note), "samples": count, "bytes": size, "sha256": digest}
     write_text(sidecar_path(path), json.dumps(content, indent=2) + "\n")

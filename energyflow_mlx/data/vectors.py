@@ -6,6 +6,8 @@ can have: so it can be scaled to length 1, and no half format overflows on it.
 """
 
 import io
+import tokenize
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +17,16 @@ import numpy as np
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
 from energyflow_mlx.runtime.disk import reserve
+from energyflow_mlx.runtime.received import require_file
 
 # Lengths outside this range mean a broken teacher or file, not a sentence.
 _NORMS = (0.01, 100.0)
 _BLOCK_ROWS = 8192
+# What numpy lets through for a header that is no dictionary of plain values.
+_BAD_HEADERS = (
+    *(OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError),
+    *(RecursionError, tokenize.TokenError),
+)
 
 
 def open_matrix(path: Path) -> np.ndarray:
@@ -29,11 +37,13 @@ def open_matrix(path: Path) -> np.ndarray:
     """
     if path.suffix != ".npy":
         raise InputError(f"[vectors] {path}: expected a .npy file of floats [N, E].")
+    require_file(path, "vectors")
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"[vectors] {path}: no such file.") from None
-    except (OSError, ValueError, EOFError) as error:
+        # The header alone is read; a large one, or an object's, is refused.
+        with warnings.catch_warnings(category=UserWarning, action="ignore"):
+            # Of a header that Python 2 wrote, which is read all the same.
+            rows = np.lib.format.open_memmap(path, mode="r")
+    except _BAD_HEADERS as error:
         raise InputError(f"[vectors] {path}: not a readable .npy: {error}.") from error
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:
         raise InputError(

@@ -1,14 +1,33 @@
 """What a run folder says about its run, as plain values for pictures and tables."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots.curves import Curves, curves_of
 from energyflow_mlx.runs.folder import RunFolder, differences, flatten
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runs.samples import read_samples
+from energyflow_mlx.runtime.received import require_type
 
 Record = dict[str, Any]
+Form = dict[str, Any]  # type of each key
+
+# What pictures and tables rely on.
+_SUMMARY: Form = {"status": str, "steps": int, "seconds": float}
+_SUMMARY |= {"best": dict[str, float | None]}
+_RETRIEVAL: Form = {"confused": int, "sentences": int, "worst": list[dict[str, Any]]}
+_CONFUSED: Form = dict.fromkeys(("sentence", "nearest"), str)
+_CONFUSED |= dict.fromkeys(("own_cosine", "nearest_cosine"), float)
+_SAMPLE: Form = {
+    "step": int,
+    "path": str,
+    "sentence": int,
+    "original": str,
+    "decoded": str,
+}
+_SAMPLE |= {"cosine": float | None}
 
 
 @dataclass(frozen=True)
@@ -53,9 +72,53 @@ def read_facts(run: RunFolder) -> RunFacts:
         name=run.path.resolve().name,
         settings=flatten(config.to_json()),
         changed=frozenset(differences(type(config)(), config)),
-        summary=run.read_summary(),
-        evaluation=run.read_evaluation(),
-        samples=read_samples(run.samples),
+        summary=_read_summary(run),
+        evaluation=_read_evaluation(run),
+        samples=_read_samples(run.samples),
         records=records,
         curves=curves_of(records),
     )
+
+
+def _read_summary(run: RunFolder) -> Record:
+    found = run.read_summary()
+    if found:
+        where = f"[plot] {run.summary}"
+        _require(found, _SUMMARY, where)
+        _require(found["best"], {"step": int}, f"{where}: best")
+    return found
+
+
+def _read_evaluation(run: RunFolder) -> Record:
+    found, where = run.read_evaluation(), f"[plot] {run.evaluation}"
+    details = found.get("details", {})
+    spearman = found.get("spearman", {})
+    require_type(spearman, dict[str, float | None], f"{where}: spearman")
+    require_type(details, dict[str, dict[str, Any]], f"{where}: details")
+    if retrieval := details.get("retrieval"):
+        _require(retrieval, _RETRIEVAL, f"{where}: retrieval")
+        for pair in retrieval["worst"]:
+            _require(pair, _CONFUSED, f"{where}: worst")
+    for name, points in details.get("sts", {}).items():
+        require_type(points, dict[str, list[float]], f"{where}: sts")
+        sizes = [len(points.get(key, ())) for key in ("score", "cosine")]
+        if name not in spearman or sizes[0] != sizes[1]:
+            raise InputError(
+                f"{where}: sts {name} must have a score and a cosine for each pair, "
+                f"got {sizes[0]} and {sizes[1]}."
+            )
+    return found
+
+
+def _read_samples(path: Path) -> list[Record]:
+    found = read_samples(path)
+    for number, sample in enumerate(found, 1):
+        _require(sample, _SAMPLE, f"[plot] {path}: line {number}")
+    return found
+
+
+def _require(found: Any, form: Form, where: str) -> None:
+    """Refuse an object that lacks a key, or has a value of another type there."""
+    require_type(found, dict[str, Any], where)
+    for key, kind in form.items():
+        require_type(found.get(key), kind, f"{where}: {key}")

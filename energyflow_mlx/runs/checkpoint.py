@@ -11,6 +11,7 @@ instantiates nothing by name. One process writes to a folder; any number may rea
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -33,15 +34,16 @@ from energyflow_mlx.runs.step_folders import (
 )
 from energyflow_mlx.runs.weights import (
     Arrays,
+    Payload,
     bytes_of,
     describe,
     grouped,
     read_arrays,
-    read_bytes,
     write_arrays,
 )
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, flush
 from energyflow_mlx.runtime.disk import writing
+from energyflow_mlx.runtime.received import built, read_json, require_type
 from energyflow_mlx.runtime.signed_json import DIGEST, digest_of, signed
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ logger = logging.getLogger(__name__)
 FORMAT = "energyflow-checkpoint"
 VERSION = 1
 HEADER = "checkpoint.json"
+
+_FILE = re.compile(r"[A-Za-z0-9_-]+\.safetensors")
 
 
 def save(
@@ -353,25 +357,40 @@ def _header(step: int, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / HEADER
-    try:
-        header = json.loads(read_bytes(file))
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"[checkpoint] {file}: must be JSON, got: {error}.") from error
+    header = read_json(file, "checkpoint")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"[checkpoint] {file}: must be of format '{FORMAT}'.")
     if header.get("version") != VERSION:
         raise VersionError(
             f"[checkpoint] {file}: must be of format version {VERSION}, got "
-            f"{header.get('version')!r}."
+            f"{str(header.get('version'))[:40]}."
         )
     if header.pop(DIGEST, None) != digest_of(header):
         raise InputError(
             f"[checkpoint] {file}: must match its own sha256: the file was changed "
             "after it was written."
         )
+    _require_form(header, f"[checkpoint] {file}")
     return header
+
+
+def _require_form(header: dict[str, Any], where: str) -> None:
+    """Refuse a header of another form than ``save`` writes, though it is signed."""
+    form = {"format": str, "version": int, "step": int, "meta": dict[str, Any]}
+    form |= {"files": dict[str, dict[str, Any]]}
+    if header.keys() != form.keys():
+        got = ", ".join(sorted(header))[:80]
+        raise InputError(f"{where}: must have {', '.join(form)}, got {got}.")
+    for key, kind in form.items():
+        require_type(header[key], kind, f"{where}: {key}")
+    if header["step"] < 0:
+        raise InputError(f"{where}: step must be at least 0, got {header['step']}.")
+    best = header["meta"].get("best_step", header["step"])
+    require_type(best, int, f"{where}: best_step")
+    for file, entry in header["files"].items():
+        if not _FILE.fullmatch(file):
+            raise InputError(f"{where}: no name of a file of arrays: {file[:60]!r}.")
+        built(Payload, entry, f"{where}: {file}")
 
 
 def _write_header(file: Path, header: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.disk import writing
+from energyflow_mlx.runtime.received import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The records of a file's whole lines, and what is wrong with the others."""
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, "metrics").split(b"\n")
     damage = ["skipped a torn last line"] if lines.pop() else []
     records = []
     chain: str | None = ""  # none: after a damaged line it is unknown

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.received import require_type
+
+_STORED = {"trained": list[str], "tokens_per_word": float | None, "step": int}
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,18 @@ class Record:
             values: The meta data.
             trained: What the run's objectives reach; holds where an earlier version
                 wrote the checkpoint, which kept no record.
+
+        Raises:
+            InputError: A value is of another type than ``to_json`` writes.
         """
-        return cls(
-            frozenset(values.get("trained", trained)),
-            values.get("tokens_per_word"),
-            int(values.get("step", 0)),
-        )
+        found = {
+            "trained": values.get("trained", list(trained)),
+            "tokens_per_word": values.get("tokens_per_word"),
+            "step": values.get("step", 0),
+        }
+        for key, kind in _STORED.items():
+            require_type(found[key], kind, f"[record] {key} of the model")
+        return cls(frozenset(found["trained"]), found["tokens_per_word"], found["step"])
 
 
 @dataclass(frozen=True)

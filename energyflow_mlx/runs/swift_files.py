@@ -20,6 +20,7 @@ import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
+from energyflow_mlx.runtime.received import read_bytes
 
 _F32 = np.dtype("<f4")
 _U32_MAX = 2**32 - 1
@@ -152,12 +153,7 @@ class _Reader:
     def __init__(self, path: Path, magic: bytes) -> None:
         self.path = Path(path)
         self.room = magic.decode().lower()
-        try:
-            self.data = self.path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"[{self.room}] {self.path}: must be readable, got {error.strerror}."
-            ) from error
+        self.data = read_bytes(self.path, self.room)
         self.offset = 0
         found = self.data[: len(magic)]
         if found != magic:

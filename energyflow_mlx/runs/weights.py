@@ -13,6 +13,7 @@ weights alone, as ``export`` writes them.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import mlx.core as mx
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.dtypes import BITS, require_dtype
+from energyflow_mlx.runs.safetensors_header import check_safetensors
 from energyflow_mlx.runtime.atomic import flush, sha256_of, write_aside
+from energyflow_mlx.runtime.received import require_file
 
 Arrays = dict[str, mx.array]
 
@@ -28,6 +31,21 @@ GROUP = 64  # weights with one scale and offset in float32: one bit more a weigh
 _ENTRY_BYTES = 256  # of an array's line in a file's header, and more
 _GROUP = re.compile(r"[A-Za-z0-9_-]+")
 _MATRIX, _SCALES, _OFFSETS = ".weight", ".scales", ".biases"
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a checkpoint's header says of one file.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Digest of its bytes.
+        arrays: Shape and dtype of each array, see ``describe``.
+    """
+
+    bytes: int
+    sha256: str
+    arrays: dict[str, dict[str, Any]]
 
 
 def save_weights(path: Path, arrays: Mapping[str, mx.array], dtype: mx.Dtype) -> None:
@@ -138,8 +156,16 @@ def load_full(path: Path) -> Arrays:
 
 def _widen(packed: mx.array, scales: mx.array, offsets: mx.array, at: str) -> mx.array:
     """A matrix in few bits as float32; how few, its shape and its scales' say."""
-    bits, rest = divmod(32 * packed.shape[-1], GROUP * scales.shape[-1])
-    if rest or bits not in BITS.values() or offsets.shape != scales.shape:
+    words, groups = packed.shape[-1:], scales.shape[-1:]
+    bits, rest = divmod(32 * sum(words), max(1, GROUP * sum(groups)))
+    is_whole = packed.shape[:-1] == scales.shape[:-1] and packed.ndim >= 2
+    is_float = all(mx.issubdtype(a.dtype, mx.floating) for a in (scales, offsets))
+    if (
+        not (is_whole and is_float and scales.dtype == offsets.dtype)
+        or rest
+        or bits not in BITS.values()
+        or offsets.shape != scales.shape
+    ):
         raise InputError(
             f"[weights] {at} must have {GROUP} weights a scale, got "
             f"{list(packed.shape)} words and {list(scales.shape)} scales."
@@ -200,11 +226,17 @@ def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:
     Raises:
         InputError: Size, digest, names, shapes or dtypes are not those of ``entry``.
     """
-    size, digest = _measure(path)
+    size = require_file(path, "weights")
     if size != entry["bytes"]:
         raise InputError(
             f"[weights] {path}: must be {entry['bytes']} bytes, got {size}."
         )
+    shapes = check_safetensors(path, "weights")
+    if {name: list(shape) for name, shape in shapes.items()} != _shapes_in(entry):
+        raise InputError(
+            f"[weights] {path}: must hold the arrays that its header entry names."
+        )
+    digest = sha256_of(path)
     if digest != entry["sha256"]:
         raise InputError(
             f"[weights] {path}: must have sha256 {entry['sha256'][:12]}..., got "
@@ -219,12 +251,8 @@ def read_arrays(path: Path, entry: dict[str, Any]) -> Arrays:
     return arrays
 
 
-def _measure(path: Path) -> tuple[int, str]:
-    """Bytes and sha256 of a file."""
-    try:
-        return path.stat().st_size, sha256_of(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+def _shapes_in(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: array.get("shape") for name, array in entry["arrays"].items()}
 
 
 def _load(path: Path) -> Arrays:
@@ -233,30 +261,16 @@ def _load(path: Path) -> Arrays:
     MLX reads on a thread of its own. It is given the path, never a Python file object:
     a thread that still holds one when the interpreter ends aborts the process.
     """
+    check_safetensors(path, "weights")
     try:
-        path.open("rb").close()  # MLX does not say why it cannot read
         arrays = mx.load(str(path), format="safetensors")
         mx.eval(arrays)
-    except OSError as error:
-        raise _unreadable(path, error) from error
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"[weights] {path}: must be a safetensors file, got: {error}."
         ) from error
     assert isinstance(arrays, dict)
     return arrays
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file; failing to is the user's to mend, hence an ``InputError``."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"[weights] {path}: must be readable, got {error.strerror}.")
 
 
 def describe(array: mx.array) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.received import is_there, read_object
 
 DIGEST = "sha256"
 
@@ -45,13 +46,9 @@ def read_signed(path: Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         InputError: It holds no JSON object, or was changed after it was written.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"[files] {path} is not JSON: {error}.") from None
-    if not isinstance(values, dict):
-        kind = type(values).__name__
-        raise InputError(f"[files] {path} must be a JSON object, got {kind}.")
+    if not is_there(path):
+        raise FileNotFoundError(path)
+    values = read_object(path, "files")
     if DIGEST in values and values.pop(DIGEST) != digest_of(values):
         raise InputError(
             f"[files] {path} must match its own {DIGEST}: the file was changed after "

@@ -15,6 +15,7 @@ finished entry may lie on a disk that is only read.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -39,6 +40,7 @@ from energyflow_mlx.runtime.atomic import (
     write_text,
 )
 from energyflow_mlx.runtime.disk import require_space, writing
+from energyflow_mlx.runtime.received import read_bytes, read_object, require_file
 
 SHARD_TEXTS = 4096
 _VERSION = 1
@@ -149,11 +151,23 @@ def _lock(path: Path) -> TextIO:
         while True:
             path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError), ExitStack() as stack:
-                file = stack.enter_context(path.open("a"))
+                file = stack.enter_context(open(path, "a", opener=_open_own))
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()
                     return file
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Open a file that is no link or pipe somebody else has put there."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise InputError(
+            f"[teacher] {path}: must be a file that can be locked: {error.strerror}."
+        ) from error
 
 
 def _fault(folder: Path, shape: tuple[int, int]) -> str | None:
@@ -176,9 +190,9 @@ def _discard(folder: Path, fault: str) -> None:
 
 
 def _check_entry(folder: Path, count: int, dimension: int) -> None:
-    entry = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+    entry = read_object(folder / _ENTRY, "teacher")
     vectors = folder / _VECTORS
-    if (size := vectors.stat().st_size) != entry["bytes"]:
+    if (size := require_file(vectors, "teacher")) != entry["bytes"]:
         raise ValueError(f"{_VECTORS} must have {entry['bytes']} bytes, got {size}")
     if sha256_of(vectors) != entry["sha256"]:
         raise ValueError(f"the sha256 of {_VECTORS} is not the recorded one")
@@ -229,7 +243,7 @@ def _read_shard(path: Path, count: int, dimension: int) -> np.ndarray | None:
     """Read a finished shard; None when there is none or it is damaged."""
     if not path.is_file():
         return None
-    data = path.read_bytes()
+    data = read_bytes(path, "teacher")
     payload = memoryview(data)[_DIGEST_BYTES:]
     intact = hashlib.sha256(payload).digest() == data[:_DIGEST_BYTES]
     if not intact or len(payload) != count * dimension * 4:

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.safetensors_header import check_safetensors
 from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import sha256_of
+from energyflow_mlx.runtime.received import is_there, read_object, require_file
 from energyflow_mlx.teacher.stages import (
     MODULES,
     PROMPTS,
     SENTENCE,
     Stages,
-    read_json,
     read_stages,
 )
 
@@ -90,7 +91,8 @@ def open_folder(name_or_path: str | Path) -> TeacherFolder:
     path = root / stages.model
     for name in (CONFIG, TOKENIZER, WEIGHTS):
         _require_file(path, name)
-    config = read_json(path / CONFIG)
+    check_safetensors(path / WEIGHTS, "teacher")
+    config = read_object(path / CONFIG, "teacher")
     weights_digest = sha256_of(path / WEIGHTS)
     if name_or_path == MINILM and weights_digest != MINILM_SHA256:
         raise InputError(
@@ -127,7 +129,8 @@ def _find_package() -> Path:
 
 
 def _require_file(folder: Path, name: str) -> None:
-    if (folder / name).is_file():
+    if is_there(folder / name):
+        require_file(folder / name, "teacher")
         return
     if name == WEIGHTS and (folder / "pytorch_model.bin").is_file():
         raise InputError(

@@ -19,6 +19,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.weights import (
     StoredNames,
     gelu_form,
+    number,
     positive,
     require_divisor,
 )
@@ -158,7 +159,7 @@ class BertConfig:
         parsed = cls(
             layout=name,
             segments=segments if layout.has_segments else 0,
-            norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+            norm_eps=number(config, "layer_norm_eps", source, 1e-12),
             gelu=gelu_form(config.get(layout.activation, "gelu"), source),
             padding_id=_padding_id(config, source, layout),
             **sizes,

@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.nn.activations import activation
+from energyflow_mlx.runtime.received import require_type
 from energyflow_mlx.teacher.attention import (
     HIDDEN_SCORE,
     attend,
@@ -29,6 +30,7 @@ from energyflow_mlx.teacher.attention import (
 from energyflow_mlx.teacher.weights import (
     StoredNames,
     gelu_form,
+    number,
     positive,
     require_divisor,
 )
@@ -100,7 +102,7 @@ class ModernBertConfig:
             heads=positive(config, "num_attention_heads", source),
             hidden=positive(config, "intermediate_size", source),
             max_positions=positive(config, "max_position_embeddings", source),
-            norm_eps=float(config.get("norm_eps", 1e-5)),
+            norm_eps=number(config, "norm_eps", source, 1e-5),
             gelu=gelu_form(config.get("hidden_activation", "gelu"), source),
             is_local=_local_layers(config, source),
             window=positive(config, "local_attention", source, 128) // 2,
@@ -120,6 +122,7 @@ def _local_layers(config: Mapping[str, Any], source: str) -> tuple[bool, ...]:
     period = positive(config, "global_attn_every_n_layers", source, 3)
     usual = [_LOCAL if index % period else _FULL for index in range(layers)]
     kinds = config.get("layer_types") or usual
+    require_type(kinds, list[str], f"[teacher] {source}: layer_types")
     if len(kinds) != layers or not {_FULL, _LOCAL}.issuperset(kinds):
         raise InputError(
             f"[teacher] {source}: layer_types must be {layers} of {_FULL} and "
@@ -131,13 +134,18 @@ def _local_layers(config: Mapping[str, Any], source: str) -> tuple[bool, ...]:
 def _base(config: Mapping[str, Any], kind: str, source: str) -> float:
     """Base of the rotary positions of one kind of layer."""
     key, usual = _ROPE[kind]
-    group = (config.get("rope_parameters") or {}).get(kind) or {}
+    groups = config.get("rope_parameters") or {}
+    require_type(groups, dict[str, Any], f"[teacher] {source}: rope_parameters")
+    group = groups.get(kind) or {}
+    require_type(group, dict[str, Any], f"[teacher] {source}: {kind}")
     scaling = config.get("rope_scaling") or group.get("rope_type", "default")
     if scaling != "default":
         raise InputError(
             f"[teacher] {source}: rotary positions must not be scaled, got {scaling!r}."
         )
-    return float(group.get("rope_theta") or config.get(key) or usual)
+    if group.get("rope_theta"):
+        return number(group, "rope_theta", source, usual)
+    return number(config, key, source, usual)
 
 
 class ModernBertLayer(nn.Module):

@@ -10,10 +10,9 @@ that the library sentence-transformers saves.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast, get_args
 
 import mlx.core as mx
@@ -21,13 +20,21 @@ import mlx.nn as nn
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.ops import gelu, masked_mean
+from energyflow_mlx.runs.safetensors_header import check_safetensors
 from energyflow_mlx.runtime.atomic import sha256_of
+from energyflow_mlx.runtime.received import (
+    is_there,
+    read_json,
+    read_object,
+    require_type,
+)
 from energyflow_mlx.teacher.weights import StoredNames, fill, positive
 
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
 SENTENCE = "sentence_bert_config.json"
 _POOLING_FOLDER = "1_Pooling"
+_DEFAULT_PROMPT = "default_prompt_name"
 _KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
 _SENTENCE_INPUT = "sentence_embedding"
 
@@ -129,50 +136,40 @@ def read_stages(folder: Path) -> Stages:
     if rest and rest[-1][0] == "Normalize":
         rest = rest[:-1]
     settings = _optional(folder / PROMPTS)
-    prompts = settings.get("prompts") or {}
-    if not isinstance(prompts, dict):
-        raise InputError(f"[teacher] {folder / PROMPTS}: prompts must be an object.")
+    prompts, default = settings.get("prompts") or {}, settings.get(_DEFAULT_PROMPT)
+    where = f"[teacher] {folder / PROMPTS}"
+    require_type(prompts, dict[str, str], f"{where}: prompts")
+    require_type(default, str | None, f"{where}: {_DEFAULT_PROMPT}")
     return Stages(
         pooling=_read_pooling(folder / pooling / "config.json"),
         after=tuple(_read_after(folder, kind, path) for kind, path in rest),
-        prompts=tuple((str(name), str(text)) for name, text in prompts.items()),
-        default_prompt=settings.get("default_prompt_name"),
+        prompts=tuple(prompts.items()),
+        default_prompt=default,
         lower_case=_optional(folder / model / SENTENCE).get("do_lower_case") is True,
         model=model,
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        InputError: The file is not readable or something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"[teacher] {path}: not readable JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"[teacher] {path}: must be a JSON object.")
-    return value
-
-
 def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_object(path, "teacher") if is_there(path) else {}
 
 
 def _read_modules(path: Path) -> list[tuple[str, str]]:
     """Kind and folder of every stage."""
-    if not path.is_file():
+    if not is_there(path):
         return []
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        modules = [
-            (str(module["type"]).rsplit(".", 1)[-1], str(module.get("path", "")))
-            for module in listed
-        ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"[teacher] {path}: not a list of modules.") from error
+    listed = read_json(path, "teacher")
+    require_type(listed, list[dict[str, Any]], f"[teacher] {path}: the modules")
+    modules = [(module.get("type"), module.get("path", "")) for module in listed]
+    for module in modules:
+        require_type(list(module), list[str], f"[teacher] {path}: type and path")
+        inside = PurePosixPath(module[1])
+        if inside.is_absolute() or ".." in inside.parts:
+            raise InputError(
+                f"[teacher] {path}: a module's path must stay in the folder, got "
+                f"{module[1]!r}."
+            )
+    modules = [(kind.rsplit(".", 1)[-1], inside) for kind, inside in modules]
     for kind, _ in modules:
         if kind not in _KNOWN:
             raise InputError(
@@ -184,15 +181,16 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
 
 def _read_pooling(path: Path) -> Pooling:
     """Mean over real tokens unless the model says otherwise."""
-    if not path.is_file():
+    if not is_there(path):
         return "mean"
-    modes = read_json(path)
+    modes = read_object(path, "teacher")
     chosen = modes.get("pooling_mode")
     if chosen is None:
         flags = (key for key, value in modes.items() if value is True)
         named = [key for key in flags if key.startswith("pooling_mode_")]
         chosen = sorted(key.removeprefix("pooling_mode_") for key in named)
-    listed = [chosen] if isinstance(chosen, str) else list(chosen)
+    require_type(chosen, str | list[str], f"[teacher] {path}: pooling_mode")
+    listed = [chosen] if isinstance(chosen, str) else chosen
     if len(listed) != 1 or listed[0] not in _POOLING_NAMES:
         raise InputError(
             f"[teacher] {path}: pooling must be mean_tokens, cls_token or lasttoken "
@@ -210,7 +208,7 @@ def _read_after(folder: Path, kind: str, path: str) -> Dense | None:
             f"[teacher] {folder / MODULES}: only Dense and Normalize may follow the "
             f"pooling, got {kind}."
         )
-    config = read_json(source)
+    config = read_object(source, "teacher")
     name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if name not in _ACTIVATIONS:
         raise InputError(
@@ -220,13 +218,16 @@ def _read_after(folder: Path, kind: str, path: str) -> Dense | None:
     if config.get("module_input_name", _SENTENCE_INPUT) != _SENTENCE_INPUT:
         raise InputError(f"[teacher] {source}: must read {_SENTENCE_INPUT}.")
     weights = folder / path / "model.safetensors"
-    if not weights.is_file():
+    if not is_there(weights):
         raise InputError(
             f"[teacher] {weights} is missing; a pytorch_model.bin is a pickle, which "
             "is never read."
         )
+    check_safetensors(weights, "teacher")
+    has_bias = config.get("bias", True)
+    require_type(has_bias, bool, f"[teacher] {source}: bias")
     sizes = tuple(positive(config, key, str(source)) for key in _WIDTHS)
-    return Dense(weights, cast(tuple[int, int], sizes), config.get("bias", True), name)
+    return Dense(weights, cast(tuple[int, int], sizes), has_bias, name)
 
 
 _WIDTHS = ("in_features", "out_features")

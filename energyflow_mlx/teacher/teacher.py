@@ -22,6 +22,7 @@ from energyflow_mlx.data.chunks import run_chunks, windows_of
 from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.vectors import require_taught, targets_of, unit_rows
 from energyflow_mlx.errors import InputError, TokenizerErrors
+from energyflow_mlx.runtime.received import MOST_TOKENIZER, read_text
 from energyflow_mlx.teacher.cache import cached_vectors
 from energyflow_mlx.teacher.folder import TeacherFolder
 from energyflow_mlx.teacher.stages import Head, unit
@@ -194,8 +195,9 @@ def _forward(
 
 
 def _load_tokenizer(path: Path, max_length: int) -> tokenizers.Tokenizer:
+    text = read_text(path, "teacher", MOST_TOKENIZER)
     with TokenizerErrors(path):
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer

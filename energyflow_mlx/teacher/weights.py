@@ -13,12 +13,15 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.safetensors_header import check_safetensors
+from energyflow_mlx.runtime.received import require_type
 
 _GELU_FORMS: dict[str, str] = {
     "gelu": "exact",
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
 }
+_MOST_LAYERS, _MOST_SIZE = 1024, 2**24
 # Of a model with a head, before the name of the plain model's tensor.
 _PREFIXES = ("bert.", "distilbert.", "roberta.", "mpnet.", "model.")
 
@@ -44,9 +47,10 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
     Raises:
         InputError: The file is damaged.
     """
+    check_safetensors(path, "teacher")
     try:
-        stored: dict[str, mx.array] = mx.load(str(path))
-    except RuntimeError as error:
+        stored: dict[str, mx.array] = mx.load(str(path), format="safetensors")
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"[teacher] {path}: not readable: {error}") from error
     return stored
 
@@ -65,6 +69,15 @@ def fill(module: nn.Module, stored_names: StoredNames, path: Path) -> None:
     weights = {}
     for ours, parameter in tree_flatten(module.parameters()):
         parts = [_take(tensors, name, path) for name in stored_names.names[ours]]
+        if (
+            len({(part.ndim, part.shape[1:]) for part in parts}) > 1
+            or not parts[0].ndim
+        ):
+            shapes = ", ".join(str(list(part.shape)) for part in parts)
+            raise InputError(
+                f"[teacher] {path}: the parts of {ours} must be of one width, got "
+                f"{shapes}."
+            )
         weights[ours] = mx.concatenate(parts)
         if weights[ours].shape != parameter.shape:
             raise InputError(
@@ -77,6 +90,9 @@ def fill(module: nn.Module, stored_names: StoredNames, path: Path) -> None:
         mx.eval(module.parameters())
     except RuntimeError as error:
         raise InputError(f"[teacher] {path}: not readable: {error}") from error
+    for ours, array in weights.items():
+        if not mx.isfinite(array).all().item():
+            raise InputError(f"[teacher] {path}: {ours} must be finite.")
 
 
 def _plain_name(name: str) -> str:
@@ -111,14 +127,31 @@ def positive(
     """A positive integer of a parsed ``config.json``.
 
     Raises:
-        InputError: It is missing without a default, or something else.
+        InputError: It is missing without a default, larger than any model's, or
+            something else.
     """
     value = config.get(key, default)
+    most = _MOST_LAYERS if "layers" in key else _MOST_SIZE
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(
             f"[teacher] {source}: {key} must be a positive integer, got {value!r}."
         )
+    if value > most:
+        raise InputError(
+            f"[teacher] {source}: {key} must be at most {most}, got {value}."
+        )
     return value
+
+
+def number(config: Mapping[str, Any], key: str, source: str, default: float) -> float:
+    """A number of a parsed ``config.json``.
+
+    Raises:
+        InputError: It is something else.
+    """
+    value = config.get(key, default)
+    require_type(value, float, f"[teacher] {source}: {key}")
+    return float(value)
 
 
 def gelu_form(name: object, source: str) -> str:

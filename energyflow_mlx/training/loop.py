@@ -142,7 +142,7 @@ class Trainer(UpdateRunner):
         self.progress.take_over(found.meta)
         self._means = RunningMeans.from_json(found.meta.get("means", {}))
         self._log_digest = found.meta.get("log", "")
-        self._trained |= frozenset(found.meta.get("trained", ()))
+        self._trained |= Record.from_json(found.meta, ()).trained
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 

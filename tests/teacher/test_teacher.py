@@ -152,7 +152,7 @@ def test_damaged_weights_raise_instead_of_giving_zeros(tmp_path):
     name = "encoder.layer.0.output.dense.bias"
     weights[name] = mx.full(weights[name].shape, float("nan"))
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    with pytest.raises(InputError, match="vector of .* must be finite .* got norm nan"):
+    with pytest.raises(InputError, match="safetensors: .* must be finite"):
         load_teacher(folder, 16, normalize=True).encode(TEXTS, batch_size=64)
 
 

@@ -30,6 +30,7 @@ from energyflow_mlx.runs.record import Record
 from energyflow_mlx.runs.weights import load_full, save_as
 from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import folder_aside
+from energyflow_mlx.runtime.received import built, read_object
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -216,10 +217,65 @@ def build_pretrained(
         raise InputError(
             f"[load] {where} must hold a model's weights, got {min(unknown)}."
         )
-    model = build_model(config, parts, tokenizer.vocab_size, dimension)
+    _require_sizes(config, parts, weights, dimension, where)
+    try:
+        model = build_model(config, parts, tokenizer.vocab_size, dimension)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"[load] {where}: its settings build no model: {error}."
+        ) from error
     require_match(flat_parameters(model), weights, where)
+    require_finite(weights, where)
     install_parameters(model, weights)
     return Pretrained(model, tokenizer, config, dimension)
+
+
+def _require_sizes(
+    config: Config,
+    parts: set[str],
+    weights: Mapping[str, mx.array],
+    dimension: int,
+    where: str,
+) -> None:
+    """Refuse sizes that no array of the weights has, before anything is built."""
+    sides = {side for array in weights.values() for side in array.shape}
+    if not config.data.buckets:
+        raise InputError(f"[load] {where}: data.buckets of its settings must be set.")
+    wanted = {"dimension": dimension}
+    for part in parts & {"encoder", "decoder"}:
+        group = getattr(config, part)
+        names = {"dim", "hidden", "max_positions"} & vars(group).keys()
+        wanted |= {f"{part}.{name}": getattr(group, name) for name in sorted(names)}
+    for name, size in wanted.items():
+        if size not in sides:
+            raise InputError(
+                f"[load] {where}: must hold an array with a side of {name} = {size}, "
+                "got none."
+            )
+    # Computed rather than drawn, and so at once.
+    positions = weights.get("encoder.positions")
+    rows = getattr(config.encoder, "max_positions", None)
+    if rows and positions is not None and positions.shape != (rows, config.encoder.dim):
+        raise InputError(
+            f"[load] {where}: 'encoder.positions' must be "
+            f"{[rows, config.encoder.dim]}, got {list(positions.shape)}."
+        )
+    if bool(config.shared_blocks) != ("shared" in parts) and {"encoder"} & parts:
+        raise InputError(
+            f"[load] {where}: must hold {config.shared_blocks} shared blocks by its "
+            f"settings, got {'some' if 'shared' in parts else 'none'}."
+        )
+
+
+def require_finite(weights: Mapping[str, mx.array], where: str) -> None:
+    """Refuse weights that no training leaves behind.
+
+    Raises:
+        InputError: A number is NaN or infinite; names the array.
+    """
+    for name, array in weights.items():
+        if not mx.isfinite(array).all().item():
+            raise InputError(f"[load] {where}: {name!r} must be finite.")
 
 
 def find_folder(path_or_id: str | Path) -> Path:
@@ -235,19 +291,11 @@ def find_folder(path_or_id: str | Path) -> Path:
 
 
 def _read_header(path: Path) -> Header:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"[load] {path}: no such file.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"[load] {path}: not readable JSON: {error}.") from error
+    values = read_object(path, "load")
     found = {k: values.get(k) for k in ("format", "version")}
     if found != {"format": FORMAT, "version": VERSION}:
         raise InputError(
             f"[load] {path}: must have format {FORMAT}, version {VERSION}, got "
-            f"{found['format']}, {found['version']}."
+            f"{str(found['format'])[:40]}, {str(found['version'])[:40]}."
         )
-    try:
-        return Header(**values)
-    except TypeError as error:
-        raise InputError(f"[load] {path}: damaged: {error}.") from error
+    return built(Header, values, f"[load] {path}")

@@ -19,6 +19,7 @@ from energyflow_mlx.runs.trackers.csv_file import CsvTracker
 from energyflow_mlx.runs.trackers.mlflow import MlflowTracker
 from energyflow_mlx.runs.trackers.tensorboard import TensorBoardTracker
 from energyflow_mlx.runs.trackers.wandb import WandbTracker
+from energyflow_mlx.runtime.received import require_type
 from energyflow_mlx.runtime.signed_json import read_signed, write_signed
 
 logger = logging.getLogger(__name__)
@@ -128,11 +129,13 @@ class TrackedLog(MetricsLog):
         if not self._state.is_file():
             return {}
         try:
-            return read_signed(self._state)
+            found = read_signed(self._state)
+            require_type(found, dict[str, str], f"[trackers] {self._state}")
         except InputError as error:
             said = str(error).removesuffix(".")
             logger.warning("%s; the trackers are filled anew", said)
             return {}
+        return found
 
     def _write_state(self) -> None:
         write_signed(self._state, self._idents)

@@ -21,20 +21,7 @@ Item = TypeVar("Item")
 
 _BLOCK_TEXTS = 8192
 _BYTE_ALPHABET = 256
-
-
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
-
-    Raises:
-        InputError: It is missing or not readable.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"[tokenizer] {path}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"[tokenizer] {path}: not readable: {error}.") from error
+_MOST_SPELLING = 10**8  # 250,000 pieces of 8 characters make a sixth of it
 
 
 def parse_tokenizer(text: str, path: Path) -> tokenizers.Tokenizer:
@@ -155,10 +142,17 @@ def pieces_by_id(tokenizer: tokenizers.Tokenizer, path: Path) -> list[str]:
     """List a tokenizer's vocabulary by id.
 
     Raises:
-        InputError: The ids are not 0, 1, 2 and so on.
+        InputError: The ids are not 0, 1, 2 and so on, or the pieces are so long that
+            spelling them with others would take minutes.
     """
     vocab: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     pieces = sorted(vocab, key=vocab.__getitem__)
     if [vocab[piece] for piece in pieces] != list(range(len(pieces))):
         raise InputError(f"[tokenizer] {path}: token ids must be 0, 1, 2 and so on.")
+    if (work := sum(len(piece) ** 2 for piece in pieces)) > _MOST_SPELLING:
+        longest = max(map(len, pieces))
+        raise InputError(
+            f"[tokenizer] {path}: squares of the pieces' lengths must sum to at most "
+            f"{_MOST_SPELLING}, got {work}; the longest has {longest} characters."
+        )
     return pieces

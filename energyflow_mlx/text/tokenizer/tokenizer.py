@@ -12,25 +12,34 @@ source ids enter the path in its middle and give the same student ids.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.received import MOST_TOKENIZER, read_text
 from energyflow_mlx.text.tokenizer.detokenize import detokenize
+from energyflow_mlx.text.tokenizer.record import (
+    SOURCE_FILE,
+    STUDENT_FILE,
+    VERSION,
+    Kind,
+    digest_of,
+    read_record,
+    require_vocabulary,
+    sha256_of_text,
+)
 from energyflow_mlx.text.tokenizer.teacher_tokenizer import (
     check_word_pieces,
     count_pieces,
     encode_blocks,
     parse_tokenizer,
     pieces_by_id,
-    read_text,
     train_byte_pairs,
 )
 from energyflow_mlx.text.tokenizer.vocabulary import (
@@ -47,12 +56,7 @@ from energyflow_mlx.text.tokenizer.vocabulary import (
     surface,
 )
 
-SOURCE_FILE = "tokenizer.json"
-STUDENT_FILE = "student_vocab.json"
-_VERSION = 1
 _SHORTEST = 3  # start, one token, end
-
-Kind = Literal["wordpiece", "bpe"]
 
 
 class Tokenizer:
@@ -98,7 +102,7 @@ class Tokenizer:
         self.source_ids = vocabulary.source_ids
         self.vocab_size = len(self.tokens)
         self.special = SpecialIds(*range(len(SPECIALS)))
-        self.fingerprint = _digest(self._record())
+        self.fingerprint = digest_of(self._record())
 
     @classmethod
     def from_source(
@@ -119,7 +123,7 @@ class Tokenizer:
         Raises:
             InputError: The file is not a WordPiece tokenizer with BERT's specials.
         """
-        text = read_text(tokenizer_json)
+        text = read_text(tokenizer_json, "tokenizer", MOST_TOKENIZER)
         teacher = parse_tokenizer(text, tokenizer_json)
         check_word_pieces(teacher, tokenizer_json)
         pieces = pieces_by_id(teacher, tokenizer_json)
@@ -259,13 +263,16 @@ class Tokenizer:
                 together.
         """
         path = Path(folder) / STUDENT_FILE
-        source_json = read_text(Path(folder) / SOURCE_FILE)
-        record = _parse_record(read_text(path), path)
-        if record["source_sha256"] != _sha256(source_json):
+        source = Path(folder) / SOURCE_FILE
+        source_json = read_text(source, "tokenizer", MOST_TOKENIZER)
+        record = read_record(path)
+        if record["source_sha256"] != sha256_of_text(source_json):
             raise InputError(
                 f"[tokenizer] {folder}: {SOURCE_FILE} is damaged, or not the one that "
                 f"{STUDENT_FILE} was made from."
             )
+        pieces = pieces_by_id(parse_tokenizer(source_json, source), source)
+        require_vocabulary(record, pieces, path)
         source_ids = np.array(record["source_ids"], np.int32)
         vocabulary = Vocabulary(tuple(record["tokens"]), source_ids)
         return cls(record["kind"], source_json, vocabulary)
@@ -273,9 +280,9 @@ class Tokenizer:
     def _record(self) -> dict[str, Any]:
         """Everything that decides the ids, as written to the disk."""
         return {
-            "version": _VERSION,
+            "version": VERSION,
             "kind": self.kind,
-            "source_sha256": _sha256(self._source_json),
+            "source_sha256": sha256_of_text(self._source_json),
             "tokens": list(self.tokens),
             "source_ids": self.source_ids.tolist(),
         }
@@ -354,30 +361,3 @@ class Tokenizer:
             else:
                 words.append(self._surfaces[i])
         return detokenize([join_bytes(word) for word in words])
-
-
-def _parse_record(text: str, path: Path) -> dict[str, Any]:
-    """Parse a student vocabulary whose digest agrees."""
-    try:
-        record = json.loads(text)
-        fingerprint = record.pop("fingerprint")
-        version = record["version"]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"[tokenizer] {path}: damaged, or not a vocabulary file: {error!r}."
-        ) from error
-    if version != _VERSION:
-        raise InputError(
-            f"[tokenizer] {path}: version must be {_VERSION}, got {version}."
-        )
-    if _digest(record) != fingerprint:
-        raise InputError(f"[tokenizer] {path}: damaged, its digest does not agree.")
-    return record
-
-
-def _digest(record: dict[str, Any]) -> str:
-    return _sha256(json.dumps(record, sort_keys=True))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

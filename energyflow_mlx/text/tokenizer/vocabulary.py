@@ -14,12 +14,15 @@ Latin-1, general punctuation and currency signs.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from energyflow_mlx.errors import InputError
 
 CONTINUES = "##"
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
@@ -28,6 +31,7 @@ SPECIALS = (PAD, UNKNOWN, START, END)
 _ENGLISH_RANGES = ((0x0000, 0x00FF), (0x2010, 0x2027), (0x20A0, 0x20BF))
 # Python's own way to carry a single byte in a string ("surrogateescape").
 _BYTE_CARRIER = 0xDC00
+_BYTE_NAME = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class SpecialIds(NamedTuple):
@@ -59,7 +63,7 @@ def byte_name(byte: int) -> str:
 def surface(piece: str) -> str:
     """Return the text a piece stands for; a byte becomes an escaped byte."""
     text = body(piece)
-    if len(text) == len("<0x00>") and text.startswith("<0x") and text.endswith(">"):
+    if _BYTE_NAME.fullmatch(text):
         byte = int(text[3:5], 16)
         return chr(byte) if byte < 0x80 else chr(_BYTE_CARRIER + byte)
     return text
@@ -155,9 +159,17 @@ class Vocabulary:
         Returns:
             Student ids ``[sum of counts]`` and the place where each piece's begin,
             ``[S + 1]``, both int32.
+
+        Raises:
+            InputError: A piece cannot be spelt with the tokens.
         """
         ids = {token: i for i, token in enumerate(self.tokens)}
-        spelt = [[ids[t] for t in spell(piece, ids.__contains__)] for piece in pieces]
+        try:
+            spelt = [[ids[t] for t in spell(p, ids.__contains__)] for p in pieces]
+        except KeyError as error:
+            raise InputError(
+                f"[tokenizer] the tokens must spell every piece, {error} is missing."
+            ) from None
         begins = np.zeros(len(pieces) + 1, np.int32)
         begins[1:] = np.cumsum([len(row) for row in spelt])
         return np.array([i for row in spelt for i in row], np.int32), begins
