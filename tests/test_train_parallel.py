@@ -50,7 +50,7 @@ def test_one_process_writes_and_shows_the_run(launched):
     names = {p.name for p in (folder / "run").iterdir()}
     assert names == {
         *("config.json", "metrics.jsonl", "checkpoints", "summary.json", "tokenizer"),
-        "samples.jsonl",
+        *("samples.jsonl", "lock"),
     }
     records = read_metrics(folder / "run" / "metrics.jsonl")
     assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4]

@@ -22,6 +22,7 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder, deciding, has_other_length
 from energyflow_mlx.runs.lock import FolderLock
 from energyflow_mlx.runs.room import require_room
+from energyflow_mlx.runs.start import remove_leftovers, start
 from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
@@ -89,7 +90,7 @@ def run(
         _require_space(trainer)
         if folder.is_writer and not lock.is_held:
             lock.acquire()
-            folder.start(config, trainer.data.tokenizer.save)
+            start(folder, config, trainer.data.tokenizer.save)
         elif begun.is_changed:
             _prolong(trainer)
         folder.prune(trainer.progress.step, keep=config.trainer.keep)
@@ -162,7 +163,7 @@ def _begun(folder: RunFolder, config: Config, lock: FolderLock) -> _Begun:
     if folder.exists():
         lock.acquire()
         found = _settled(folder, config)  # until then another process had its will
-        folder.remove_leftovers()
+        remove_leftovers(folder)
     if found.is_changed:
         return found
     return found._replace(summary=folder.read_summary())

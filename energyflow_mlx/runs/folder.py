@@ -6,9 +6,7 @@ a run: one without it holds nothing yet, and a start there begins anew.
 """
 
 import os
-import shutil
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,11 @@ import mlx.core as mx
 
 from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.runs import checkpoint, step_folders
+from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.results import read_result, read_summary
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
-from energyflow_mlx.runtime.atomic import (
-    TEMPORARY_PREFIX,
-    folder_aside,
-    remove_leftovers,
-)
+from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
 from energyflow_mlx.runtime.signed_json import write_signed
 
 # Kinds of arrays in a checkpoint, the first part of their names.
@@ -231,45 +225,6 @@ class RunFolder:
         """Whether a file was there before any run: no leftover of a start cut short."""
         ours = (self.tokenizer.name, self.lock.name, _OF_HYDRA)
         return path.name not in ours and not path.name.startswith(TEMPORARY_PREFIX)
-
-    def remove_leftovers(self) -> None:
-        """Remove the temporary files of a process that was killed while it trained.
-
-        The caller holds the lock. Those of commands that read the run stay: they may
-        be at work.
-        """
-        for path in (
-            *(self.config, self.tokenizer, self.metrics, self.samples, self.summary),
-            self.trackers_state,
-        ):
-            remove_leftovers(path)
-        step_folders.remove_leftovers(self.checkpoints)
-
-    def start(self, config: Config, save_tokenizer: Callable[[Path], None]) -> None:
-        """Make the folder a run: the tokenizer first, the configuration last.
-
-        The caller holds the lock. A start that fails leaves nothing.
-
-        Args:
-            config: Its configuration.
-            save_tokenizer: Writes the tokenizer into a folder.
-
-        Raises:
-            InputError: Another process began a run here meanwhile.
-            OSError: The disk is full or cannot be written.
-        """
-        if self.exists():
-            raise InputError(
-                f"[run] {self.path} must hold no run yet, got one that another process "
-                "began meanwhile; the same command goes on with it."
-            )
-        self.remove_leftovers()
-        with ExitStack() as undo:
-            undo.callback(shutil.rmtree, self.tokenizer, ignore_errors=True)
-            with folder_aside(self.tokenizer) as aside:
-                save_tokenizer(aside)
-            self.begin(config)
-            undo.pop_all()
 
     def begin_again(self, config: Config) -> None:
         """Write the configuration of a run that is to go on longer than it was to.

@@ -14,6 +14,7 @@ import pytest
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.lock import FolderLock
+from energyflow_mlx.runs.start import start
 from energyflow_mlx.text.tokenizer import Tokenizer
 from tests.build.tiny import SENTENCES
 from tests.commands import CHECKOUT, run_command
@@ -54,13 +55,13 @@ def tokenizer():
     return Tokenizer.train_bpe(SENTENCES, 300)
 
 
-def start(path, tokenizer, name="run"):
+def begin(path, tokenizer, name="run"):
     """What a run does once nothing can be refused any more."""
     folder = RunFolder(path)
     with closing(FolderLock(folder.lock)) as lock:
         lock.acquire()
         config = make_config({"run.dir": str(path), "name": name})
-        folder.start(config, tokenizer.save)
+        start(folder, config, tokenizer.save)
 
 
 def in_child(work):
@@ -82,7 +83,7 @@ def killed(path, tokenizer, number):
 
     def work():
         names["kill_before"](number, str(path))
-        start(path, tokenizer)
+        begin(path, tokenizer)
 
     status = in_child(work)
     assert status in (0, signal.SIGKILL), status
@@ -96,7 +97,7 @@ def test_a_start_killed_before_any_operation_is_begun_again(tmp_path, tokenizer)
         own = make_config({"run.dir": str(folder.path)})
         folder.check(own)  # refuses nothing
         if not folder.exists():  # else the configuration, written last, is there
-            start(folder.path, tokenizer)
+            begin(folder.path, tokenizer)
         assert {path.name for path in folder.path.iterdir()} == WHOLE
         assert Tokenizer.load(folder.tokenizer).tokens == tokenizer.tokens
         assert folder.read_config() == own
@@ -113,11 +114,11 @@ def test_a_start_on_a_full_disk_leaves_nothing(tmp_path, tokenizer, most):
     def work():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        start(path, tokenizer, "long" * 20_000)
+        begin(path, tokenizer, "long" * 20_000)
 
     assert os.waitstatus_to_exitcode(in_child(work)) != 0
     assert list(tmp_path.iterdir()) == []
-    start(path, tokenizer)
+    begin(path, tokenizer)
     assert {file.name for file in path.iterdir()} == WHOLE
 
 
@@ -133,10 +134,10 @@ def test_a_start_in_a_folder_with_foreign_files_is_refused_and_touches_none(
 
 
 def test_a_run_that_began_meanwhile_is_not_begun_over(tmp_path, tokenizer):
-    start(tmp_path / "run", tokenizer)
+    begin(tmp_path / "run", tokenizer)
     before = (tmp_path / "run" / "config.json").stat().st_mtime_ns
     with pytest.raises(InputError, match="another process began meanwhile"):
-        start(tmp_path / "run", tokenizer)
+        begin(tmp_path / "run", tokenizer)
     assert (tmp_path / "run" / "config.json").stat().st_mtime_ns == before
 
 

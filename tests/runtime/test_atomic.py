@@ -2,7 +2,7 @@
 
 import pytest
 
-from energyflow_mlx.runtime.atomic import write_aside, write_text
+from energyflow_mlx.runtime.atomic import remove_leftovers, write_aside, write_text
 
 
 def test_folders_are_made_for_a_file_that_is_written(tmp_path):
@@ -22,3 +22,11 @@ def test_folders_that_were_there_stay(tmp_path):
     with pytest.raises(ZeroDivisionError), write_aside(tmp_path / "a" / "c"):
         _ = 1 / 0
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_leftovers_of_one_file_go_and_those_of_others_stay(tmp_path):
+    for name in (".tmp-1-a.json", ".tmp-22-b.json", "a.json"):
+        (tmp_path / name).touch()
+    (tmp_path / ".tmp-3-a.json" / "inside").mkdir(parents=True)
+    remove_leftovers(tmp_path / "a.json")
+    assert {path.name for path in tmp_path.iterdir()} == {".tmp-22-b.json", "a.json"}

@@ -1,0 +1,39 @@
+"""A signed object comes back as it was, or is refused."""
+
+import json
+
+import pytest
+
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.signed_json import read_signed, write_signed
+
+VALUES = {"b": 1, "a": {"x": [1.5, None, True]}, "word": "Größe"}
+
+
+def test_an_object_comes_back_in_its_order_without_its_digest(tmp_path):
+    write_signed(tmp_path / "a.json", VALUES)
+    found = read_signed(tmp_path / "a.json")
+    assert found == VALUES and list(found) == list(VALUES)
+
+
+def test_a_file_without_a_digest_is_read_as_it_is(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(VALUES))
+    assert read_signed(tmp_path / "a.json") == VALUES
+
+
+def test_white_space_and_order_may_change_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_signed(path, VALUES)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values, sort_keys=True, indent=4))
+    assert read_signed(path) == VALUES
+    path.write_text(json.dumps(values | {"b": 2}))
+    with pytest.raises(InputError, match="must match its own sha256"):
+        read_signed(path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "null", "[" * 10_000])
+def test_what_is_no_object_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="is not JSON|must be a JSON object"):
+        read_signed(tmp_path / "a.json")
