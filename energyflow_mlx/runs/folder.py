@@ -143,9 +143,10 @@ class RunFolder:
         """Held-out sentences as the model wrote them at every validation."""
         return self.path / "samples.jsonl"
 
-    def diverged(self, update: int) -> Path:
-        """Sentences of an update that was not finite."""
-        return self.path / "diverged" / f"update_{update}.json"
+    @property
+    def diverged(self) -> Path:
+        """Folder of updates that were not finite: ``update_N.json`` with sentences."""
+        return self.path / "diverged"
 
     @property
     def summary(self) -> Path:

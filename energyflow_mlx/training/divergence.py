@@ -111,7 +111,8 @@ class Inquiry:
             progress: Of the run, this update counted.
         """
         name, step = submitted.objective, submitted.step
-        causes, path = self._causes(submitted), self.folder.diverged(step)
+        causes = self._causes(submitted)
+        path = self.folder.diverged / f"update_{step}.json"
         numbers = {key: values[key] for key in ("loss", "grad_norm")}
         if self.group.is_writer:
             facts = {"objective": name, "update": step, "not_finite": causes}

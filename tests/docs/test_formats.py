@@ -61,7 +61,7 @@ def test_a_run_folder_holds_the_files_of_its_table(run):
     assert named == {getattr(run[0], name).name for name in properties}
     there = {path.name for path in run[0].path.iterdir()}
     later = {"evaluation.json", "profile.json", "plots"}
-    assert there == named - later - {"trackers", "trackers.json"}
+    assert there == named - later - {"trackers", "trackers.json", "diverged"}
 
 
 def test_a_checkpoint_holds_the_files_of_its_table(run):

@@ -407,7 +407,9 @@ ROLLBACK = {
 
 def rates(folder):
     records = read_metrics(folder / "metrics.jsonl")
-    return {r["step"]: r["own_lr"] for r in records if r["kind"] == "train"}
+    found = [(r["step"], r["own_lr"]) for r in records if r["kind"] == "train"]
+    assert len(dict(found)) == len(found)  # each update once
+    return dict(found)
 
 
 def test_a_rollback_goes_on_from_the_newest_checkpoint_with_lower_rates(own, tmp_path):

@@ -38,8 +38,9 @@ def test_updates_after_the_first_bad_one_are_skipped_too():
 
 
 def test_float16_goes_on_after_fewer_skips_in_a_row_than_the_most():
-    state, made = states([False, False, True, False, False, False, True], most=3)
-    assert made == [False, False, True, False, False, False, False]
+    bad = [False] * 3
+    state, made = states([False, False, True, *bad, True, False], most=3)
+    assert made == [False, False, True, *bad, False, False]
     assert state.scale.item() == 32.0  # nothing changes after the end
 
 
