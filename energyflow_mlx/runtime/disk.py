@@ -114,6 +114,6 @@ def _longest_file() -> int:
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the innermost of its folders that exists."""
+    """The path where it is a folder, or the innermost folder above it that exists."""
     path = Path(os.path.abspath(path))
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if place.is_dir())

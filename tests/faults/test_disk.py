@@ -221,6 +221,15 @@ def test_space_is_asked_for_where_a_path_is_to_lie(tmp_path):
     assert not (tmp_path / "not").exists()
 
 
+def test_a_file_that_must_not_be_changed_can_be_replaced(tmp_path):
+    """The folder decides: a new file takes the place of the old one."""
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "a").chmod(0o444)
+    asked = disk._nearest(tmp_path / "a")
+    write_text(tmp_path / "a", "new")
+    assert asked == tmp_path and (tmp_path / "a").read_text() == "new"
+
+
 def test_an_error_about_another_file_keeps_its_name(tmp_path):
     missing = tmp_path / "in" / "absent"
     with pytest.raises(FileNotFoundError) as said, disk.writing(tmp_path / "out" / "a"):
