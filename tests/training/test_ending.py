@@ -12,7 +12,7 @@ from tests.training.small import make_trainer
 from tests.training.test_parallel import tiny_config, tiny_data
 
 NUMBERS = [signal.SIGTERM, signal.SIGHUP]
-WITHOUT_END = {"trainer.max_steps": 100000, "trainer.save_every": 3}
+WITHOUT_END = {"trainer.max_steps": 40, "trainer.save_every": 3}
 
 
 def interrupted_at(method, step, number, folder, monkeypatch, **changes):
