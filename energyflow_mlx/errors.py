@@ -29,6 +29,15 @@ class Terminated(KeyboardInterrupt):
     """
 
 
+def one_line(text: str) -> str:
+    """Text for one line of a terminal: what is not printable is written as its escape.
+
+    Names of files and words of the command line stand in messages; they may hold line
+    ends, control characters and bytes that are no UTF-8.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def install_command(extra: str) -> str:
     """What to type to get the packages of an extra."""
     return f"pip install 'energyflow-mlx[{extra}]'"

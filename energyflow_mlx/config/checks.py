@@ -1,8 +1,20 @@
-"""Range checks shared by the config groups: one line, naming the key."""
+"""Bounds of every setting: one line that names the key.
 
+Whatever a user can set to a number goes through ``require_range``: every setting is
+bounded on both sides, and NaN and infinity never get past a configuration.
+"""
+
+import dataclasses
+import math
+import typing
 from collections.abc import Sequence
 
 from energyflow_mlx.errors import InputError
+
+MOST_SEED = 2**64 - 1  # MLX's generator takes 64 bits
+COUNT = 2**31 - 1  # what the device counts with
+WIDTH = 2**14  # of a layer: a matrix of the widest takes 1 GiB
+LARGE = 1e9  # of weights, rates and factors: float32 squares it
 
 
 def require(holds: bool, key: str, expected: str, got: object) -> None:
@@ -21,6 +33,39 @@ def require(holds: bool, key: str, expected: str, got: object) -> None:
         raise InputError(f"[config] {key} must be {expected}, got {got!r}.")
 
 
+def require_range(
+    value: float,
+    key: str,
+    least: float,
+    most: float = COUNT,
+    *,
+    is_open: bool = False,
+    room: str = "config",
+) -> None:
+    """Raise ``InputError`` unless ``value`` is finite and ``least <= value <= most``.
+
+    Args:
+        value: The number; NaN is out of every range.
+        key: Full key, e.g. ``"trainer.epochs"``.
+        least: Lower bound.
+        most: Upper bound.
+        is_open: Whether the lower bound itself is excluded.
+        room: Who refuses it, as the message begins.
+
+    Raises:
+        InputError: The value is out of range; names the bound that it breaks.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InputError(f"[{room}] {key} must be a number, got {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"[{room}] {key} must be a finite number, got {value}.")
+    if value < least or (is_open and value == least):
+        sign = ">" if is_open else ">="
+        raise InputError(f"[{room}] {key} must be {sign} {least}, got {value}.")
+    if value > most:
+        raise InputError(f"[{room}] {key} must be <= {most}, got {value}.")
+
+
 def require_choice(value: str, key: str, choices: Sequence[str]) -> None:
     """Raise ``InputError`` unless ``value`` is one of ``choices``."""
     require(value in choices, key, "one of " + ", ".join(choices), value)
@@ -31,14 +76,34 @@ def require_share(value: float, key: str) -> None:
     require(0.0 <= value < 1.0, key, "in [0, 1)", value)
 
 
+def bounds(least: float, most: float = COUNT) -> dict[str, tuple[float, float]]:
+    """Bounds as a field's metadata carries them, for ``require_bounds``."""
+    return {"bounds": (least, most)}
+
+
+def require_bounds(settings: typing.Any, room: str) -> None:
+    """Check every field of a dataclass that carries bounds; 0 means what its help says.
+
+    Args:
+        settings: A dataclass whose fields have ``bounds(...)`` in their metadata.
+        room: Who refuses it, as the message begins.
+
+    Raises:
+        InputError: A number is out of its bounds.
+    """
+    for field in dataclasses.fields(settings):
+        if "bounds" in field.metadata:
+            value = getattr(settings, field.name)
+            require_range(value, field.name, *field.metadata["bounds"], room=room)
+
+
 def as_paths(value: object, key: str) -> list[str]:
     """Normalize a path setting to a list: ``None``, one path or several."""
     if value is None:
         return []
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-        return [str(path) for path in value]
+    paths = [value] if isinstance(value, str) else value
+    if isinstance(paths, list | tuple) and all(isinstance(v, str) and v for v in paths):
+        return list(paths)
     raise InputError(
         f"[config] {key} must be a path or a list of paths, got {value!r}."
     )

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from energyflow_mlx.config.wording import expected, keys_of, suggestion
-from energyflow_mlx.errors import InputError, ProcessLost, Terminated
+from energyflow_mlx.errors import InputError, ProcessLost, Terminated, one_line
 
 _Schema = TypeVar("_Schema")
 
@@ -34,8 +34,13 @@ def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
     defaults = OmegaConf.structured(schema)
     OmegaConf.set_readonly(defaults, False)  # a frozen schema: only till it is filled
     filled = defaults
+    given: set[str] = set()
     for word in argv:
-        filled = _with(filled, _key_and_value(schema, word))
+        key, value, kind = _key_and_value(schema, word)
+        if key in given:
+            raise InputError(f"[arguments] {key} must be given once, got it twice.")
+        given.add(key)
+        filled = _with(filled, (key, value, kind))
     missing = sorted(OmegaConf.missing_keys(filled))
     if missing:
         raise InputError(f"[arguments] missing: {', '.join(missing)}=...")
@@ -55,7 +60,12 @@ def _key_and_value(schema: type, word: str) -> tuple[str, str, str]:
         known = ", ".join(leaves)
         hint = suggestion(key, leaves) or f"; the keys are {known}."
         raise InputError(f"[arguments] unknown key {key}{hint}")
-    return key, value, expected(kinds[key])
+    kind = expected(kinds[key])
+    # What is written so is not a value but OmegaConf's own: a reference, a gap.
+    is_plain = value.strip() and value.strip() != MISSING and "${" not in value
+    if not is_plain or (kinds[key] is bool and value.strip().isdigit()):
+        raise InputError(f"[arguments] {key} must be {kind}, got {value!r}.")
+    return key, value, kind
 
 
 def _with(filled: Any, given: tuple[str, str, str]) -> Any:
@@ -154,6 +164,7 @@ _OF_FILES = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
         *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+        *(errno.ENOENT, errno.ELOOP, errno.EBUSY),
     }
 )
 
@@ -191,7 +202,7 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
 
 
 def _end(message: str, status: int) -> NoReturn:
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{one_line(message)}\n")
     sys.exit(status)
 
 

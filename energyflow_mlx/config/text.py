@@ -6,15 +6,27 @@ dilation schedule, vocabulary), extended by the options of this project.
 
 from dataclasses import dataclass, field
 
-from energyflow_mlx.config.checks import require, require_choice, require_share
+from energyflow_mlx.config.checks import (
+    WIDTH,
+    require,
+    require_choice,
+    require_range,
+    require_share,
+)
 
 GELU_FORMS = ("exact", "tanh")
+_REACH = 4096  # tokens
+_MOST_BLOCKS = 64
+_MOST_PIECES = 2**20  # of a vocabulary
 
 
 def _check_stack(key: str, dilations: list[int], kernel_size: int) -> None:
     require(len(dilations) >= 1, f"{key}.dilations", "non-empty", dilations)
-    require(min(dilations) >= 1, f"{key}.dilations", "all >= 1", dilations)
-    require(kernel_size >= 1, f"{key}.kernel_size", ">= 1", kernel_size)
+    most = len(dilations) <= _MOST_BLOCKS
+    require(most, f"{key}.dilations", f"at most {_MOST_BLOCKS}", len(dilations))
+    reach = min(dilations) >= 1 and max(dilations) <= _REACH
+    require(reach, f"{key}.dilations", f"all >= 1 and <= {_REACH}", dilations)
+    require_range(kernel_size, f"{key}.kernel_size", 1, _REACH)
 
 
 @dataclass
@@ -37,8 +49,8 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(self.kind, "tokenizer.kind", ("wordpiece", "bpe"))
-        require(self.min_count >= 1, "tokenizer.min_count", ">= 1", self.min_count)
-        require(self.bpe_size >= 300, "tokenizer.bpe_size", ">= 300", self.bpe_size)
+        require_range(self.min_count, "tokenizer.min_count", 1)
+        require_range(self.bpe_size, "tokenizer.bpe_size", 300, _MOST_PIECES)
 
 
 @dataclass
@@ -69,8 +81,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(self.family, "encoder.family", ("tcn", "transformer"))
-        require(self.dim >= 1, "encoder.dim", ">= 1", self.dim)
-        require(self.hidden >= 1, "encoder.hidden", ">= 1", self.hidden)
+        require_range(self.dim, "encoder.dim", 1, WIDTH)
+        require_range(self.hidden, "encoder.hidden", 1, WIDTH)
         require_share(self.dropout, "encoder.dropout")
         require_share(self.token_dropout, "encoder.token_dropout")
         require_choice(
@@ -131,19 +143,14 @@ class TransformerEncoderConfig(EncoderConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        require(self.layers >= 1, "encoder.layers", ">= 1", self.layers)
+        require_range(self.layers, "encoder.layers", 1, _MOST_BLOCKS)
         require(
             self.heads >= 1 and self.dim % self.heads == 0,
             "encoder.heads",
             f"a divisor of dim = {self.dim}",
             self.heads,
         )
-        require(
-            self.max_positions >= 8,
-            "encoder.max_positions",
-            ">= 8",
-            self.max_positions,
-        )
+        require_range(self.max_positions, "encoder.max_positions", 8, _MOST_PIECES)
 
 
 @dataclass
@@ -178,8 +185,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.dim >= 1, "decoder.dim", ">= 1", self.dim)
-        require(self.hidden >= 1, "decoder.hidden", ">= 1", self.hidden)
+        require_range(self.dim, "decoder.dim", 1, WIDTH)
+        require_range(self.hidden, "decoder.hidden", 1, WIDTH)
         _check_stack("decoder", self.dilations, self.kernel_size)
         require_choice(self.conditioning, "decoder.conditioning", ("additive", "film"))
         require_share(self.dropout, "decoder.dropout")

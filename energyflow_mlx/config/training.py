@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from energyflow_mlx.config.checks import require, require_choice, require_share
+from energyflow_mlx.config.checks import (
+    LARGE,
+    require,
+    require_choice,
+    require_range,
+    require_share,
+)
 
 # Choices of trainer.train and the prefixes of the parameters that then train.
 _PROJECTIONS = ("encoder.head", "decoder.output")
@@ -32,8 +38,7 @@ class TokenRowsConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        value = self.candidates
-        require(value >= 0, "token_rows.candidates", ">= 0", value)
+        require_range(self.candidates, "token_rows.candidates", 0)
 
 
 @dataclass
@@ -69,17 +74,15 @@ class OptimizerConfig:
             "weight_decay",
             "clip_norm",
         ):
-            value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name}", ">= 0", value)
-        require(self.lr > 0, "optimizer.lr", "> 0", self.lr)
+            require_range(getattr(self, name), f"optimizer.{name}", 0)
+        require_range(self.lr, "optimizer.lr", 0, LARGE, is_open=True)
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "optimizer.betas",
             "two numbers in [0, 1)",
             self.betas,
         )
-        require(self.lr > 0, "optimizer.lr", "> 0", self.lr)
-        require(self.eps > 0, "optimizer.eps", "> 0", self.eps)
+        require_range(self.eps, "optimizer.eps", 0, LARGE, is_open=True)
 
 
 @dataclass
@@ -108,12 +111,7 @@ class PrecisionConfig:
             "in [1, 65536]",
             self.loss_scale,
         )
-        require(
-            self.scale_interval >= 1,
-            "precision.scale_interval",
-            ">= 1",
-            self.scale_interval,
-        )
+        require_range(self.scale_interval, "precision.scale_interval", 1)
 
 
 @dataclass
@@ -176,8 +174,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("epochs", "micro_batch", "accumulate", "log_every", "keep"):
-            value = getattr(self, name)
-            require(value >= 1, f"trainer.{name}", ">= 1", value)
+            require_range(getattr(self, name), f"trainer.{name}", 1)
         for name in (
             "max_steps",
             "validate_every",
@@ -188,8 +185,7 @@ class TrainerConfig:
             "decode_samples",
             "memory_limit_gb",
         ):
-            value = getattr(self, name)
-            require(value >= 0, f"trainer.{name}", ">= 0", value)
+            require_range(getattr(self, name), f"trainer.{name}", 0)
         require_share(self.ema, "trainer.ema")
         require_choice(self.train, "trainer.train", tuple(TRAINED))
         require_choice(self.log_level, "trainer.log_level", LOG_LEVELS)

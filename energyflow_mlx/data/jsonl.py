@@ -134,7 +134,7 @@ class _BadRecord(ValueError):
 
 def _parse(line: str, text_key: str) -> Record:
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _BadRecord(f"expected a JSON object, got bad JSON ({error})") from error
     if not isinstance(record, dict):
@@ -145,6 +145,11 @@ def _parse(line: str, text_key: str) -> Record:
         _parse_target(record["target"]) if "target" in record else None,
         _parse_text(record, "pair_target"),
     )
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and infinity are no JSON, though Python reads and writes them."""
+    raise _BadRecord(f"expected a JSON object, got {name} in it, which JSON has not")
 
 
 def _parse_text(record: dict[str, Any], key: str) -> str | None:

@@ -1,10 +1,25 @@
 """Sentence vectors on the host: from ``.npy`` files, checked, scaled to length 1."""
 
+import math
+import tokenize
 from pathlib import Path
 
 import numpy as np
 
+from energyflow_mlx.data.files import require_file
 from energyflow_mlx.errors import InputError
+
+# What NumPy raises over a header: it is a Python literal, which it parses.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, SyntaxError, tokenize.TokenError),
+    *(OverflowError, RecursionError, MemoryError, KeyError),
+)
+# Version 3 differs from 2 in the names of fields alone, and floats have none.
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def open_matrix(path: Path) -> np.ndarray:
@@ -15,18 +30,38 @@ def open_matrix(path: Path) -> np.ndarray:
     """
     if path.suffix != ".npy":
         raise InputError(f"[vectors] {path}: expected a .npy file of floats [N, E].")
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"[vectors] {path}: no such file.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"[vectors] {path}: not a readable .npy: {error}.") from error
-    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:
+    shape, dtype, start = _read_header(require_file(path))
+    is_matrix = len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
+    if dtype.kind != "f" or not is_matrix:
         raise InputError(
-            f"[vectors] {path}: expected floats [N, E], got {rows.dtype} "
-            f"{list(rows.shape)}."
+            f"[vectors] {path}: expected floats [N, E], got {dtype} {list(shape)}."
         )
-    return rows
+    # Python's numbers do not overflow, as those of the memory map would.
+    needed, found = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if found < needed:
+        raise InputError(
+            f"[vectors] {path}: expected {needed} bytes for {dtype} {list(shape)}, got "
+            f"{found}."
+        )
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape and type that a ``.npy`` file says it has, and where its numbers begin.
+
+    Raises:
+        InputError: There is no such header.
+    """
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version not in _READERS:
+                raise ValueError(f"version {version[0]}.{version[1]} is not known")
+            shape, _, dtype = _READERS[version](file)
+            return shape, dtype, file.tell()
+    except _UNREADABLE as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise InputError(f"[vectors] {path}: not a readable .npy: {reason}.") from error
 
 
 def finite_rows(rows: np.ndarray, path: Path, start: int = 0) -> np.ndarray:
@@ -40,7 +75,8 @@ def finite_rows(rows: np.ndarray, path: Path, start: int = 0) -> np.ndarray:
     Raises:
         InputError: A number is NaN or infinite; names the row.
     """
-    found = np.asarray(rows, np.float32)
+    with np.errstate(over="ignore"):  # an infinity is refused by its row
+        found = np.asarray(rows, np.float32)
     bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
         raise InputError(f"[vectors] {path} row {start + bad[0]} must be finite.")

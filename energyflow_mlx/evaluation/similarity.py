@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from energyflow_mlx.data.files import read_lines
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation._rows import checked_pair
@@ -128,32 +129,27 @@ def read_sts(path: Path) -> StsPairs:
     """Read an STS set: ``score<TAB>sentence 1<TAB>sentence 2``, UTF-8, no header.
 
     Raises:
-        InputError: The file is missing or empty, or a line is damaged; names the line.
+        InputError: The file is missing or empty, a line is damaged, which is named, or
+            all scores are one, so that nothing could agree with them.
     """
     path = Path(path)
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(
-            f"[sts] {path}: must be readable, got {error.strerror}."
-        ) from error
-    if not lines[-1]:
-        lines.pop()
-    if not lines:
+    rows = [_parse_pair(path, number, line) for number, line in read_lines(path)]
+    if not rows:
         raise InputError(f"[sts] {path}: must hold sentence pairs, got an empty file.")
-    rows = [_parse_pair(path, number, line) for number, line in enumerate(lines, 1)]
     scores, first, second = zip(*rows, strict=True)
+    if len(set(scores)) < 2:
+        raise InputError(
+            f"[sts] {path}: must hold two different scores or more, got one in "
+            f"{len(scores)} lines."
+        )
     return StsPairs(np.array(scores, np.float64), list(first), list(second))
 
 
-def _parse_pair(path: Path, number: int, line: bytes) -> tuple[float, str, str]:
+def _parse_pair(path: Path, number: int, line: str) -> tuple[float, str, str]:
     def refuse(expected: str, got: object) -> InputError:
         return InputError(f"[sts] {path}: line {number} must {expected}, got {got}.")
 
-    try:
-        fields = line.removesuffix(b"\r").decode("utf-8").split("\t")
-    except UnicodeDecodeError as error:
-        raise refuse("be UTF-8", error.reason) from error
+    fields = line.split("\t")
     if len(fields) != 3:
         raise refuse("have 3 tab-separated fields", len(fields))
     try:

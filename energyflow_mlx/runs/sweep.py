@@ -16,6 +16,7 @@ from typing import Any
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 
 Job = dict[str, Any]
 
@@ -73,7 +74,7 @@ class SweepFolder:
             reason: The one line that says why.
         """
         outcome = {"status": status, "overrides": list(overrides), "reason": reason}
-        text = json.dumps(outcome, indent=1, ensure_ascii=False)
+        text = json_text(outcome, indent=1)
         write_text(self.outcomes / f"{job}.json", text + "\n")
 
     def forget(self, job: str) -> None:
@@ -119,8 +120,11 @@ class SweepFolder:
 def _job(name: str, run: RunFolder | None, noted: Path | None) -> Job:
     job: Job = {"job": name, "overrides": {}, "status": "unfinished", "reason": ""}
     if noted is not None:
-        job |= json.loads(noted.read_text(encoding="utf-8"))
-        job["overrides"] = as_mapping(job["overrides"])
+        try:
+            job |= json.loads(noted.read_text(encoding="utf-8"))
+            job["overrides"] = as_mapping(job["overrides"])
+        except (ValueError, TypeError, AttributeError):
+            return job | {"overrides": {}, "status": "unreadable"}
         if job["status"] == "refused":  # whatever lies there is of another job
             return job
     if run is None or not run.summary.is_file():

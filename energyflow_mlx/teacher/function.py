@@ -41,7 +41,8 @@ def import_function(name: str | None) -> Embed | None:
     if name is None:
         return None
     module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute.isidentifier():
+    words = module_name.split(".")
+    if not all(word.isidentifier() for word in [*words, attribute]):
         raise InputError(
             f"[teacher] teacher.function must be package.module:name, got {name!r}."
         )
