@@ -228,6 +228,15 @@ def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
         )
 
 
+def _check_teacher(dimension: int, given: int) -> None:
+    """Refuse stored vectors that another teacher has made."""
+    if dimension != given:
+        raise InputError(
+            f"[data] data.train must have vectors of {dimension} numbers as the "
+            f"teacher's, got {given}; teacher=precomputed takes those of any."
+        )
+
+
 def load_held_out(
     config: Config,
     objectives: Objectives,
@@ -315,6 +324,8 @@ def load_run_data(
             held_out, settings.val_vectors, teacher, config, report
         )
     _check_size(held_out_targets, train_targets.shape[1], "held-out")
+    if config.teacher.kind != "precomputed" and not config.data.pairs:
+        _check_teacher(teacher.dimension, train_targets.shape[1])
     to_ids = partial(
         _token_ids, tokenizer=tokenizer, config=config, reads_text=reads_text
     )

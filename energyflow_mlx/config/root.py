@@ -97,6 +97,12 @@ class Config:
         for settings in chosen_objectives(self.objectives).values():
             if settings.lr is None:
                 settings.lr = self.optimizer.lr
+        require(
+            type(self.encoder) is ENCODERS[self.encoder.family],
+            "encoder.family",
+            "left as the choice of encoder set it; write encoder=NAME",
+            self.encoder.family,
+        )
         require_choice(self.share, "share", ("none", "last", "all"))
         require_range(self.seed, "seed", 0, MOST_SEED)
         for name in self.trackers:

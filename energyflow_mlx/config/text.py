@@ -7,6 +7,7 @@ dilation schedule, vocabulary), extended by the options of this project.
 from dataclasses import dataclass, field
 
 from energyflow_mlx.config.checks import (
+    COUNT,
     WIDTH,
     require,
     require_choice,
@@ -78,6 +79,11 @@ class EncoderConfig:
     embedding_init: str = "teacher"
     gelu: str = "exact"
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sentence that it can read."""
+        return COUNT
+
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(self.family, "encoder.family", ("tcn", "transformer"))
@@ -139,6 +145,11 @@ class TransformerEncoderConfig(EncoderConfig):
     layers: int = 2
     heads: int = 8
     max_positions: int = 512
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sentence that it can read."""
+        return self.max_positions
 
     def __post_init__(self) -> None:
         """Check ranges."""

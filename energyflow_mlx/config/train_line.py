@@ -185,6 +185,8 @@ def _check_type(key: str, kind: Any, value: Any) -> None:
     try:
         for item in value if members else [value]:
             plain = item.text if isinstance(item, QuotedString) else item
+            if kind is bool and type(plain) is int:
+                raise wrong  # OmegaConf takes any number for true
             node(plain, is_optional=False)
     except OmegaConfBaseException:
         raise wrong from None
@@ -226,7 +228,12 @@ def _values(override: Override) -> Iterable[Any]:
         found = override.sweep_string_iterator()
     else:
         found = [override.value()]
-    return [value.text if isinstance(value, QuotedString) else value for value in found]
+    values = [v.text if isinstance(v, QuotedString) else v for v in found]
+    if not values:
+        raise InputError(
+            f"[arguments] {override.key_or_group} must have values to try, got none."
+        )
+    return values
 
 
 def say(error: BaseException, words: Sequence[str]) -> str:

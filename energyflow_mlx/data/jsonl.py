@@ -149,7 +149,7 @@ def _parse(line: str, text_key: str) -> Record:
 
 def _refuse_constant(name: str) -> None:
     """NaN and infinity are no JSON, though Python reads and writes them."""
-    raise _BadRecord(f"expected a JSON object, got {name} in it, which JSON has not")
+    raise ValueError(f"{name} is none")
 
 
 def _parse_text(record: dict[str, Any], key: str) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,4 @@ def read_provenance(path: Path) -> Provenance | None:
 def write_provenance(path: Path, note: Provenance, count: int, size: int) -> None:
     """Write the note beside a finished EFB file of ``count`` samples."""
     content = {**asdict(note), "samples": count, "bytes": size}
-    write_text(sidecar_path(path), json.dumps(content, indent=2) + "\n")
+    write_text(sidecar_path(path), json_text(content, indent=2) + "\n")

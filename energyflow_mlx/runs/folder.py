@@ -19,6 +19,7 @@ from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, write_text
+from energyflow_mlx.runtime.json_text import json_text
 
 # Kinds of arrays in a checkpoint, the first part of their names.
 MODEL = "model"
@@ -213,14 +214,14 @@ class RunFolder:
         if not self.is_writer:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_json(), indent=1, ensure_ascii=False)
+        text = json_text(config.to_json(), indent=1)
         write_text(self.config, text + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result, atomically."""
         if not self.is_writer:
             return
-        text = json.dumps(summary, indent=1, ensure_ascii=False, default=str)
+        text = json_text(summary, indent=1, default=str)
         write_text(self.summary, text + "\n")
 
     def read_summary(self) -> dict[str, Any]:

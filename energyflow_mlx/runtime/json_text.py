@@ -2,21 +2,33 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 
-def json_text(values: Any, *, indent: int | None = None) -> str:
+def json_text(
+    values: Any,
+    *,
+    indent: int | None = None,
+    default: Callable[[Any], Any] | None = None,
+) -> str:
     """Text of plain values; NaN and infinity, which JSON does not have, are null.
 
     Args:
         values: Dictionaries, lists, numbers, texts, truth values and None.
         indent: Spaces of each level; none = one line.
+        default: Makes a value of another kind one of these.
 
     Raises:
-        TypeError: A value is of another kind.
+        TypeError: A value is of another kind, and there is no ``default``.
     """
-    plain = _without_non_finite(values)
-    return json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _without_non_finite(values),
+        indent=indent,
+        default=default,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
 
 
 def _without_non_finite(value: Any) -> Any:

@@ -35,6 +35,7 @@ from energyflow_mlx.runtime.atomic import (
     write_aside,
     write_text,
 )
+from energyflow_mlx.runtime.json_text import json_text
 
 SHARD_TEXTS = 4096
 _VERSION = 1
@@ -109,7 +110,7 @@ def cached_vectors(
 def _key(teacher: SentenceEncoder, texts: Sequence[str]) -> str:
     digest = hashlib.sha256()
     identity = (_VERSION, teacher.fingerprint, teacher.max_length, teacher.normalized)
-    for part in (json.dumps(identity), *texts):
+    for part in (json.dumps(identity, allow_nan=False), *texts):
         # A lone surrogate, legal in a str, must not stop the hash.
         encoded = part.encode("utf-8", "surrogatepass")
         digest.update(struct.pack("<q", len(encoded)))
@@ -250,4 +251,4 @@ def _assemble(
         "bytes": vectors.stat().st_size,
         "sha256": sha256_of(vectors),
     }
-    write_text(folder / _ENTRY, json.dumps(entry, indent=1) + "\n")
+    write_text(folder / _ENTRY, json_text(entry, indent=1) + "\n")

@@ -98,7 +98,9 @@ class FunctionTeacher:
     def fingerprint(self) -> str:
         """Names the function, its version and the scaling."""
         identity = ["function", self.name, self._version]
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        digest = hashlib.sha256(
+            json.dumps(identity, allow_nan=False).encode()
+        ).hexdigest()
         return f"{digest}-{'unit' if self.normalized else 'raw'}"
 
     @cached_property

@@ -30,6 +30,7 @@ from energyflow_mlx.runs.record import Record
 from energyflow_mlx.runs.weights import load_full, save_as
 from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import folder_aside
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -149,7 +150,7 @@ def require_measured(parts: Collection[str], dtype: str) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any] | list[Any]) -> None:
     """Write a file of settings."""
-    text = json.dumps(values, indent=1, ensure_ascii=False)
+    text = json_text(values, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 

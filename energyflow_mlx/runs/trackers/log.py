@@ -21,6 +21,7 @@ from energyflow_mlx.runs.trackers.mlflow import MlflowTracker
 from energyflow_mlx.runs.trackers.tensorboard import TensorBoardTracker
 from energyflow_mlx.runs.trackers.wandb import WandbTracker
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -131,4 +132,4 @@ class TrackedLog(MetricsLog):
         return found
 
     def _write_state(self) -> None:
-        write_text(self._state, json.dumps(self._idents, indent=1) + "\n")
+        write_text(self._state, json_text(self._idents, indent=1) + "\n")

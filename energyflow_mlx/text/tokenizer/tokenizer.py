@@ -23,6 +23,7 @@ import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.text.tokenizer.detokenize import detokenize
 from energyflow_mlx.text.tokenizer.teacher_tokenizer import (
     check_word_pieces,
@@ -247,7 +248,7 @@ class Tokenizer:
         """Write ``tokenizer.json`` and ``student_vocab.json`` into ``folder``."""
         write_text(Path(folder) / SOURCE_FILE, self._source_json)
         signed = self._record() | {"fingerprint": self.fingerprint}
-        text = json.dumps(signed, ensure_ascii=False)
+        text = json_text(signed)
         write_text(Path(folder) / STUDENT_FILE, text + "\n")
 
     @classmethod
@@ -376,7 +377,7 @@ def _parse_record(text: str, path: Path) -> dict[str, Any]:
 
 
 def _digest(record: dict[str, Any]) -> str:
-    return _sha256(json.dumps(record, sort_keys=True))
+    return _sha256(json.dumps(record, sort_keys=True, allow_nan=False))
 
 
 def _sha256(text: str) -> str:
