@@ -6,6 +6,7 @@ bounded on both sides, and NaN and infinity never get past a configuration.
 
 import dataclasses
 import math
+import numbers
 import typing
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from energyflow_mlx.errors import InputError
 MOST_SEED = 2**64 - 1  # MLX's generator takes 64 bits
 COUNT = 2**31 - 1  # what the device counts with
 WIDTH = 2**14  # of a layer: a matrix of the widest takes 1 GiB
-LARGE = 1e9  # of weights, rates and factors: float32 squares it
+LARGE = 1e30  # of weights, rates and factors: within what float32 holds
 
 
 def require(holds: bool, key: str, expected: str, got: object) -> None:
@@ -55,9 +56,9 @@ def require_range(
     Raises:
         InputError: The value is out of range; names the bound that it breaks.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise InputError(f"[{room}] {key} must be a number, got {value!r}.")
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, numbers.Integral) and not math.isfinite(value):
         raise InputError(f"[{room}] {key} must be a finite number, got {value}.")
     if value < least or (is_open and value == least):
         sign = ">" if is_open else ">="
@@ -69,6 +70,18 @@ def require_range(
 def require_choice(value: str, key: str, choices: Sequence[str]) -> None:
     """Raise ``InputError`` unless ``value`` is one of ``choices``."""
     require(value in choices, key, "one of " + ", ".join(choices), value)
+
+
+def require_whole(
+    value: typing.Any, key: str, least: int, most: int = COUNT, *, room: str = "config"
+) -> None:
+    """Raise ``InputError`` unless ``value`` is a whole number in its bounds.
+
+    Arguments as for ``require_range``.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise InputError(f"[{room}] {key} must be a whole number, got {value!r}.")
+    require_range(int(value), key, least, most, room=room)
 
 
 def require_share(value: float, key: str) -> None:
@@ -93,8 +106,9 @@ def require_bounds(settings: typing.Any, room: str) -> None:
     """
     for field in dataclasses.fields(settings):
         if "bounds" in field.metadata:
+            check = require_whole if field.type is int else require_range
             value = getattr(settings, field.name)
-            require_range(value, field.name, *field.metadata["bounds"], room=room)
+            check(value, field.name, *field.metadata["bounds"], room=room)
 
 
 def as_paths(value: object, key: str) -> list[str]:

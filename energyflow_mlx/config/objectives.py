@@ -170,7 +170,7 @@ class DistillationConfig(VectorDistanceConfig):
         require(
             len(weights) in (0, len(sizes)) and all(0 < w <= LARGE for w in weights),
             f"{self.key}.matryoshka_weights",
-            f"empty or {len(sizes)} finite numbers > 0, one for each size",
+            f"empty or {len(sizes)} numbers > 0, one for each size",
             weights,
         )
 

@@ -107,7 +107,6 @@ def check(words: Sequence[str]) -> None:
     """
     taken = _flags(words)
     parser = OverridesParser.create()
-    seen: set[str] = set()
     for word in taken.overrides:
         if "=" not in word and not word.startswith("~"):
             hint = suggestion(word.lstrip("+"), options())
@@ -115,12 +114,7 @@ def check(words: Sequence[str]) -> None:
                 f"[arguments] expected key=value, got {word!r}{hint or '.'}"
             )
         try:
-            override = parser.parse_override(word)
-            _check(word, override)
-            key = override.key_or_group
-            if key in seen:
-                raise InputError(f"[config] {key} must be given once, got it twice.")
-            seen.add(key)
+            _check(word, parser.parse_override(word))
         except HydraException as error:
             why = str(error).splitlines()[0]
             raise InputError(

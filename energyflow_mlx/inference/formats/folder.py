@@ -22,6 +22,7 @@ import mlx.core as mx
 from energyflow_mlx.build.model import PARTS, build_model
 from energyflow_mlx.config import Config, config_from_json
 from energyflow_mlx.config.data import TeacherConfig
+from energyflow_mlx.data.files import require_output_folder
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
 from energyflow_mlx.runs.checkpoint import require_match
@@ -97,8 +98,7 @@ def new_folder(path: Path) -> AbstractContextManager[Path]:
     Raises:
         InputError: ``path`` is a file, or holds files that no export has written.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"[export] output {path} must be a folder, got a file.")
+    require_output_folder(str(path))
     foreign = {file.name for file in path.iterdir()} - OURS if path.is_dir() else set()
     if foreign:
         raise InputError(
