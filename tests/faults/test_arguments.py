@@ -19,9 +19,11 @@ from energyflow_mlx.data.files import read_lines, require_output
 from energyflow_mlx.data.vectors import open_matrix
 from energyflow_mlx.errors import InputError, one_line
 from energyflow_mlx.runtime.json_text import json_text
+from tests.build.tiny import E, make_codec
 
 PACKAGE = Path(energyflow_mlx.__file__).parent
-NEVER = (math.nan, math.inf, -math.inf, float("1e400"), 2**64, 2**70, -(2**70))
+NEVER = (math.nan, math.inf, -math.inf, float("1e400"), 2**120, -(2**120))
+UNCOUNTED = (2**64, 2**70, -(2**70))  # of whole numbers
 COMMANDS = {
     encode.EncodeArgs: encode.encode_file,
     decode.DecodeArgs: decode.decode_file,
@@ -74,7 +76,8 @@ def with_value(schema, name, value):
 
 @pytest.mark.parametrize(("schema", "name"), list(settings_of_a_run()))
 def test_every_number_of_a_configuration_is_bounded_on_both_sides(schema, name):
-    for value in NEVER:
+    counts = int in members(typing.get_type_hints(schema)[name])
+    for value in (*NEVER, *(UNCOUNTED if counts else ())):
         with pytest.raises(InputError, match=name):
             with_value(schema, name, value)
 
@@ -82,7 +85,7 @@ def test_every_number_of_a_configuration_is_bounded_on_both_sides(schema, name):
 @pytest.mark.parametrize(("schema", "name"), list(arguments_of_commands()))
 def test_every_number_of_a_command_is_bounded_before_any_work(schema, name):
     required = {f.name: "x" for f in dataclasses.fields(schema) if f.default == "???"}
-    for value in (*NEVER, -1):
+    for value in (*NEVER, *UNCOUNTED, -1):
         with pytest.raises(InputError, match=name):
             COMMANDS[schema](schema(**required | {name: value}))
 
@@ -94,6 +97,56 @@ def test_there_are_numbers_to_check():
 
 def test_names_in_messages_stay_on_their_line():
     assert one_line("a\nb\tc\x1b[31m\udcff é") == "a\\nb\\tc\\x1b[31m\\udcff é"
+
+
+# Calls from Python -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def codec():
+    """A small model that nobody has trained."""
+    return make_codec()
+
+
+ROWS = np.random.default_rng(0).normal(size=(2, E)).astype(np.float32)
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 1.5, math.nan, "3", None, True])
+def test_a_batch_size_that_is_no_count_is_refused_by_every_call(codec, value):
+    for call in (
+        lambda: codec.encode(["a dog"], batch_size=value),
+        lambda: list(codec.encode_stream(["a dog"], batch_size=value)),
+        lambda: codec.decode(ROWS, batch_size=value),
+    ):
+        with pytest.raises(InputError, match=r"^\[\w+\] batch_size must be .*"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "name", ["max_length", "top_k", "beams", "corrections", "seed"]
+)
+def test_a_setting_of_decoding_is_a_whole_number(codec, name):
+    """A fraction used to reach the device, and broke every call after it."""
+    for value in (1.5, "3", None):
+        with pytest.raises(InputError, match=rf"^\[decode\] {name} must be a whole"):
+            codec.decode(ROWS, **{name: value})
+    assert len(codec.decode(ROWS, max_length=2)) == 2
+
+
+@pytest.mark.parametrize(
+    "texts", [None, 3, b"a", {"a": 1}, iter("a"), [3], [None], [["a"]], ["\ud800"]]
+)
+def test_what_is_no_text_is_refused_by_its_place(codec, texts):
+    with pytest.raises(InputError, match=r"^\[encode\] sentences? [\w ]*must be "):
+        codec.encode(texts)
+
+
+@pytest.mark.parametrize(
+    "rows", [None, 3, "a", [], ROWS[0], ROWS[:, :2], ROWS * np.nan, ROWS.astype(object)]
+)
+def test_what_are_no_vectors_is_refused(codec, rows):
+    with pytest.raises(ValueError, match=r"^\[decode\] vectors must be "):
+        codec.decode(rows)
 
 
 # Files -------------------------------------------------------------------------------
