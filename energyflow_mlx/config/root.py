@@ -89,7 +89,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check the rules that span groups; objectives check theirs when built."""
         require(
-            isinstance(self.objectives, objectives_type()),
+            dataclasses.is_dataclass(self.objectives),
             "objectives",
             "settings in braces, such as {distillation: {share: 1}}",
             self.objectives,
