@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.config.checks import bounds, require_bounds
+from energyflow_mlx.config.checks import bounds
 from energyflow_mlx.data.files import STANDARD_STREAM, require_output
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.display import RunDisplay
@@ -55,7 +55,6 @@ def decode_file(args: DecodeArgs) -> None:
             "[decode] input must be a .npy file, got -: vectors are no lines that "
             "standard input could bring."
         )
-    require_bounds(args, "decode")
     if Path(args.output) != STANDARD_STREAM:
         require_output(args.output, ".txt", args.input)
     vectors = open_matrix(source)
