@@ -10,6 +10,7 @@ from pathlib import Path
 
 import energyflow_mlx
 from energyflow_mlx.config.wording import suggestion
+from energyflow_mlx.errors import one_line
 
 COMMANDS = {
     "train": "train an encoder and a decoder; resumes, sweeps with -m",
@@ -39,7 +40,8 @@ def main() -> None:
     name = words[0]
     if name not in COMMANDS:
         hint = suggestion(name, COMMANDS) or f"; see {program} --help"
-        sys.stderr.write(f"error: [{program}] unknown command {name!r}{hint}\n")
+        message = one_line(f"error: [{program}] unknown command {name!r}{hint}")
+        sys.stderr.write(f"{message}\n")
         sys.exit(2)
     # What the command's own help calls it; Hydra reads the words after it.
     sys.argv = [f"{program} {name}", *words[1:]]

@@ -15,7 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.data.files import STANDARD_STREAM, require_other_file
+from energyflow_mlx.config.checks import bounds
+from energyflow_mlx.data.files import STANDARD_STREAM, require_output
 from energyflow_mlx.data.vectors import finite_rows, open_matrix
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
@@ -34,7 +35,8 @@ class _Files:
         default="???", metadata={"help": ".txt, one line a row; - for standard output"}
     )
     batch_size: int = field(
-        default=0, metadata={"help": "rows decoded together; 0 = by device"}
+        default=0,
+        metadata={"help": "rows decoded together; 0 = by device"} | bounds(0),
     )
 
 
@@ -53,10 +55,9 @@ def decode_file(args: DecodeArgs) -> None:
             "[decode] input must be a .npy file, got -: vectors are no lines that "
             "standard input could bring."
         )
-    require_other_file(Path(args.output), source)
+    if Path(args.output) != STANDARD_STREAM:
+        require_output(args.output, ".txt", args.input)
     vectors = open_matrix(source)
-    if args.batch_size < 0:
-        raise InputError(f"[decode] batch_size must be >= 0, got {args.batch_size}.")
     codec = load(args.run)
     codec.require("decode", "decode")
     if vectors.shape[1] != codec.dimension:

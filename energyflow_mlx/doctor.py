@@ -10,7 +10,6 @@ when an operation gives wrong numbers.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,9 +22,10 @@ from rich.text import Text
 
 import energyflow_mlx
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.data.files import require_output
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.diagnosis import Finding, examine
+from energyflow_mlx.runtime.json_text import json_text
 
 if TYPE_CHECKING:
     from energyflow_mlx.runtime.kernel_check import Checked
@@ -54,15 +54,15 @@ def doctor(args: DoctorArgs) -> None:
     Raises:
         InputError: The report's name will not do; nothing was checked.
     """
-    if args.kernels and not args.report.endswith(".json"):
-        raise InputError(f"[doctor] report must end in .json, got {args.report!r}.")
+    if args.kernels:
+        require_output(args.report, ".json")
     findings = examine()
     ready = all(finding.level != "missing" for finding in findings)
     has_mlx = all(f.level == "ok" for f in findings if f.name == "mlx")
     if args.kernels and has_mlx:
         ready = _check_kernels(args)
     elif args.json:
-        sys.stdout.write(json.dumps(as_json(findings, ready)) + "\n")
+        sys.stdout.write(json_text(as_json(findings, ready)) + "\n")
     else:
         show(findings, ready, Console())
     if not ready:
@@ -107,10 +107,10 @@ def _check_kernels(args: DoctorArgs) -> bool:
         found = list(check_operations(lambda op: status.update(f"checking {op}")))
     report = kernel_report(found)
     if args.json:
-        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(json_text(report) + "\n")
     else:
         show_kernels(found, console)
-    write_text(Path(args.report), json.dumps(report, indent=1) + "\n")
+    write_text(Path(args.report), json_text(report, indent=1) + "\n")
     if not args.json:
         console.print(Text(f"{report['device']}: wrote {args.report}"))
     return bool(report["ok"])

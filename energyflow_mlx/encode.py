@@ -7,6 +7,7 @@ all.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.config.checks import bounds, require_bounds
 from energyflow_mlx.data.chunks import WINDOW
-from energyflow_mlx.data.files import STANDARD_STREAM, read_lines, require_other_file
+from energyflow_mlx.data.files import STANDARD_STREAM, read_lines, require_output
 from energyflow_mlx.data.sources import iter_texts
 from energyflow_mlx.data.vectors import finite_rows, new_matrix, open_matrix, unit_rows
 from energyflow_mlx.display import RunDisplay
@@ -52,7 +54,8 @@ class EncodeArgs:
         metadata={"help": "JSON key or table column of a sentence; default: the run's"},
     )
     batch_size: int = field(
-        default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
+        default=0,
+        metadata={"help": "most sentences a forward pass; 0 = by device"} | bounds(0),
     )
     normalize: bool = field(default=True, metadata={"help": "scale rows to length 1"})
     function: str | None = field(
@@ -83,13 +86,9 @@ def encode_file(args: EncodeArgs) -> None:
     """Encode a file; two passes, one to count its rows and one to encode them."""
     from energyflow_mlx.build.codec import load
 
-    if not args.output.endswith(".npy"):
-        raise InputError(f"[encode] output must end in .npy, got {args.output}.")
-    if args.batch_size < 0:
-        raise InputError(f"[encode] batch_size must be >= 0, got {args.batch_size}.")
-    source = Path(args.input)
-    require_other_file(Path(args.output), source)
-    if source != STANDARD_STREAM and not source.exists():
+    require_bounds(args, "encode")
+    source, output = Path(args.input), require_output(args.output, ".npy", args.input)
+    if source != STANDARD_STREAM and not os.path.exists(source):
         raise InputError(f"[encode] input {source} does not exist.")
     codec = load(args.run)
     encode = _encoder(args, codec)
@@ -100,7 +99,7 @@ def encode_file(args: EncodeArgs) -> None:
     with (
         RunDisplay() as display,
         display.task("encoding") as report,
-        new_matrix(Path(args.output), (count, codec.dimension)) as write,
+        new_matrix(output, (count, codec.dimension)) as write,
     ):
         done = 0
         for rows, part in encode(read()):
@@ -127,6 +126,11 @@ def _encoder(args: EncodeArgs, codec: "SentenceCodec") -> Encoder:
     size, is_npy = args.batch_size, args.input.endswith(".npy")
     if "encoder" in codec.model or not codec.model.takes_vectors:
         codec.require("encode", "encode")
+        if args.function is not None:
+            raise InputError(
+                f"[encode] function must be unset for a model that reads text, got "
+                f"{args.function}."
+            )
         if is_npy:
             raise InputError(
                 f"[encode] input {args.input} must be text: only a model without an "

@@ -28,6 +28,7 @@ OF_DISK = frozenset(
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
         *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT),
         *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+        *(errno.ELOOP, errno.EBUSY),
     }
 )
 
@@ -107,6 +108,15 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = signal.Signals(number)
+
+
+def one_line(text: str) -> str:
+    """Text for one line of a terminal: what is not printable is written as its escape.
+
+    Names of files and words of the command line stand in messages; they may hold line
+    ends, control characters and bytes that are no UTF-8.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def install_command(extra: str) -> str:

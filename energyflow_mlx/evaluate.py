@@ -5,7 +5,6 @@ figures as one JSON line on standard output. The file also holds what the report
 confused sentences, and the pairs of the STS files.
 """
 
-import json
 import logging
 import sys
 import time
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.config.checks import as_paths
+from energyflow_mlx.config.checks import as_paths, bounds, require_bounds
 from energyflow_mlx.errors import DiskError, InputError
+from energyflow_mlx.runtime.json_text import json_text
 
 if TYPE_CHECKING:
     from energyflow_mlx.display import RunDisplay
@@ -64,13 +64,15 @@ class EvaluateArgs:
     )
     groups: int = field(
         default=0,
-        metadata={"help": "so many sentences in a row are of one kind; 0 = none"},
+        metadata={"help": "so many sentences in a row are of one kind; 0 = none"}
+        | bounds(0),
     )
     decode_samples: int = field(
-        default=0, metadata={"help": "decode this many sentences; 0 = all"}
+        default=0, metadata={"help": "decode this many sentences; 0 = all"} | bounds(0)
     )
     batch_size: int = field(
-        default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
+        default=0,
+        metadata={"help": "most sentences a forward pass; 0 = by device"} | bounds(0),
     )
 
 
@@ -155,6 +157,12 @@ def _held_out_metrics(
     with display.task("held-out sentences and their vectors"):
         held_out, embed = load_held_out(
             config, objectives, codec.tokenizer, paths, function
+        )
+    width = codec.dimension * (2 if config.data.pairs else 1)
+    if held_out.targets.shape[1] != width:
+        raise InputError(
+            f"[evaluate] data.val must have vectors of {width} numbers as the run's, "
+            f"got {held_out.targets.shape[1]}."
         )
     codec.notice(held_out.texts)
     with display.task("measuring and decoding"):
@@ -259,8 +267,10 @@ def evaluate(args: EvaluateArgs) -> None:
     from energyflow_mlx.display import RunDisplay
     from energyflow_mlx.evaluation.generation import note_on_bleu
 
-    if args.batch_size < 0 or args.decode_samples < 0:
-        raise InputError("[evaluate] batch_size and decode_samples must be >= 0.")
+    require_bounds(args, "evaluate")
+    for key, given in (("data.val", args.data.val), ("sts", args.sts)):
+        if given is not None and not as_paths(given, key):
+            raise InputError(f"[evaluate] {key} must name a file, got none.")
     started = time.perf_counter()
     with RunDisplay() as display, display.task("evaluating"):
         if args.run is not None:
@@ -281,7 +291,7 @@ def evaluate(args: EvaluateArgs) -> None:
     with RunDisplay() as display:
         title = args.run or f"teacher {args.teacher}"
         display.table(title, ["metric", "value"], rows)
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(result) + "\n")
     sys.stdout.flush()
     if args.run is not None:
         _store(Path(args.run), result | {"details": details})

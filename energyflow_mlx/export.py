@@ -24,6 +24,7 @@ import numpy as np
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.checks import as_paths
+from energyflow_mlx.data.files import require_output, require_output_folder
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.dtypes import DTYPES, require_dtype
 from energyflow_mlx.runtime.atomic import write_aside
@@ -92,6 +93,10 @@ def export(args: ExportArgs) -> None:
             f"{given[0]}=, got {args.output}."
         )
     _check(args, suffix, is_folder=is_folder)
+    if is_folder:
+        require_output_folder(args.output)
+    else:
+        require_output(args.output, suffix, args.input)
     writer(args)
     logger.info("wrote %s, %d bytes", args.output, _size(Path(args.output)))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.config.checks import as_paths
+from energyflow_mlx.data.files import require_output_folder
 from energyflow_mlx.errors import InputError, require_package
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def plot(args: PlotArgs) -> None:
     """
     paths = [Path(path) for path in as_paths(args.run, "run")]
     runs = [run for path in paths for run in _runs_of(path)]
-    if args.output and Path(args.output).is_file():
-        raise InputError(f"[plot] output must be a folder, got the file {args.output}.")
+    if args.output:
+        require_output_folder(args.output)
     if not runs:
         raise InputError("[plot] run must name at least one run folder, got none.")
     if len(runs) == 1:

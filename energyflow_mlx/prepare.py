@@ -19,10 +19,12 @@ import numpy as np
 
 from energyflow_mlx.config import TeacherConfig
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.config.checks import bounds, require_bounds
+from energyflow_mlx.config.data import LONGEST
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.distinct import deduplicate
 from energyflow_mlx.data.efb_layout import efb_bytes
-from energyflow_mlx.data.files import require_other_file
+from energyflow_mlx.data.files import require_output
 from energyflow_mlx.data.provenance import (
     Provenance,
     is_as_written,
@@ -75,10 +77,12 @@ class PrepareArgs:
         default="text", metadata={"help": "JSON key or CSV column of the sentence"}
     )
     batch_size: int = field(
-        default=0, metadata={"help": "most sentences a forward pass; 0 = by device"}
+        default=0,
+        metadata={"help": "most sentences a forward pass; 0 = by device"} | bounds(0),
     )
     max_length: int = field(
-        default=128, metadata={"help": "longest sentence in tokens"}
+        default=128,
+        metadata={"help": "longest sentence in tokens"} | bounds(4, LONGEST),
     )
     normalize: bool = field(
         default=True, metadata={"help": "scale vectors to length 1"}
@@ -89,7 +93,8 @@ class PrepareArgs:
         default=False, metadata={"help": "the same without regard to letter case"}
     )
     limit: int = field(
-        default=0, metadata={"help": "sentences to take from the start; 0 = all"}
+        default=0,
+        metadata={"help": "sentences to take from the start; 0 = all"} | bounds(0),
     )
 
 
@@ -112,16 +117,8 @@ def prepare(args: PrepareArgs) -> None:
 
 
 def _check(args: PrepareArgs) -> None:
-    if not args.output.endswith(".efb"):
-        raise InputError(f"[prepare] output must end in .efb, got {args.output}.")
-    require_other_file(Path(args.output), Path(args.input))
-    if Path(args.output).is_dir():
-        raise InputError(f"[prepare] output must be a new file, got {args.output}.")
-    if args.batch_size < 0 or args.limit < 0:
-        raise InputError(
-            "[prepare] batch_size and limit must be at least 0, "
-            f"got {args.batch_size} and {args.limit}."
-        )
+    require_bounds(args, "prepare")
+    require_output(args.output, ".efb", args.input)
     if args.teacher == "precomputed" and (args.dedup or args.dedup_normalize):
         raise InputError("[prepare] dedup needs a teacher that is not precomputed.")
     if args.teacher == _FUNCTION and args.tokens:
@@ -137,6 +134,7 @@ def _encode(args: PrepareArgs, output: Path, display: RunDisplay) -> str:
     is_like_this = output.exists() and read_provenance(output) == note
     if is_like_this and is_as_written(output):
         return f"{output} is up to date"
+    _ = teacher.dimension  # a function that will not do fails here: nothing is made
     work = _work_folder(output)
     ids = None
     if args.tokens:

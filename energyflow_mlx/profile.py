@@ -5,7 +5,6 @@ writes it to ``profile.txt`` and ``profile.json`` in the run's folder. The run i
 left as it is.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energyflow_mlx.config import command_line as cli
+from energyflow_mlx.config.checks import bounds, require_bounds
 from energyflow_mlx.errors import InputError
 
 if TYPE_CHECKING:
     from energyflow_mlx.config import Config
+
+_MOST_UPDATES = 100_000
 
 
 @dataclass
@@ -24,7 +26,9 @@ class ProfileArgs:
     """Profile the next updates of a run, without training it on."""
 
     run: str = field(default="???", metadata={"help": "run folder"})
-    updates: int = field(default=20, metadata={"help": "updates to measure"})
+    updates: int = field(
+        default=20, metadata={"help": "updates to measure"} | bounds(4, _MOST_UPDATES)
+    )
     capture: str | None = field(
         default=None, metadata={"help": "new .gputrace file of the GPU's work (Metal)"}
     )
@@ -43,8 +47,7 @@ def profile(args: ProfileArgs) -> None:
     from energyflow_mlx.display import RunDisplay
     from energyflow_mlx.runs.folder import RunFolder
 
-    if args.updates < 4:
-        raise InputError(f"[profile] updates must be >= 4, got {args.updates}.")
+    require_bounds(args, "profile")
     folder = RunFolder(Path(args.run))
     config = folder.read_config()
     if args.capture is not None:
@@ -84,8 +87,9 @@ def _measure(
 
 def _write(folder: Any, report: dict[str, Any], rows: list[list[str]]) -> None:
     from energyflow_mlx.runtime.atomic import write_text
+    from energyflow_mlx.runtime.json_text import json_text
 
-    write_text(folder.profile, json.dumps(report, indent=1) + "\n")
+    write_text(folder.profile, json_text(report, indent=1) + "\n")
     width = max(len(name) for name, _ in rows)
     text = "".join(f"{name:{width}}  {value}\n" for name, value in rows)
     write_text(folder.profile.with_suffix(".txt"), text)

@@ -7,7 +7,6 @@ started with ``-m`` does the same at its end, through the Hydra callback here.
 
 import csv
 import io
-import json
 import re
 import sys
 import textwrap
@@ -23,6 +22,7 @@ from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.display import RunDisplay, format_value
 from energyflow_mlx.runs.sweep import ENDED, Job, SweepFolder
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 
 # Figures of the table in the terminal, as far as there is room, dearest first.
 _SHOWN = ("cosine", "ce", "bleu", "p_at_1", "exact")
@@ -79,7 +79,7 @@ def report(folder: Path) -> list[Job]:
     """
     sweep = SweepFolder(Path(folder))
     jobs = sweep.jobs()
-    write_text(sweep.json, json.dumps(jobs, indent=1, ensure_ascii=False))
+    write_text(sweep.json, json_text(jobs, indent=1))
     columns, rows = table_of(jobs)
     write_text(sweep.markdown, _markdown(columns, rows))
     write_text(sweep.csv, _csv(columns, rows))

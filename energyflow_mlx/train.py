@@ -41,11 +41,15 @@ def to_config(composed: DictConfig) -> Config:
     """Typed configuration of one job, its run folder filled in.
 
     Raises:
-        InputError: A value is out of range.
+        InputError: A value is of another type than its key, or out of range.
     """
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
     job = HydraConfig.get()
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        said = train_line.say(error, _words(job))
+        raise InputError(f"[config] {said}") from None
+    assert isinstance(config, Config)
     if _is_sweep(job):
         config.run.dir = str(Path(job.sweep.dir) / str(job.sweep.subdir))
     return config
@@ -63,6 +67,13 @@ def _remove_unused(job: Path, sweep: Path) -> None:
     if [path.name for path in sweep.iterdir()] == [_SWEEP_CONFIG]:
         (sweep / _SWEEP_CONFIG).unlink()
         sweep.rmdir()
+
+
+def _words(job: HydraConf) -> list[str]:
+    """What the user set for a job, as it was typed; references stay references."""
+    words = OmegaConf.to_container(job.overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]
 
 
 def _is_sweep(job: HydraConf) -> bool:
@@ -83,8 +94,10 @@ def _job(composed: DictConfig) -> float:
             "[distributed] a sweep must have one process, got several; launch its jobs "
             "one by one."
         )
-    sweep, words = SweepFolder(Path(job.sweep.dir)), list(job.overrides.task)
-    return run_job(sweep, str(job.sweep.subdir), words, lambda: _train(composed, job))
+    sweep = SweepFolder(Path(job.sweep.dir))
+    return run_job(
+        sweep, str(job.sweep.subdir), _words(job), lambda: _train(composed, job)
+    )
 
 
 def _train(composed: DictConfig, job: HydraConf) -> dict[str, Any]:
@@ -98,7 +111,7 @@ def _train(composed: DictConfig, job: HydraConf) -> dict[str, Any]:
         # Typed by the user, here and now: this is where a name becomes code.
         function = import_function(config.teacher.function)
         command = shlex.join([*cli.program_of(__name__).split(" "), *sys.argv[1:]])
-        return run(config, list(job.overrides.task), function, command)
+        return run(config, _words(job), function, command)
     finally:
         # Hydra makes a folder for each job of a sweep; an empty one does not stay.
         if _is_sweep(job):

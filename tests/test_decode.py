@@ -81,7 +81,10 @@ def test_arguments_are_the_settings_of_decoding_and_the_files():
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("top_p=3", r"\[decode\] top_p must be in"), ("batch_size=-1", "batch_size must")],
+    [
+        ("top_p=3", r"\[decode\] top_p must be <="),
+        ("batch_size=-1", "batch_size must"),
+    ],
 )
 def test_settings_out_of_range_leave_no_file(command, tmp_path, word, message):
     with pytest.raises(InputError, match=message):

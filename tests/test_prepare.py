@@ -16,7 +16,7 @@ from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.efb import EFBReader
 from energyflow_mlx.data.jsonl import write_jsonl
-from energyflow_mlx.errors import DiskError, InputError
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.prepare import PrepareArgs
 
 needs_weights = pytest.mark.skipif(
@@ -128,10 +128,13 @@ def test_an_unknown_key_is_one_line_and_status_2(capsys):
     ("arguments", "message"),
     [
         ({"input": "none.txt"}, r"none\.txt: no such file"),
-        ({"output": "a.npy"}, r"output must end in \.efb, got a\.npy"),
+        (
+            {"output": "a.npy"},
+            r"output must be a name that ends in \.efb, got 'a\.npy'",
+        ),
         ({"input": "a.efb", "output": "a.efb"}, "output must be a new file"),
-        ({"batch_size": -1}, "batch_size and limit must be at least 0"),
-        ({"limit": -1}, "limit must be at least 0"),
+        ({"batch_size": -1}, "batch_size must be >= 0, got -1"),
+        ({"limit": -1}, "limit must be >= 0, got -1"),
         ({"teacher": "precomputed"}, "teacher=precomputed needs vectors"),
         ({"teacher": "precomputed", "dedup": True}, "dedup needs a teacher"),
     ],
@@ -154,7 +157,9 @@ def test_an_output_that_cannot_be_written_is_named(folder):
         output=str(folder / "file" / "a.efb"),
         teacher="precomputed",
     )
-    with pytest.raises(DiskError, match=r"a\.efb: Not a directory"):
+    with pytest.raises(
+        InputError, match=r"a\.efb must lie in a folder that can be written"
+    ):
         prepare.prepare(arguments)
 
 

@@ -250,6 +250,15 @@ def _check_size(targets: np.ndarray, dimension: int, which: str) -> None:
         )
 
 
+def _check_teacher(dimension: int, given: int) -> None:
+    """Refuse stored vectors that another teacher has made."""
+    if dimension != given:
+        raise InputError(
+            f"[data] data.train must have vectors of {dimension} numbers as the "
+            f"teacher's, got {given}; teacher=precomputed takes those of any."
+        )
+
+
 def load_held_out(
     config: Config,
     objectives: Objectives,
@@ -337,6 +346,8 @@ def load_run_data(
             held_out, settings.val_vectors, teacher, config, report
         )
     _check_size(held_out_targets, train_targets.shape[1], "held-out")
+    if config.teacher.kind != "precomputed" and not config.data.pairs:
+        _check_teacher(teacher.dimension, train_targets.shape[1])
     to_ids = partial(
         _token_ids, tokenizer=tokenizer, config=config, reads_text=reads_text
     )
@@ -372,19 +383,8 @@ def _pair_rows(
 
 
 def _sts_pairs(path: str | None) -> StsPairs | None:
-    """The pairs that every validation measures.
-
-    Raises:
-        InputError: The file is missing or damaged, or its scores are all one.
-    """
-    if path is None:
-        return None
-    pairs = read_sts(Path(path))
-    if len(np.unique(pairs.scores)) < 2:
-        raise InputError(
-            f"[sts] {path}: must hold two different scores or more, got one."
-        )
-    return pairs
+    """The pairs that every validation measures."""
+    return None if path is None else read_sts(Path(path))
 
 
 def _tokens_per_word(tokenizer: Tokenizer, train: SentenceSet) -> float | None:

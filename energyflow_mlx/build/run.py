@@ -15,6 +15,7 @@ from energyflow_mlx.build.model import build_model, start_tables
 from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.build.start import start_from
 from energyflow_mlx.config import Config, DataConfig
+from energyflow_mlx.config.checks import require
 from energyflow_mlx.data.batching import lengths_that_pad_least
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
@@ -218,6 +219,8 @@ def build_trainer(
         config.data.buckets = lengths_for(data.train_ids, config.data)
     _require_same(group, config, data)
     parts, vocab_size = parts_of(objectives), data.tokenizer.vocab_size
+    if "encoder" in parts:
+        _require_positions(config, data)
     model = build_model(config, parts, vocab_size, data.dimension)
     start_tables(model, config, data.word_embeddings)
     start = None
@@ -225,6 +228,24 @@ def build_trainer(
         start = start_from(config.init, model, data.tokenizer, data.dimension)
     codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
     return Trainer(config, objectives, codec, data, folder, display, group, start)
+
+
+def _require_positions(config: Config, data: RunData) -> None:
+    """Refuse an encoder that cannot read the longest batch of the run's sentences.
+
+    Raises:
+        InputError: It has too few positions.
+    """
+    rows = [*data.train_ids, *data.held_out.ids]
+    longest = max(map(len, rows))
+    fitting = [size for size in config.data.buckets if size >= longest]
+    needed = min(fitting, default=config.data.buckets[-1])
+    require(
+        config.encoder.longest >= needed,
+        "encoder.max_positions",
+        f">= {needed}, the longest batch of these sentences",
+        config.encoder.longest,
+    )
 
 
 def lengths_for(ids: list[np.ndarray], settings: DataConfig) -> list[int]:

@@ -1,6 +1,7 @@
 """One job of a sweep: it may fail without ending the others."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import distributions
@@ -66,7 +67,8 @@ def run_job(
 
 def main_figure(summary: dict[str, Any]) -> float:
     """The validation figure that chose a run's best checkpoint, at that one."""
-    return float(next(iter(summary["best"].values())))
+    figure = next(iter(summary["best"].values()))
+    return math.nan if figure is None else float(figure)  # JSON has no NaN
 
 
 def _did_not_finish(

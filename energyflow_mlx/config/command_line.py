@@ -11,12 +11,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from energyflow_mlx.config.wording import expected, keys_of, suggestion
-from energyflow_mlx.errors import OF_DISK, DiskError, InputError, ProcessLost
+from energyflow_mlx.errors import (
+    OF_DISK,
+    DiskError,
+    InputError,
+    ProcessLost,
+    one_line,
+)
 from energyflow_mlx.runtime import interrupts
 
 _Schema = TypeVar("_Schema")
@@ -33,8 +39,13 @@ def parse(schema: type[_Schema], argv: Sequence[str]) -> _Schema:
     defaults = OmegaConf.structured(schema)
     OmegaConf.set_readonly(defaults, False)  # a frozen schema: only till it is filled
     filled = defaults
+    given: set[str] = set()
     for word in argv:
-        filled = _with(filled, _key_and_value(schema, word))
+        key, value, kind = _key_and_value(schema, word)
+        if key in given:
+            raise InputError(f"[arguments] {key} must be given once, got it twice.")
+        given.add(key)
+        filled = _with(filled, (key, value, kind))
     missing = sorted(OmegaConf.missing_keys(filled))
     if missing:
         raise InputError(f"[arguments] missing: {', '.join(missing)}=...")
@@ -54,7 +65,12 @@ def _key_and_value(schema: type, word: str) -> tuple[str, str, str]:
         known = ", ".join(leaves)
         hint = suggestion(key, leaves) or f"; the keys are {known}."
         raise InputError(f"[arguments] unknown key {key}{hint}")
-    return key, value, expected(kinds[key])
+    kind = expected(kinds[key])
+    # What is written so is not a value but OmegaConf's own: a reference, a gap.
+    is_plain = value.strip() and value.strip() != MISSING and "${" not in value
+    if not is_plain or (kinds[key] is bool and value.strip().isdigit()):
+        raise InputError(f"[arguments] {key} must be {kind}, got {value!r}.")
+    return key, value, kind
 
 
 def _with(filled: Any, given: tuple[str, str, str]) -> Any:
@@ -198,5 +214,5 @@ def _flush_output() -> OSError | None:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{one_line(message)}\n")
     sys.exit(status)

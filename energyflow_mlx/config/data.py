@@ -7,11 +7,14 @@ from energyflow_mlx.config.checks import (
     as_paths,
     require,
     require_choice,
-    require_size,
+    require_range,
 )
 
 # Shapes of a batch, and so traces of an objective's update.
 MOST_BUCKETS = 8
+LONGEST = 2**16  # tokens of a sentence
+MOST_CAPTIONS = 1_000_000
+_MOST_AHEAD = 1024
 FORMATS = ("auto", "text", "jsonl", "csv", "efb", "npy", "hf")
 
 
@@ -69,23 +72,23 @@ class DataConfig:
         self.val = as_paths(self.val, "data.val")
         require_choice(self.format, "data.format", FORMATS)
         require(bool(self.text_column), "data.text_column", "a name", self.text_column)
-        require(self.captions >= 100, "data.captions", ">= 100", self.captions)
+        require_range(self.captions, "data.captions", 100, MOST_CAPTIONS)
         require(
             0 < self.val_fraction <= 0.5,
             "data.val_fraction",
             "in (0, 0.5]",
             self.val_fraction,
         )
-        require(self.val_limit >= 0, "data.val_limit", ">= 0", self.val_limit)
-        require(self.limit >= 0, "data.limit", ">= 0", self.limit)
-        require(self.prefetch >= 1, "data.prefetch", ">= 1", self.prefetch)
+        require_range(self.val_limit, "data.val_limit", 0)
+        require_range(self.limit, "data.limit", 0)
+        require_range(self.prefetch, "data.prefetch", 1, _MOST_AHEAD)
         require(
             1 <= self.most_buckets <= MOST_BUCKETS,
             "data.most_buckets",
             f"in [1, {MOST_BUCKETS}]",
             self.most_buckets,
         )
-        require_size(self.max_length, "data.max_length", least=4)
+        require_range(self.max_length, "data.max_length", 4, LONGEST)
         if self.buckets:
             self._check_buckets()
         self._check_dataset()
@@ -129,12 +132,11 @@ class DataConfig:
             a < b for a, b in zip(self.buckets, self.buckets[1:], strict=False)
         )
         require(
-            ascending and self.buckets[0] >= 4,
+            ascending and self.buckets[0] >= 4 and self.buckets[-1] <= LONGEST,
             "data.buckets",
-            "ascending lengths >= 4",
+            f"ascending lengths >= 4 and <= {LONGEST}",
             self.buckets,
         )
-        require_size(self.buckets[-1], "the longest of data.buckets", least=4)
         require(
             self.max_length <= self.buckets[-1],
             "data.max_length",
@@ -185,8 +187,8 @@ class TeacherConfig:
         """Check ranges."""
         require_choice(self.kind, "teacher.kind", ("bert", "precomputed", "callable"))
         require(bool(self.name), "teacher.name", "a name or a folder", self.name)
-        require(self.max_length >= 4, "teacher.max_length", ">= 4", self.max_length)
-        require(self.batch_size >= 0, "teacher.batch_size", ">= 0", self.batch_size)
+        require_range(self.max_length, "teacher.max_length", 4, LONGEST)
+        require_range(self.batch_size, "teacher.batch_size", 0)
         self._check_function()
         if self.kind != "precomputed":
             given = self.train_vectors or self.val_vectors

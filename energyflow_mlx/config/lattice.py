@@ -9,12 +9,17 @@ import math
 from dataclasses import dataclass, field
 
 from energyflow_mlx.config.checks import (
-    MOST_LAYERS,
+    COUNT,
+    LARGE,
+    WIDTH,
     require,
     require_choice,
+    require_range,
     require_share,
-    require_size,
 )
+
+_EDGE = 1024  # cells, and steps to cross them
+_MOST_LAYERS = 64
 
 
 @dataclass
@@ -39,10 +44,10 @@ class CubeConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name, least in (("width", 2), ("height", 2), ("depth", 1), ("steps", 0)):
-            key = f"lattice.cube.{name}"
-            require_size(getattr(self, name), key, MOST_LAYERS, least=least)
-        _require_least(self, "cube", 1, "max_active_flows")
+        _require_within(self, "cube", (2, _EDGE), "width", "height")
+        _require_within(self, "cube", (1, _EDGE), "depth")
+        _require_within(self, "cube", (1, COUNT), "max_active_flows")
+        _require_within(self, "cube", (0, _EDGE), "steps")
         planes = ("dual", "far")
         require_choice(self.output_planes, "lattice.cube.output_planes", planes)
 
@@ -78,8 +83,8 @@ class SpawnConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_size(self.slots, "lattice.spawn.slots", least=0)
-        require_size(self.max_per_step, "lattice.spawn.max_per_step")
+        _require_within(self, "spawn", (0, COUNT), "slots")
+        _require_within(self, "spawn", (1, COUNT), "max_per_step")
         _require_positive(self, "spawn", "threshold")
 
 
@@ -107,10 +112,9 @@ class CarrierConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         # A quarter of the channels reads the position memory.
-        require_size(self.hidden, "lattice.carrier.hidden", least=4)
-        require_size(self.layers, "lattice.carrier.layers", MOST_LAYERS)
-        for name in ("neuron_hidden", "neuron_features"):
-            require_size(getattr(self, name), f"lattice.carrier.{name}")
+        _require_within(self, "carrier", (4, WIDTH), "hidden")
+        _require_within(self, "carrier", (1, WIDTH), "neuron_hidden", "neuron_features")
+        _require_within(self, "carrier", (1, _MOST_LAYERS), "layers")
         updates = ("residual", "replace")
         require_choice(self.energy_update, "lattice.carrier.energy_update", updates)
 
@@ -151,8 +155,9 @@ class MotionConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require_least(self, "motion", 0, "face_tie", "scale_min", "warmup")
-        _require_least(self, "motion", 1, "interval")
+        _require_within(self, "motion", (0, LARGE), "face_tie", "scale", "scale_min")
+        _require_within(self, "motion", (0, COUNT), "warmup")
+        _require_within(self, "motion", (1, COUNT), "interval")
         _require_positive(self, "motion", "bound", "decay")
         bound_key = "lattice.motion.bound"
         once = "<= 1, so that one fold brings a flow back"
@@ -195,7 +200,7 @@ class ReadoutConfig:
         weightings = ("softmax", "importance")
         require_choice(self.weighting, "lattice.readout.weighting", weightings)
         weights = ("proximity_weight", "path_length_weight")
-        _require_least(self, "readout", 0, *weights)
+        _require_within(self, "readout", (0, LARGE), *weights)
         _require_positive(self, "readout", "safe_distance")
         require(
             self.proximity_weight + self.path_length_weight > 0,
@@ -221,7 +226,8 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require_least(self, "noise", 0, "sigma", "steps")
+        _require_within(self, "noise", (0, LARGE), "sigma")
+        _require_within(self, "noise", (0, COUNT), "steps")
 
 
 @dataclass
@@ -238,7 +244,7 @@ class EndsConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_size(self.width_cap, "lattice.ends.width_cap")
+        _require_within(self, "ends", (1, WIDTH), "width_cap")
         require_share(self.dropout, "lattice.ends.dropout")
 
 
@@ -259,7 +265,7 @@ class AdjointConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(self.way, "lattice.adjoint.way", ("graph", "stepwise"))
-        _require_least(self, "adjoint", 0, "truncate_every")
+        _require_within(self, "adjoint", (0, COUNT), "truncate_every")
 
 
 @dataclass
@@ -305,18 +311,19 @@ class LatticeConfig:
         return self.cube.total_steps
 
 
-def _require_least(group: object, place: str, low: int, *names: str) -> None:
-    """Refuse values of a group below ``low``."""
+def _require_within(
+    group: object, place: str, bounds: tuple[int, float], *names: str
+) -> None:
+    """Refuse values of a group outside the bounds, both of which are allowed."""
     for name in names:
-        value = getattr(group, name)
-        require(value >= low, f"lattice.{place}.{name}", f">= {low}", value)
+        require_range(getattr(group, name), f"lattice.{place}.{name}", *bounds)
 
 
 def _require_positive(group: object, place: str, *names: str) -> None:
     """Refuse values of a group that are 0 or less."""
     for name in names:
-        value = getattr(group, name)
-        require(value > 0, f"lattice.{place}.{name}", "> 0", value)
+        value, key = getattr(group, name), f"lattice.{place}.{name}"
+        require_range(value, key, 0, LARGE, is_open=True)
 
 
 # Where the settings of run folders written with a flat lattice config stand now.

@@ -13,9 +13,12 @@ from functools import cache
 from typing import Any, TypeVar
 
 from energyflow_mlx.config.checks import (
+    LARGE,
+    MOST_RATE,
+    WIDTH,
     require,
     require_choice,
-    require_rate,
+    require_range,
     require_share,
 )
 
@@ -52,15 +55,20 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.share > 0, f"{self.key}.share", "> 0", self.share)
+        self.require_positive("share")
         if self.lr is not None:
-            require_rate(self.lr, f"{self.key}.lr")
+            require_range(self.lr, f"{self.key}.lr", 0, MOST_RATE, is_open=True)
 
     def require_not_negative(self, *names: str) -> None:
         """Refuse a weight or a size below 0."""
         for name in names:
-            value = getattr(self, name)
-            require(value >= 0, f"{self.key}.{name}", ">= 0", value)
+            require_range(getattr(self, name), f"{self.key}.{name}", 0, LARGE)
+
+    def require_positive(self, *names: str) -> None:
+        """Refuse a share, a rate or a temperature that is not above 0."""
+        for name in names:
+            value, key = getattr(self, name), f"{self.key}.{name}"
+            require_range(value, key, 0, LARGE, is_open=True)
 
 
 def objective_settings(name: str) -> Callable[[_Settings], _Settings]:
@@ -121,9 +129,7 @@ class VectorDistanceConfig(ObjectiveConfig):
         """Check ranges."""
         super().__post_init__()
         self.require_not_negative("cosine", "mse", "contrastive")
-        require(
-            self.temperature > 0, f"{self.key}.temperature", "> 0", self.temperature
-        )
+        self.require_positive("temperature")
         require(
             self.cosine + self.mse + self.contrastive > 0,
             f"{self.key}.cosine",
@@ -158,13 +164,14 @@ class DistillationConfig(VectorDistanceConfig):
         super().__post_init__()
         self.require_not_negative("similarity_weight")
         require_choice(self.similarity_kind, f"{self.key}.similarity_kind", SIMILARITY)
-        value = self.similarity_temperature
-        require(value > 0, f"{self.key}.similarity_temperature", "> 0", value)
+        self.require_positive("similarity_temperature")
         sizes, weights = list(self.matryoshka), list(self.matryoshka_weights)
         ascending = sizes == sorted(set(sizes)) and all(size >= 2 for size in sizes)
         require(ascending, f"{self.key}.matryoshka", "ascending sizes >= 2", sizes)
+        for size in sizes:
+            require_range(size, f"{self.key}.matryoshka", 2, WIDTH)
         require(
-            len(weights) in (0, len(sizes)) and all(weight > 0 for weight in weights),
+            len(weights) in (0, len(sizes)) and all(0 < w <= LARGE for w in weights),
             f"{self.key}.matryoshka_weights",
             f"empty or {len(sizes)} numbers > 0, one for each size",
             weights,
@@ -254,5 +261,4 @@ class ParaphraseConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        value = self.temperature
-        require(value > 0, f"{self.key}.temperature", "> 0", value)
+        self.require_positive("temperature")

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from energyflow_mlx.config.checks import require, require_choice
+from energyflow_mlx.config.checks import (
+    MOST_SEED,
+    require,
+    require_choice,
+    require_range,
+)
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.config.objectives import (
@@ -84,6 +89,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the rules that span groups; objectives check theirs when built."""
+        require(
+            dataclasses.is_dataclass(self.objectives),
+            "objectives",
+            "settings in braces, such as {distillation: {share: 1}}",
+            self.objectives,
+        )
         for settings in chosen_objectives(self.objectives).values():
             if settings.lr is None:
                 settings.lr = self.optimizer.lr
@@ -93,8 +104,14 @@ class Config:
                 f"at most {1.0 / settings.peak_lr:g} = 1 / {settings.key}.lr",
                 self.optimizer.weight_decay,
             )
+        require(
+            type(self.encoder) is ENCODERS[self.encoder.family],
+            "encoder.family",
+            "left as the choice of encoder set it; write encoder=NAME",
+            self.encoder.family,
+        )
         require_choice(self.share, "share", ("none", "last", "all"))
-        require(self.seed >= 0, "seed", ">= 0", self.seed)
+        require_range(self.seed, "seed", 0, MOST_SEED)
         for name in self.trackers:
             require_choice(name, "trackers", TRACKERS)
         require(

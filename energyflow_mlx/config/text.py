@@ -7,22 +7,27 @@ dilation schedule, vocabulary), extended by the options of this project.
 from dataclasses import dataclass, field
 
 from energyflow_mlx.config.checks import (
-    MOST_LAYERS,
+    COUNT,
+    WIDTH,
     require,
     require_choice,
+    require_range,
     require_share,
-    require_size,
 )
 
 GELU_FORMS = ("exact", "tanh")
+_REACH = 4096  # tokens
+_MOST_BLOCKS = 64
+_MOST_PIECES = 2**20  # of a vocabulary
 
 
 def _check_stack(key: str, dilations: list[int], kernel_size: int) -> None:
     require(len(dilations) >= 1, f"{key}.dilations", "non-empty", dilations)
-    require_size(len(dilations), f"number of {key}.dilations", MOST_LAYERS)
-    for dilation in dilations:
-        require_size(dilation, f"{key}.dilations")
-    require_size(kernel_size, f"{key}.kernel_size", MOST_LAYERS)
+    most = len(dilations) <= _MOST_BLOCKS
+    require(most, f"{key}.dilations", f"at most {_MOST_BLOCKS}", len(dilations))
+    reach = min(dilations) >= 1 and max(dilations) <= _REACH
+    require(reach, f"{key}.dilations", f"all >= 1 and <= {_REACH}", dilations)
+    require_range(kernel_size, f"{key}.kernel_size", 1, _REACH)
 
 
 @dataclass
@@ -45,8 +50,8 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(self.kind, "tokenizer.kind", ("wordpiece", "bpe"))
-        require(self.min_count >= 1, "tokenizer.min_count", ">= 1", self.min_count)
-        require(self.bpe_size >= 300, "tokenizer.bpe_size", ">= 300", self.bpe_size)
+        require_range(self.min_count, "tokenizer.min_count", 1)
+        require_range(self.bpe_size, "tokenizer.bpe_size", 300, _MOST_PIECES)
 
 
 @dataclass
@@ -74,11 +79,16 @@ class EncoderConfig:
     embedding_init: str = "teacher"
     gelu: str = "exact"
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sentence that it can read."""
+        return COUNT
+
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice(self.family, "encoder.family", ("tcn", "transformer"))
-        require_size(self.dim, "encoder.dim")
-        require_size(self.hidden, "encoder.hidden")
+        require_range(self.dim, "encoder.dim", 1, WIDTH)
+        require_range(self.hidden, "encoder.hidden", 1, WIDTH)
         require_share(self.dropout, "encoder.dropout")
         require_share(self.token_dropout, "encoder.token_dropout")
         require_choice(
@@ -136,17 +146,22 @@ class TransformerEncoderConfig(EncoderConfig):
     heads: int = 8
     max_positions: int = 512
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sentence that it can read."""
+        return self.max_positions
+
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        require_size(self.layers, "encoder.layers", MOST_LAYERS)
+        require_range(self.layers, "encoder.layers", 1, _MOST_BLOCKS)
         require(
             self.heads >= 1 and self.dim % self.heads == 0,
             "encoder.heads",
             f"a divisor of dim = {self.dim}",
             self.heads,
         )
-        require_size(self.max_positions, "encoder.max_positions", least=8)
+        require_range(self.max_positions, "encoder.max_positions", 8, _MOST_PIECES)
 
 
 @dataclass
@@ -181,8 +196,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_size(self.dim, "decoder.dim")
-        require_size(self.hidden, "decoder.hidden")
+        require_range(self.dim, "decoder.dim", 1, WIDTH)
+        require_range(self.hidden, "decoder.hidden", 1, WIDTH)
         _check_stack("decoder", self.dilations, self.kernel_size)
         require_choice(self.conditioning, "decoder.conditioning", ("additive", "film"))
         require_share(self.dropout, "decoder.dropout")

@@ -6,6 +6,7 @@ and the files under ``conf/``; what only the composition can tell is said afterw
 """
 
 import re
+import typing
 from argparse import ArgumentError, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -31,6 +32,7 @@ _NODES: dict[Any, Callable[..., Any]] = {
 }
 _ONE_OF = ("run", "multirun", "cfg", "info")
 _EXPERIMENT = "experiment"
+_OPTIONAL = (_EXPERIMENT, "lattice")
 
 
 def options() -> dict[str, list[str]]:
@@ -136,6 +138,8 @@ def _flags(words: Sequence[str]) -> Namespace:
         )
     if unknown:
         raise InputError(f"[arguments] unknown option {unknown[0]}; see --help.")
+    if taken.resolve and not taken.cfg:
+        raise InputError("[arguments] --resolve is for --cfg alone.")
     given = [name for name in _ONE_OF if getattr(taken, name)]
     if len(given) > 1:
         names = " and ".join(f"--{name}" for name in given)
@@ -165,25 +169,34 @@ def _check_type(key: str, kind: Any, value: Any) -> None:
 
     It would say so too, but in a sweep only once Hydra has made the folder.
     """
-    node = _NODES.get(kind)
+    members = typing.get_args(kind) if typing.get_origin(kind) is list else ()
+    node = _NODES.get(members[0] if members else kind)
     if node is None or isinstance(value, str) and "${" in value:
         return
+    wrong = InputError(f"[config] {key} must be {expected(kind)}, got {str(value)!r}.")
+    if members and not isinstance(value, list):
+        raise wrong
     try:
-        node(value, is_optional=False)
+        for item in value if members else [value]:
+            plain = item.text if isinstance(item, QuotedString) else item
+            if kind is bool and type(plain) is int:
+                raise wrong  # OmegaConf takes any number for true
+            node(plain, is_optional=False)
     except OmegaConfBaseException:
-        raise InputError(
-            f"[config] {key} must be {expected(kind)}, got {str(value)!r}."
-        ) from None
+        raise wrong from None
 
 
 def _check_choices(word: str, override: Override, choices: Sequence[str]) -> None:
     """Refuse a choice that has no file, and an experiment without its plus."""
     key = override.key_or_group
-    if override.is_delete():
+    if override.is_delete() and key in _OPTIONAL:
         return
-    for value in _values(override):
-        if value is None or not isinstance(value, str):
-            continue
+    for value in [None] if override.is_delete() else _values(override):
+        if not isinstance(value, str):
+            got = "null" if value is None else str(value)
+            raise InputError(
+                f"[config] {key} must be one of {', '.join(choices)}, got {got}."
+            )
         if value not in choices:
             hint = suggestion(value, choices).removesuffix("?")
             raise InputError(
@@ -209,7 +222,12 @@ def _values(override: Override) -> Iterable[Any]:
         found = override.sweep_string_iterator()
     else:
         found = [override.value()]
-    return [value.text if isinstance(value, QuotedString) else value for value in found]
+    values = [v.text if isinstance(v, QuotedString) else v for v in found]
+    if not values:
+        raise InputError(
+            f"[arguments] {override.key_or_group} must have values to try, got none."
+        )
+    return values
 
 
 def say(error: BaseException, words: Sequence[str]) -> str:

@@ -6,8 +6,7 @@ from energyflow_mlx.config.checks import (
     MOST_RATE,
     require,
     require_choice,
-    require_finite,
-    require_rate,
+    require_range,
     require_share,
 )
 
@@ -41,8 +40,7 @@ class TokenRowsConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        value = self.candidates
-        require(value >= 0, "token_rows.candidates", ">= 0", value)
+        require_range(self.candidates, "token_rows.candidates", 0)
 
 
 @dataclass
@@ -74,14 +72,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
-            require_finite(getattr(self, name), f"optimizer.{name}")
-        require_rate(self.lr, "optimizer.lr")
-        require(
-            0.0 <= self.min_lr <= MOST_RATE,
-            "optimizer.min_lr",
-            f">= 0 and at most {MOST_RATE:g}",
-            self.min_lr,
-        )
+            require_range(getattr(self, name), f"optimizer.{name}", 0)
+        require_range(self.lr, "optimizer.lr", 0, MOST_RATE, is_open=True)
+        require_range(self.min_lr, "optimizer.min_lr", 0, MOST_RATE)
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             "optimizer.betas",
@@ -89,8 +82,7 @@ class OptimizerConfig:
             self.betas,
         )
         # Far below it a gradient of 0 over a moment of 0 is not a number in float32.
-        is_fit = 1e-15 <= self.eps <= 1.0
-        require(is_fit, "optimizer.eps", "> 0, from 1e-15 to 1", self.eps)
+        require_range(self.eps, "optimizer.eps", 1e-15, 1.0)
 
 
 @dataclass
@@ -119,12 +111,7 @@ class PrecisionConfig:
             "in [1, 65536]",
             self.loss_scale,
         )
-        require(
-            self.scale_interval >= 1,
-            "precision.scale_interval",
-            ">= 1",
-            self.scale_interval,
-        )
+        require_range(self.scale_interval, "precision.scale_interval", 1)
 
 
 @dataclass
@@ -208,8 +195,7 @@ class TrainerConfig:
             *("epochs", "micro_batch", "accumulate", "log_every", "keep"),
             *("max_rollbacks", "max_skipped"),
         ):
-            value = getattr(self, name)
-            require(value >= 1, f"trainer.{name}", ">= 1", value)
+            require_range(getattr(self, name), f"trainer.{name}", 1)
         for name in (
             "max_steps",
             "validate_every",
@@ -220,12 +206,11 @@ class TrainerConfig:
             "follow_samples",
             "decode_samples",
         ):
-            value = getattr(self, name)
-            require(value >= 0, f"trainer.{name}", ">= 0", value)
+            require_range(getattr(self, name), f"trainer.{name}", 0)
         for name in ("memory_limit_gb", "cache_limit_gb", "wired_limit_gb"):
             size = getattr(self, name)
-            is_size = size is None or 0 <= size <= _MOST_GB
-            require(is_size, f"trainer.{name}", f"in [0, {_MOST_GB}] GiB", size)
+            if size is not None:
+                require_range(size, f"trainer.{name}", 0, _MOST_GB)
         require_share(self.ema, "trainer.ema")
         require_choice(self.on_divergence, "trainer.on_divergence", ON_DIVERGENCE)
         factor = self.rollback_factor

@@ -15,6 +15,9 @@ _EXPECTED = {
 }
 
 
+_LISTS = {int: "[16,32]", float: "[0.9,0.999]", str: "[a,b]"}
+
+
 def suggestion(word: str, known: Collection[str]) -> str:
     """End of a message about an unknown word: ``; did you mean X?``, or nothing.
 
@@ -41,7 +44,8 @@ def expected(kind: Any) -> str:
         members = [k for k in typing.get_args(kind) if k is not types.NoneType]
         return " or ".join([*map(expected, members), "null"])
     if typing.get_origin(kind) is list:
-        return "a list, such as [16,32]"
+        (member,) = typing.get_args(kind)
+        return f"a list, such as {_LISTS[member]}"
     if dataclasses.is_dataclass(kind):
         names = ", ".join(field.name for field in dataclasses.fields(kind))
         return f"settings in braces, of {names}"

@@ -1,6 +1,7 @@
 """Lines of text files with their numbers, and plain words where that fails."""
 
 import gzip
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.received import MIB, open_file
 
 STANDARD_STREAM = Path("-")  # as a user types it
+_MARK = b"\xef\xbb\xbf"  # of the byte order; says UTF-8 and is no text
 
 
 MOST_LINE = 16 * MIB
@@ -23,13 +25,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Lines of a UTF-8 text file with their numbers from 1, without line ends.
 
     Only ``\n`` ends a line (a ``\r`` before it goes too); a byte order mark at the
-    start is dropped. ``.gz`` files are unpacked on the way. The path ``-`` is standard
-    input, which can be read once.
+    start is dropped, and a file of that mark alone has no line. ``.gz`` files are
+    unpacked on the way. The path ``-`` is standard input, which can be read once.
 
     Raises:
         InputError: The file is missing, unreadable, damaged or not UTF-8, a line has
-            more than ``MOST_LINE`` bytes, or a packed file unpacks without end; the
-            message names the line.
+            more than ``MOST_LINE`` bytes or a NUL, as text in UTF-16 and binary files
+            do, or a packed file unpacks without end; the message names the line.
     """
     number = unpacked = 0
     try:
@@ -44,19 +46,68 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"[data] {path}: line {number}: expected at most {MOST_LINE} "
                         "bytes, got more."
                     )
-                yield number, _decode_line(raw, path, number)
+                if number > 1 or raw != _MARK:
+                    yield number, _decode_line(raw, path, number)
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, number, error) from error
 
 
-def require_other_file(output: Path, source: Path) -> None:
-    """Refuse to write over what is read.
+def require_output(output: str, suffix: str, source: str | None = None) -> Path:
+    """Refuse a name under which nothing could, or should, be written.
+
+    Called before any work, so that no hour of it is lost to a misspelt name.
+
+    Args:
+        output: What the user typed.
+        suffix: What the name must end in, with the dot.
+        source: What is read; the output must be another file, whatever it is called.
 
     Raises:
-        InputError: Both are one file.
+        InputError: The name is not a file's, ends in something else, is what is read,
+            or lies where no file can be.
     """
-    if output.resolve() == source.resolve():
-        raise InputError(f"[data] output must be a new file, got the input {output}.")
+    path = Path(output)
+    if not output.endswith(suffix) or path.name == suffix or "\0" in output:
+        raise InputError(
+            f"[files] output must be a name that ends in {suffix}, got {output!r}."
+        )
+    if source is not None and _is_same(path, Path(source)):
+        raise InputError(f"[files] output must be a new file, got the input {output}.")
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise InputError(f"[files] output must be a file, got {output}, which is none.")
+    _require_folder(path.absolute().parent, path)
+    return path
+
+
+def require_output_folder(output: str) -> Path:
+    """Refuse a name under which no folder could be made or written.
+
+    Raises:
+        InputError: It is a file, or lies where no folder can be.
+    """
+    path = Path(output)
+    if "\0" in output or (os.path.lexists(path) and not os.path.isdir(path)):
+        raise InputError(f"[files] output must be a folder, got {output!r}.")
+    _require_folder(path.absolute(), path)
+    return path
+
+
+def _is_same(output: Path, source: Path) -> bool:
+    """Whether two names are of one file: through links of either kind too."""
+    try:
+        return os.path.samefile(output, source)
+    except OSError:  # one of them is not there
+        return os.path.realpath(output) == os.path.realpath(source)
+
+
+def _require_folder(folder: Path, output: Path) -> None:
+    """Refuse a folder that cannot be made or written."""
+    nearest = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK):
+        raise InputError(
+            f"[files] output {output} must lie in a folder that can be written, got "
+            f"{nearest}."
+        )
 
 
 def _open_binary(path: Path) -> BinaryIO:
@@ -92,7 +143,12 @@ class _Unpacked(gzip.GzipFile):
 
 def _decode_line(raw: bytes, path: Path, number: int) -> str:
     if number == 1:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
+        raw = raw.removeprefix(_MARK)
+    if (place := raw.find(b"\0")) >= 0:
+        raise InputError(
+            f"[data] {path}: line {number}: expected UTF-8 text, got a NUL byte at "
+            f"column {place + 1}."
+        )
     try:
         return raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:

@@ -1,12 +1,12 @@
 """The note beside an EFB file that says what made its vectors: ``X.efb.json``."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import sha256_of, write_text
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.runtime.received import built, is_there, read_object, require_type
 
 
@@ -87,4 +87,4 @@ def write_provenance(
         digest: sha256 of them.
     """
     content = {**asdict(note), "samples": count, "bytes": size, "sha256": digest}
-    write_text(sidecar_path(path), json.dumps(content, indent=2) + "\n")
+    write_text(sidecar_path(path), json_text(content, indent=2) + "\n")

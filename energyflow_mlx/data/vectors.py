@@ -6,6 +6,7 @@ can have: so it can be scaled to length 1, and no half format overflows on it.
 """
 
 import io
+import math
 import tokenize
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,17 @@ from energyflow_mlx.runtime.received import require_file
 # Lengths outside this range mean a broken teacher or file, not a sentence.
 _NORMS = (0.01, 100.0)
 _BLOCK_ROWS = 8192
-# What numpy lets through for a header that is no dictionary of plain values.
-_BAD_HEADERS = (
-    *(OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError),
-    *(RecursionError, tokenize.TokenError),
+# What NumPy raises over a header: it is a Python literal, which it parses.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, SyntaxError, tokenize.TokenError),
+    *(OverflowError, RecursionError, MemoryError, KeyError),
 )
+# Version 3 differs from 2 in the names of fields alone, and floats have none.
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def open_matrix(path: Path) -> np.ndarray:
@@ -38,19 +45,40 @@ def open_matrix(path: Path) -> np.ndarray:
     if path.suffix != ".npy":
         raise InputError(f"[vectors] {path}: expected a .npy file of floats [N, E].")
     require_file(path, "vectors")
-    try:
-        # The header alone is read; a large one, or an object's, is refused.
-        with warnings.catch_warnings(category=UserWarning, action="ignore"):
-            # Of a header that Python 2 wrote, which is read all the same.
-            rows = np.lib.format.open_memmap(path, mode="r")
-    except _BAD_HEADERS as error:
-        raise InputError(f"[vectors] {path}: not a readable .npy: {error}.") from error
-    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating) or not rows.size:
+    shape, dtype, start = _read_header(path)
+    is_matrix = len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
+    if dtype.kind != "f" or not is_matrix:
         raise InputError(
-            f"[vectors] {path}: expected floats [N, E], got {rows.dtype} "
-            f"{list(rows.shape)}."
+            f"[vectors] {path}: expected floats [N, E], got {dtype} {list(shape)}."
         )
-    return rows
+    # Python's numbers do not overflow, as those of the memory map would.
+    needed, found = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if found < needed:
+        raise InputError(
+            f"[vectors] {path}: expected {needed} bytes for {dtype} {list(shape)}, got "
+            f"{found}."
+        )
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _read_header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape and type that a ``.npy`` file says it has, and where its numbers begin.
+
+    Raises:
+        InputError: There is no such header.
+    """
+    try:
+        # Of a header that Python 2 wrote, which is read all the same.
+        quiet = warnings.catch_warnings(category=UserWarning, action="ignore")
+        with path.open("rb") as file, quiet:
+            version = np.lib.format.read_magic(file)
+            if version not in _READERS:
+                raise ValueError(f"version {version[0]}.{version[1]} is not known")
+            shape, _, dtype = _READERS[version](file)
+            return shape, dtype, file.tell()
+    except _UNREADABLE as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise InputError(f"[vectors] {path}: not a readable .npy: {reason}.") from error
 
 
 @contextmanager

@@ -129,13 +129,19 @@ def read_sts(path: Path) -> StsPairs:
     """Read an STS set: ``score<TAB>sentence 1<TAB>sentence 2``, UTF-8, no header.
 
     Raises:
-        InputError: The file is missing or empty, or a line is damaged; names the line.
+        InputError: The file is missing or empty, a line is damaged, which is named, or
+            all scores are one, so that nothing could agree with them.
     """
     path = Path(path)
     rows = [_parse_pair(path, number, line) for number, line in read_lines(path)]
     if not rows:
         raise InputError(f"[sts] {path}: must hold sentence pairs, got an empty file.")
     scores, first, second = zip(*rows, strict=True)
+    if len(set(scores)) < 2:
+        raise InputError(
+            f"[sts] {path}: must hold two different scores or more, got one in "
+            f"{len(scores)} lines."
+        )
     return StsPairs(np.array(scores, np.float64), list(first), list(second))
 
 

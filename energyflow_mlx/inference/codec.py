@@ -9,8 +9,8 @@ from typing import Any, Self
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.config.checks import require_whole
 from energyflow_mlx.data.captions import generate_captions
-from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference.encoder import SentenceEncoder
 from energyflow_mlx.inference.formats import card, folder
 from energyflow_mlx.model import EnergyFlow
@@ -137,11 +137,12 @@ class SentenceCodec(SentenceEncoder):
 
         Raises:
             InputError: The model has no lattice, or parts of it were never trained.
-            ValueError: ``vectors`` is not ``[N, E]``.
+            ValueError: ``vectors`` is not ``[N, E]`` or not finite.
         """
         self.require("transform", "transform")
+        require_whole(batch_size, "batch_size", 0, room="transform")
         size = min(batch_size or TRAVELLERS, self.model.most_rows)
-        vectors = np.asarray(vectors, np.float32)
+        vectors = self._checked(vectors, "transform")
         parts = [
             np.array(self.model.transform(mx.array(vectors[i : i + size])))
             for i in range(0, len(vectors), size)
@@ -192,9 +193,8 @@ class SentenceCodec(SentenceEncoder):
         self.require("decode", "decode")
         if decoding.corrections:
             self.require("decode with corrections", "encode")
-        if batch_size < 0:
-            raise InputError(f"[decode] batch_size must be >= 0, got {batch_size}.")
-        vectors = self._checked(vectors)
+        require_whole(batch_size, "batch_size", 0, room="decode")
+        vectors = self._checked(vectors, "decode")
         texts: list[str] = []
         size = batch_size or default_rows(decoding)
         for start in range(0, len(vectors), size):
@@ -202,16 +202,20 @@ class SentenceCodec(SentenceEncoder):
             texts += self.tokenizer.decode(self._told(z, decoding, first_row + start))
         return texts
 
-    def _checked(self, vectors: np.ndarray) -> np.ndarray:
-        """Rows to decode, float32; refuses a wrong shape and what is not finite."""
-        vectors = np.asarray(vectors, np.float32)
+    def _checked(self, vectors: np.ndarray, call: str) -> np.ndarray:
+        """Rows as float32; refuses a wrong shape or kind and what is not finite."""
+        given = np.asarray(vectors)
+        if given.dtype.kind not in "fiu":
+            raise ValueError(f"[{call}] vectors must be numbers, got {given.dtype}.")
+        with np.errstate(over="ignore"):  # an infinity is refused below
+            vectors = given.astype(np.float32, copy=False)
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
             raise ValueError(
-                f"[decode] vectors must be [N, {self.dimension}], "
+                f"[{call}] vectors must be [N, {self.dimension}], "
                 f"got {list(vectors.shape)}."
             )
         if not np.isfinite(vectors).all():
-            raise ValueError("[decode] vectors must be finite, got NaN or infinity.")
+            raise ValueError(f"[{call}] vectors must be finite, got NaN or infinity.")
         return vectors
 
     def _told(self, z: np.ndarray, decoding: Decoding, first_row: int) -> np.ndarray:

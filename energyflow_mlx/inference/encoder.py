@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import Config
+from energyflow_mlx.config.checks import require_whole
 from energyflow_mlx.data.chunks import (
     CPU_CHUNK_TOKENS_OF_FEW_LAYERS,
     WINDOW,
@@ -133,6 +134,11 @@ class SentenceEncoder:
         """
         asked = VectorForm(**form)
         texts = [sentences] if isinstance(sentences, str) else sentences
+        if isinstance(texts, bytes | dict) or not hasattr(texts, "__len__"):
+            raise InputError(
+                "[encode] sentences must be a text or a list of texts, got "
+                f"{type(texts).__name__}; encode_stream takes any iterable."
+            )
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         found = self.encode_windows(
             windows_of(texts), batch_size=batch_size, normalize=False
@@ -189,8 +195,17 @@ class SentenceEncoder:
 
         Returns:
             ``[N, M]`` float32.
+
+        Raises:
+            ValueError: They are not of one size.
         """
-        return unit_rows(np.atleast_2d(a)) @ unit_rows(np.atleast_2d(b)).T
+        first, second = unit_rows(np.atleast_2d(a)), unit_rows(np.atleast_2d(b))
+        if first.shape[1:] != second.shape[1:]:
+            raise ValueError(
+                f"[similarity] a and b must be [N, E] and [M, E], got "
+                f"{list(first.shape)} and {list(second.shape)}."
+            )
+        return first @ second.T
 
     def similarity_pairwise(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Cosine of matching rows.
@@ -239,6 +254,7 @@ class SentenceEncoder:
         length = self.config.data.max_length
 
         def ids_of(texts: Sequence[str]) -> Rows:
+            _require_texts(texts)
             self.notice(texts)
             return self.tokenizer.encode(texts, length)
 
@@ -263,8 +279,7 @@ class SentenceEncoder:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Vectors of token id rows that come in windows, as they become ready."""
         self.require("encode", "encode")
-        if batch_size < 0:
-            raise InputError(f"[encode] batch_size must be >= 0, got {batch_size}.")
+        require_whole(batch_size, "batch_size", 0, room="encode")
 
         def forward(ids: mx.array, mask: mx.array | None) -> mx.array:
             known = mx.ones(ids.shape) if mask is None else mask
@@ -298,3 +313,17 @@ class SentenceEncoder:
                 )
             require_ids("encode", row, size, f"row {number}: ")
         return rows
+
+
+def _require_texts(texts: Sequence[str]) -> None:
+    """Refuse what is no text, and text that no file in UTF-8 could hold."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise InputError(f"[encode] sentence {number} must be a text, got {kind}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"[encode] sentence {number} must be UTF-8 text, got half a surrogate."
+            ) from error

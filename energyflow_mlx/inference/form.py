@@ -6,6 +6,7 @@ from typing import TypeAlias
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.config.checks import require_whole
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 
@@ -40,10 +41,8 @@ class VectorForm:
                 f"[encode] precision must be one of {', '.join(PRECISIONS)}, got "
                 f"{self.precision}."
             )
-        if self.truncate_dim is not None and self.truncate_dim < 1:
-            raise InputError(
-                f"[encode] truncate_dim must be >= 1, got {self.truncate_dim}."
-            )
+        if self.truncate_dim is not None:
+            require_whole(self.truncate_dim, "truncate_dim", 1, room="encode")
 
     def cut(self, rows: np.ndarray, *, normalize: bool) -> np.ndarray:
         """First numbers of each row, then scaled to length 1 where that is asked.

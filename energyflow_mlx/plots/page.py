@@ -6,7 +6,6 @@ all integers are unsigned 16-bit, little-endian.
 """
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 
 _FILES = ("theme.css", "page.css", "cube.js", "pick.js", "page.js")
 _CODES = 65535  # greatest code of a quantized number
@@ -39,7 +39,7 @@ def write_page(
 
 def page_text(cube: Cube, records: Sequence[FlowRecord], title: str) -> str:
     """The page of ``write_page`` as HTML; arguments as there."""
-    data = json.dumps(pack(cube, records, title), ensure_ascii=False)
+    data = json_text(pack(cube, records, title))
     # Inside a script element only "<" can end or open anything.
     parts = {"data": data.replace("<", "\\u003c")}
     parts |= {name: read(name) for name in _FILES}

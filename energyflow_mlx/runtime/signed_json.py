@@ -12,6 +12,7 @@ from typing import Any
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.runtime.received import is_there, read_object
 
 DIGEST = "sha256"
@@ -23,19 +24,21 @@ def digest_of(values: Mapping[str, Any]) -> str:
     Args:
         values: JSON values, without a digest.
     """
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(
+        values, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def signed(values: Mapping[str, Any]) -> dict[str, Any]:
     """An object with its digest, as it comes back from JSON; paths become text."""
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    plain: dict[str, Any] = json.loads(json_text(values, default=str))
     return plain | {DIGEST: digest_of(plain)}
 
 
 def write_signed(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object and its digest atomically."""
-    text = json.dumps(signed(values), indent=1, ensure_ascii=False)
+    text = json_text(signed(values), indent=1)
     write_text(path, text + "\n")
 
 

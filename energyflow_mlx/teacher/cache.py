@@ -40,6 +40,7 @@ from energyflow_mlx.runtime.atomic import (
     write_text,
 )
 from energyflow_mlx.runtime.disk import require_space, writing
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.runtime.received import read_bytes, read_object, require_file
 
 SHARD_TEXTS = 4096
@@ -117,7 +118,7 @@ def cached_vectors(
 def _key(teacher: SentenceEncoder, texts: Sequence[str]) -> str:
     digest = hashlib.sha256()
     identity = (_VERSION, teacher.fingerprint, teacher.max_length, teacher.normalized)
-    for part in (json.dumps(identity), *texts):
+    for part in (json.dumps(identity, allow_nan=False), *texts):
         # A lone surrogate, legal in a str, must not stop the hash.
         encoded = part.encode("utf-8", "surrogatepass")
         digest.update(struct.pack("<q", len(encoded)))
@@ -300,4 +301,4 @@ def _assemble(
         "bytes": vectors.stat().st_size,
         "sha256": sha256_of(vectors),
     }
-    write_text(folder / _ENTRY, json.dumps(entry, indent=1) + "\n")
+    write_text(folder / _ENTRY, json_text(entry, indent=1) + "\n")

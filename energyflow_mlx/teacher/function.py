@@ -40,7 +40,8 @@ def import_function(name: str | None) -> Embed | None:
     if name is None:
         return None
     module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute.isidentifier():
+    words = module_name.split(".")
+    if not all(word.isidentifier() for word in [*words, attribute]):
         raise InputError(
             f"[teacher] teacher.function must be package.module:name, got {name!r}."
         )
@@ -96,7 +97,9 @@ class FunctionTeacher:
     def fingerprint(self) -> str:
         """Names the function, its version and the scaling."""
         identity = ["function", self.name, self._version]
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        digest = hashlib.sha256(
+            json.dumps(identity, allow_nan=False).encode()
+        ).hexdigest()
         return f"{digest}-{'unit' if self.normalized else 'raw'}"
 
     @cached_property

@@ -107,7 +107,7 @@ def test_sts_files_are_read_with_their_lines(tmp_path):
         (b"high\ta\tb", "line 2 must start with a number, got 'high'"),
         (b"nan\ta\tb", "line 2 must have a finite score, got nan"),
         (b"1.0\t \tb", "line 2 must have two sentences, got an empty one"),
-        (b"1.0\t\xff\tb", "line 2: expected UTF-8"),
+        (b"1.0\t\xff\tb", "line 2: expected UTF-8, got byte 0xff"),
     ],
 )
 def test_a_damaged_sts_line_is_named(tmp_path, line, message):

@@ -9,7 +9,6 @@
 Nothing in it is pickled, and reading it instantiates nothing by name.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -22,6 +21,7 @@ import mlx.core as mx
 from energyflow_mlx.build.model import PARTS, build_model
 from energyflow_mlx.config import Config, config_from_json
 from energyflow_mlx.config.data import TeacherConfig
+from energyflow_mlx.data.files import require_output_folder
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import EnergyFlow, flat_parameters, install_parameters
 from energyflow_mlx.runs.checkpoint import require_match
@@ -30,6 +30,7 @@ from energyflow_mlx.runs.record import Record
 from energyflow_mlx.runs.weights import load_full, save_as
 from energyflow_mlx.runtime import hub
 from energyflow_mlx.runtime.atomic import folder_aside
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.runtime.received import built, read_object
 from energyflow_mlx.text.tokenizer import Tokenizer
 
@@ -97,8 +98,7 @@ def new_folder(path: Path) -> AbstractContextManager[Path]:
     Raises:
         InputError: ``path`` is a file, or holds files that no export has written.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"[export] output {path} must be a folder, got a file.")
+    require_output_folder(str(path))
     foreign = {file.name for file in path.iterdir()} - OURS if path.is_dir() else set()
     if foreign:
         raise InputError(
@@ -150,7 +150,7 @@ def require_measured(parts: Collection[str], dtype: str) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any] | list[Any]) -> None:
     """Write a file of settings."""
-    text = json.dumps(values, indent=1, ensure_ascii=False)
+    text = json_text(values, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -5,7 +5,6 @@ event writers hold records back in a queue, lose them in a kill, and fail in a t
 that nobody asks.
 """
 
-import json
 import shutil
 import socket
 import time
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, ClassVar
 
 from energyflow_mlx.runs.trackers.base import Record, TrackedRun, Tracker, scalars
+from energyflow_mlx.runtime.json_text import json_text
 
 
 class TensorBoardTracker(Tracker):
@@ -89,7 +89,7 @@ class TensorBoardTracker(Tracker):
         from tensorboard.compat.proto.types_pb2 import DT_STRING
         from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
-        rows = [f"| {k} | `{json.dumps(v)}` |" for k, v in self.run.settings.items()]
+        rows = [f"| {k} | `{json_text(v)}` |" for k, v in self.run.settings.items()]
         text = "\n".join(["| key | value |", "|-|-|", *rows])
         plugin = SummaryMetadata.PluginData(plugin_name="text")
         started = plugin_data_pb2.SessionStartInfo(group_name=self.run.name)

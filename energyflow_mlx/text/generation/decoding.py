@@ -3,12 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from energyflow_mlx.config.checks import COUNT, MOST_SEED, bounds, require_bounds
 from energyflow_mlx.errors import InputError
 
+_LONGEST = 4096  # tokens
+_MOST_BEAMS = 1024  # each is a row of every matrix product
+_MOST_ROUNDS = 1000
+_COLDEST = 1e-3  # below it logits overflow
+_FACTOR = 1e4  # of a temperature or an exponent: beyond it nothing changes
 
-def _setting(default: Any, meaning: str) -> Any:
-    """Field with its meaning, which the command line shows as help."""
-    return field(default=default, metadata={"help": meaning})
+
+def _setting(default: Any, meaning: str, least: float, most: float = COUNT) -> Any:
+    """Field with its meaning, which the command line shows as help, and its bounds."""
+    return field(default=default, metadata={"help": meaning} | bounds(least, most))
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,16 @@ class Decoding:
         seed: Seed of the sampling.
     """
 
-    max_length: int = _setting(64, "longest text in tokens")
-    temperature: float = _setting(0.0, "0 = greedy")
-    top_k: int = _setting(0, "sample among the k likeliest")
-    top_p: float = _setting(1.0, "sample within this mass")
-    beams: int = _setting(1, "width of beam search")
-    length_penalty: float = _setting(1.0, "of beam search, an exponent")
-    corrections: int = _setting(0, "times a text is encoded and mended")
-    seed: int = _setting(0, "seed of the sampling")
+    max_length: int = _setting(64, "longest text in tokens", 1, _LONGEST)
+    temperature: float = _setting(0.0, "0 = greedy", 0, _FACTOR)
+    top_k: int = _setting(0, "sample among the k likeliest", 0)
+    top_p: float = _setting(1.0, "sample within this mass", 0, 1)
+    beams: int = _setting(1, "width of beam search", 1, _MOST_BEAMS)
+    length_penalty: float = _setting(1.0, "of beam search, an exponent", 0, _FACTOR)
+    corrections: int = _setting(
+        0, "times a text is encoded and mended", 0, _MOST_ROUNDS
+    )
+    seed: int = _setting(0, "seed of the sampling", 0, MOST_SEED)
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -42,19 +51,14 @@ class Decoding:
         Raises:
             InputError: A setting is out of range, or beams meet sampling.
         """
-        for name, fits, range_ in (
-            ("max_length", self.max_length >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0.0, "at least 0"),
-            ("top_k", self.top_k >= 0, "at least 0"),
-            ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]"),
-            ("beams", self.beams >= 1, "at least 1"),
-            ("length_penalty", self.length_penalty >= 0.0, "at least 0"),
-            ("corrections", self.corrections >= 0, "at least 0"),
-            ("seed", 0 <= self.seed < 2**64, "in [0, 2^64)"),
-        ):
-            if not fits:
-                value = getattr(self, name)
-                raise InputError(f"[decode] {name} must be {range_}, got {value}.")
+        require_bounds(self, "decode")
+        if not self.top_p:
+            raise InputError(f"[decode] top_p must be above 0, got {self.top_p}.")
+        if 0 < self.temperature < _COLDEST:
+            raise InputError(
+                f"[decode] temperature must be 0 or >= {_COLDEST}, got "
+                f"{self.temperature}."
+            )
         if self.beams > 1 and self.temperature > 0.0:
             raise InputError(
                 "[decode] beams must be 1 when temperature is above 0, "

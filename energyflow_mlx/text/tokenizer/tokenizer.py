@@ -12,7 +12,6 @@ source ids enter the path in its middle and give the same student ids.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.runtime.received import MOST_TOKENIZER, read_text
 from energyflow_mlx.text.tokenizer.detokenize import detokenize
 from energyflow_mlx.text.tokenizer.record import (
@@ -251,7 +251,7 @@ class Tokenizer:
         """Write ``tokenizer.json`` and ``student_vocab.json`` into ``folder``."""
         write_text(Path(folder) / SOURCE_FILE, self._source_json)
         signed = self._record() | {"fingerprint": self.fingerprint}
-        text = json.dumps(signed, ensure_ascii=False)
+        text = json_text(signed)
         write_text(Path(folder) / STUDENT_FILE, text + "\n")
 
     @classmethod
