@@ -235,6 +235,9 @@ def main():
     """See the module."""
     folder = Path(sys.argv[1])
     points = json.load(sys.stdin)
+    # Python's temporary files alone; MLX shares its compiled expressions with others.
+    tempfile.tempdir = str(folder / "temporary")
+    os.mkdir(tempfile.tempdir)
     write_files(folder / "pristine")
     disk = Disk(folder / "pristine", folder / "disk")
     undisturbed, outcomes = {}, []
