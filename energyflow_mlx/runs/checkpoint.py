@@ -8,10 +8,8 @@ any moment leaves the earlier checkpoints whole. Nothing is pickled, and loading
 instantiates nothing by name. One process writes to a folder; any number may read.
 """
 
-import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +20,13 @@ from typing import Any
 import mlx.core as mx
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runs.header import (
+    HEADER,
+    VersionError,
+    new_header,
+    read_header,
+    write_header,
+)
 from energyflow_mlx.runs.step_folders import (
     candidates,
     folder_of,
@@ -34,7 +39,6 @@ from energyflow_mlx.runs.step_folders import (
 )
 from energyflow_mlx.runs.weights import (
     Arrays,
-    Payload,
     bytes_of,
     describe,
     grouped,
@@ -43,16 +47,8 @@ from energyflow_mlx.runs.weights import (
 )
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, flush
 from energyflow_mlx.runtime.disk import writing
-from energyflow_mlx.runtime.received import built, read_json, require_type
-from energyflow_mlx.runtime.signed_json import DIGEST, digest_of, signed
 
 logger = logging.getLogger(__name__)
-
-FORMAT = "energyflow-checkpoint"
-VERSION = 1
-HEADER = "checkpoint.json"
-
-_FILE = re.compile(r"[A-Za-z0-9_-]+\.safetensors")
 
 
 def save(
@@ -82,7 +78,7 @@ def save(
         ValueError: Bad step, keep, array name or meta data; nothing is written.
         DiskError: The disk is full or not writable; earlier checkpoints are whole.
     """
-    header = _header(step, meta)
+    header = new_header(step, meta)
     groups = grouped(arrays)
     if keep < 0:
         raise ValueError(f"[checkpoint] keep must be at least 0, got {keep}.")
@@ -113,7 +109,7 @@ def _write(final: Path, header: dict[str, Any], groups: Mapping[str, Arrays]) ->
         for name, members in groups.items():
             file = f"{name}.safetensors"
             header["files"][file] = write_arrays(aside / file, members)
-        _write_header(aside / HEADER, header)
+        write_header(aside / HEADER, header)
         flush(aside)
         publish(aside, final)
     finally:
@@ -166,7 +162,7 @@ def load(
             message names the file and the reason.
     """
     path = Path(path)
-    header = _read_header(path)
+    header = read_header(path)
     wanted = {f"{name}.safetensors" for name in groups} if groups is not None else None
     if wanted is not None and not wanted <= header["files"].keys():
         missing = ", ".join(sorted(wanted - header["files"].keys()))
@@ -182,10 +178,6 @@ def latest(folder: Path) -> Path | None:
     """Find the newest whole checkpoint; see ``load_latest``."""
     found = load_latest(folder)
     return found.path if found is not None else None
-
-
-class VersionError(InputError):
-    """A checkpoint written by a version of this package with another format."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +291,7 @@ def _named_best(meta: Mapping[str, Any]) -> int | None:
 def _best_of(path: Path) -> int | None:
     """Step of the best checkpoint that a checkpoint names; none where it is damaged."""
     try:
-        return _named_best(_read_header(path)["meta"])
+        return _named_best(read_header(path)["meta"])
     except InputError:
         return None
 
@@ -331,71 +323,6 @@ def require_match(
                 f"[checkpoint] {where}: '{name}' must be {want['dtype']} "
                 f"{want['shape']}, got {got['dtype']} {got['shape']}."
             )
-
-
-def _header(step: int, meta: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ValueError(f"[checkpoint] step must be an integer >= 0, got {step!r}.")
-    if meta.get("step", step) != step:
-        raise ValueError(
-            f"[checkpoint] meta['step'] must be {step}, got {meta['step']!r}."
-        )
-    try:
-        plain = json.loads(json.dumps(dict(meta), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"[checkpoint] meta must be finite JSON values, got: {error}."
-        ) from error
-    if plain != meta:  # tuples, integer keys: would come back as something else
-        raise ValueError(
-            "[checkpoint] meta must survive JSON unchanged (lists, string keys), "
-            f"got {meta!r}."
-        )
-    header = {"format": FORMAT, "version": VERSION, "step": step, "meta": plain}
-    return header | {"files": {}}
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    file = path / HEADER
-    header = read_json(file, "checkpoint")
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise InputError(f"[checkpoint] {file}: must be of format '{FORMAT}'.")
-    if header.get("version") != VERSION:
-        raise VersionError(
-            f"[checkpoint] {file}: must be of format version {VERSION}, got "
-            f"{str(header.get('version'))[:40]}."
-        )
-    if header.pop(DIGEST, None) != digest_of(header):
-        raise InputError(
-            f"[checkpoint] {file}: must match its own sha256: the file was changed "
-            "after it was written."
-        )
-    _require_form(header, f"[checkpoint] {file}")
-    return header
-
-
-def _require_form(header: dict[str, Any], where: str) -> None:
-    """Refuse a header of another form than ``save`` writes, though it is signed."""
-    form = {"format": str, "version": int, "step": int, "meta": dict[str, Any]}
-    form |= {"files": dict[str, dict[str, Any]]}
-    if header.keys() != form.keys():
-        got = ", ".join(sorted(header))[:80]
-        raise InputError(f"{where}: must have {', '.join(form)}, got {got}.")
-    for key, kind in form.items():
-        require_type(header[key], kind, f"{where}: {key}")
-    if header["step"] < 0:
-        raise InputError(f"{where}: step must be at least 0, got {header['step']}.")
-    best = header["meta"].get("best_step", header["step"])
-    require_type(best, int, f"{where}: best_step")
-    for file, entry in header["files"].items():
-        if not _FILE.fullmatch(file):
-            raise InputError(f"{where}: no name of a file of arrays: {file[:60]!r}.")
-        built(Payload, entry, f"{where}: {file}")
-
-
-def _write_header(file: Path, header: dict[str, Any]) -> None:
-    file.write_text(json.dumps(signed(header), indent=1), encoding="utf-8")
-    flush(file)
 
 
 def _short(names: Iterable[str]) -> str:

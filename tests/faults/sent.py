@@ -14,9 +14,9 @@ from energyflow_mlx.data.efb import EFBWriter
 from energyflow_mlx.data.jsonl import write_jsonl
 from energyflow_mlx.data.provenance import Provenance
 from energyflow_mlx.model import flat_parameters
-from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.swift_files import write_efck1, write_efop1
+from energyflow_mlx.runtime.signed_json import digest_of
 from tests.build.tiny import SENTENCES, E, make_codec, make_config, teacher_vectors
 from tests.teacher.tiny import write_teacher
 
@@ -118,7 +118,7 @@ def sign(change_of_header):
 
 def signed(header):
     """Text of a checkpoint header whose digest agrees."""
-    return json.dumps(header | {"sha256": checkpoint._header_digest(header)})
+    return json.dumps(header | {"sha256": digest_of(header)})
 
 
 def sign_vocabulary(**changes):

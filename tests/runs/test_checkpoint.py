@@ -17,6 +17,7 @@ import pytest
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runs.header import write_header
 from energyflow_mlx.runtime.atomic import write_aside
 
 
@@ -234,7 +235,7 @@ def rewrite_header(path, **changes):
     file = path / "checkpoint.json"
     header = json.loads(file.read_text())
     header.pop("sha256")
-    checkpoint._write_header(file, header | changes)
+    write_header(file, header | changes)
 
 
 def test_another_format_version_is_refused_not_skipped(tmp_path):
