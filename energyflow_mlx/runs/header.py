@@ -13,6 +13,7 @@ from typing import Any
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.weights import Payload
 from energyflow_mlx.runtime.atomic import flush
+from energyflow_mlx.runtime.json_text import json_text
 from energyflow_mlx.runtime.received import built, read_json, require_type
 from energyflow_mlx.runtime.signed_json import DIGEST, digest_of, signed
 
@@ -104,5 +105,5 @@ def _require_form(header: dict[str, Any], where: str) -> None:
 
 def write_header(file: Path, header: dict[str, Any]) -> None:
     """Write a header with its digest, and force it to the disk."""
-    file.write_text(json.dumps(signed(header), indent=1), encoding="utf-8")
+    file.write_text(json_text(signed(header), indent=1), encoding="utf-8")
     flush(file)

@@ -8,7 +8,6 @@ shapes say: what a reader allocates for them is then what the file honestly has.
 Source: the format's description in huggingface/safetensors, ``README.md``.
 """
 
-import json
 import math
 import os
 import struct
@@ -88,7 +87,7 @@ def _entry(entry: Any, where: str) -> tuple[tuple[int, ...], int, int]:
     require_type(entry, dict[str, Any], where)
     dtype, shape, place = (entry.get(k) for k in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in _BYTES:
-        got = json.dumps(dtype)[:40]
+        got = repr(dtype)[:40]
         raise InputError(f"{where} must be of a dtype {', '.join(_BYTES)}, got {got}.")
     require_type(shape, list[int], f"{where}: shape")
     require_type(place, list[int], f"{where}: data_offsets")

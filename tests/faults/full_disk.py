@@ -53,8 +53,11 @@ COMMANDS = {
     "plot": ["plot", "run=run"],
     "profile": ["profile", "run=run", "updates=4"],
 }
-# What differs between two runs that are the same: times, and what follows from them.
-_OF_TIME = re.compile(r'"(\w*seconds\w*|\w*_ms|samples_per_second)": [^,}\n]+')
+# What differs between two runs that are the same: times, and what follows from them,
+# digests of what holds times among them; weights are compared as files of their own.
+_OF_TIME = re.compile(
+    r'"(\w*seconds\w*|\w*_ms|samples_per_second|sha256|digest|log)": [^,}\n]+'
+)
 
 
 @dataclasses.dataclass

@@ -225,7 +225,7 @@ def test_what_is_no_number_is_null_in_json():
 
 
 # What they are given was checked before, or goes to another process alone.
-_CHECKED = {"runs/checkpoint.py", "teacher/folder.py", "runtime/distributed.py"}
+_CHECKED = {"teacher/folder.py", "runtime/distributed.py"}
 
 
 def test_no_writer_of_the_package_lets_nan_into_json():

@@ -14,6 +14,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots import read_facts
 from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.folder import MODEL, RunFolder
+from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.runs.samples import read_samples
 from energyflow_mlx.runs.sweep import SweepFolder
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
@@ -220,7 +221,7 @@ def test_a_run_with_a_damaged_summary_ends_once_more(run, trained):
     run.summary.write_text("{")
     done = train(run, trained[1])
     assert done.returncode == 0, done.stderr
-    assert "summary.json is not JSON" in done.stdout
+    assert "summary.json: not readable JSON" in done.stdout
     found = run.read_summary()
     assert found["final"] == expected["final"] and found["best"] == expected["best"]
 
@@ -242,15 +243,15 @@ def test_an_outcome_of_a_sweep_that_is_damaged_is_a_row(tmp_path):
     (sweep.outcomes / "1.json").write_text("{")
     first, second = sweep.jobs()
     assert first["status"] == "refused" and second["status"] == "unreadable"
-    assert "1.json is not JSON" in second["reason"]
+    assert "1.json: not readable JSON" in second["reason"]
 
 
 def test_samples_that_are_none_are_left_out_and_the_first_is_named(run, caplog):
     whole = read_samples(run.samples)
     assert whole and not caplog.records
-    with run.samples.open("a") as file:
+    with MetricsLog(run.samples) as log:
         for record in ({"step": 2}, whole[0] | {"cosine": "high"}, whole[0]):
-            file.write(json.dumps(record) + "\n")
+            log.write(record)
     assert read_samples(run.samples) == [*whole, whole[0]]
     (said,) = [record.getMessage() for record in caplog.records]
     assert f"record {len(whole) + 1} is no sample" in said and "2 in all" in said

@@ -300,7 +300,9 @@ def trained(tmp_path_factory):
     done = run_command("train", *words, "trainer.max_steps=4")
     assert done.returncode == 0, done.stderr
     many = [f"{text} {n}" for n in range(4000) for text in SENTENCES]
-    (folder / "many.tsv").write_text("".join(f"1\t{text}\tx\n" for text in many))
+    (folder / "many.tsv").write_text(
+        "".join(f"{n % 2}\t{text}\tx\n" for n, text in enumerate(many))
+    )
     (folder / "many.txt").write_text("\n".join(many) + "\n")
     np.save(folder / "many.npy", np.tile(teacher_vectors(SENTENCES), (4000, 1)))
     return folder

@@ -89,7 +89,7 @@ def require_vocabulary(
 
 def digest_of(record: dict[str, Any]) -> str:
     """sha256 of a record, whatever the order of its keys."""
-    return sha256_of_text(json.dumps(record, sort_keys=True))
+    return sha256_of_text(json.dumps(record, sort_keys=True, allow_nan=False))
 
 
 def sha256_of_text(text: str) -> str:

@@ -147,7 +147,7 @@ def test_an_earlier_export_is_replaced_but_nothing_else(tmp_path):
     (tmp_path / "m" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="earlier export alone, got notes.txt in it"):
         codec.save_pretrained(tmp_path / "m")
-    with pytest.raises(InputError, match="must be a folder, got a file"):
+    with pytest.raises(InputError, match="must be a folder, got"):
         codec.save_pretrained(tmp_path / "m" / "notes.txt")
     assert json.loads((tmp_path / "m/config.json").read_text())["dtype"] == "float16"
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
