@@ -324,7 +324,8 @@ def test_a_signal_ends_any_command_with_one_line_and_nothing_half_written(
     time.sleep(1.5)
     process.send_signal(number)
     output, errors = process.communicate(timeout=120)
-    if process.returncode != 0:  # export may have been faster
+    # Export may have been faster: then Python itself takes the signal, or none.
+    if process.returncode != 0 and not errors.startswith("wrote "):
         assert process.returncode == STATUS[number], errors
         assert errors.splitlines()[-1] in WORDS_OF_SIGNALS and "Trace" not in errors
         # What prepare has done waits for the same command.
