@@ -214,7 +214,7 @@ def _signed(text: str, chain: str) -> tuple[str, str]:
 
 def _last_chain(path: Path) -> str:
     """The chain of digests at the end of a file; empty where it has none."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = read_bytes(path, "metrics").splitlines() if path.exists() else []
     signed = (_SIGNED.fullmatch(line) for line in reversed(lines))
     return next((match[3].decode() for match in signed if match), "")
 
@@ -285,7 +285,7 @@ def _cut_torn_line(path: Path) -> None:
     """Remove what a killed writer left after the last line end."""
     if not path.exists():
         return
-    data = path.read_bytes()
+    data = read_bytes(path, "metrics")
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         logger.warning("[metrics] %s: cut %d torn bytes", path, len(data) - whole)

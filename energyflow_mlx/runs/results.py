@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.received import is_there
 from energyflow_mlx.runtime.signed_json import read_signed
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
     A damaged one is named in a warning.
     """
-    if not path.is_file():
+    if not is_there(path):
         return {}
     try:
         return read_signed(path)
