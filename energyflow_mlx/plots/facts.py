@@ -14,8 +14,6 @@ Record = dict[str, Any]
 Form = dict[str, Any]  # type of each key
 
 # What pictures and tables rely on.
-_SUMMARY: Form = {"status": str, "steps": int, "seconds": float}
-_SUMMARY |= {"best": dict[str, float | None]}
 _RETRIEVAL: Form = {"confused": int, "sentences": int, "worst": list[dict[str, Any]]}
 _CONFUSED: Form = dict.fromkeys(("sentence", "nearest"), str)
 _CONFUSED |= dict.fromkeys(("own_cosine", "nearest_cosine"), float)
@@ -75,9 +73,7 @@ def read_facts(run: RunFolder) -> RunFacts:
 def _read_summary(run: RunFolder) -> Record:
     found = run.read_summary()
     if found:
-        where = f"[plot] {run.summary}"
-        _require(found, _SUMMARY, where)
-        _require(found["best"], {"step": int}, f"{where}: best")
+        _require(found["best"], {"step": int}, f"[plot] {run.summary}: best")
     return found
 
 

@@ -26,10 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.disk import writing
-from energyflow_mlx.runtime.received import read_bytes
+from energyflow_mlx.runtime.received import finite, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +151,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     damaged line is left out, and a warning names it.
 
     Raises:
-        InputError: The file is missing.
+        InputError: The file is missing, or none.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"[metrics] {path}: must be a metrics file, got none there.")
     records, damage = _read(path)
     _warn(path, damage)
     return records
@@ -266,7 +263,7 @@ def _plain(key: str, value: Any) -> Any:
 def _decode(line: bytes) -> dict[str, Any] | None:
     """The record of a line; none where it is damaged."""
     try:
-        row = json.loads(line, parse_constant=_refuse)
+        row = json.loads(line, parse_constant=finite)
         if not isinstance(row, dict) or (DIGEST in row and not _SIGNED.fullmatch(line)):
             return None
         row.pop(DIGEST, None)
@@ -275,10 +272,6 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     return row
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.runtime.received import is_there
+from energyflow_mlx.runtime.received import fits, is_there
 
 logger = logging.getLogger(__name__)
 
 # What a record must hold, and of which kind.
 _KINDS = {
     **{"step": int, "path": str, "sentence": int, "original": str, "decoded": str},
-    "cosine": float | int | None,
+    "cosine": float | None,
 }
 
 
@@ -44,4 +44,4 @@ def read_samples(path: Path, step: int | None = None) -> list[dict[str, Any]]:
 
 def _is_sample(record: dict[str, Any]) -> bool:
     missing = object()
-    return all(isinstance(record.get(key, missing), _KINDS[key]) for key in _KINDS)
+    return all(fits(record.get(key, missing), kind) for key, kind in _KINDS.items())

@@ -29,7 +29,11 @@ from tests.teacher.tiny import write_teacher
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
-        ("config.json", edit(config__encoder__dim=2**40), "encoder.dim must be <= 16384"),
+        (
+            "config.json",
+            edit(config__encoder__dim=2**40),
+            "encoder.dim must be <= 16384",
+        ),
         ("model.safetensors", spoil_array(float("nan")), "must be finite"),
     ],
 )

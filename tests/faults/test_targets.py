@@ -63,7 +63,7 @@ PLACES = {  # of row 7
     "a.npy": r"a\.npy row 7 must be finite",
     "a.efb": r"a\.efb: (vector of sample 7|byte \d+: target) must be finite",
     # NaN and infinity are no JSON; written as text they are numbers.
-    "a.jsonl": r"a\.jsonl: line 9: (target must be finite|.*(NaN|Infinity) is none)",
+    "a.jsonl": r"a\.jsonl: line 9: (target must be finite|.*(NaN|Infinity) is no)",
 }
 
 
