@@ -177,7 +177,7 @@ def test_bad_input_is_an_input_error_and_writes_nothing(tmp_path):
         with pytest.raises(InputError, match=said):
             plot(args)
     (run / "metrics.jsonl").unlink()
-    with pytest.raises(InputError, match="must be a metrics file"):
+    with pytest.raises(InputError, match=r"\[metrics\] .* no such file"):
         plot(PlotArgs(run=str(run)))
     for folder in (run, empty):
         assert not (folder / "plots").exists()

@@ -34,7 +34,7 @@ from energyflow_mlx.config.training import (
 )
 from energyflow_mlx.config.upgrade import VERSION, upgrade
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.runtime.received import require_type
+from energyflow_mlx.runtime.received import is_there, require_type
 from energyflow_mlx.runtime.signed_json import read_signed
 
 TRACKERS = ("csv", "tensorboard", "wandb", "mlflow")
@@ -225,8 +225,6 @@ def read_config(path: Path) -> Config:
         InputError: The file is missing, not JSON, was changed after it was written, or
             holds unknown keys.
     """
-    try:
-        values = read_signed(path)
-    except FileNotFoundError:
-        raise InputError(f"[config] no {path.name} in {path.parent}.") from None
-    return config_from_json(values)
+    if not is_there(path):
+        raise InputError(f"[config] no {path.name} in {path.parent}.")
+    return config_from_json(read_signed(path))

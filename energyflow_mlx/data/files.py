@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.runtime.disk import obstacle
 from energyflow_mlx.runtime.received import MIB, open_file
 
 STANDARD_STREAM = Path("-")  # as a user types it
@@ -102,11 +103,10 @@ def _is_same(output: Path, source: Path) -> bool:
 
 def _require_folder(folder: Path, output: Path) -> None:
     """Refuse a folder that cannot be made or written."""
-    nearest = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
-    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK):
+    if found := obstacle(folder):
         raise InputError(
             f"[files] output {output} must lie in a folder that can be written, got "
-            f"{nearest}."
+            f"{found}."
         )
 
 

@@ -20,7 +20,7 @@ from energyflow_mlx.data.files import read_lines
 from energyflow_mlx.data.vectors import require_targets
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_aside
-from energyflow_mlx.runtime.received import MIB
+from energyflow_mlx.runtime.received import MIB, finite
 
 _MAX_ID = 2**31 - 1
 _MOST_RECORD = 4 * MIB  # parsed it takes some thirty times as much
@@ -142,7 +142,7 @@ def _parse(line: str, text_key: str) -> Record:
     if len(line) > _MOST_RECORD:
         raise _BadRecord(f"expected at most {_MOST_RECORD} characters, got {len(line)}")
     try:
-        record = json.loads(line, parse_constant=_refuse_constant)
+        record = json.loads(line, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise _BadRecord(f"expected a JSON object, got bad JSON ({error})") from error
     if not isinstance(record, dict):
@@ -153,11 +153,6 @@ def _parse(line: str, text_key: str) -> Record:
         _parse_target(record["target"]) if "target" in record else None,
         _parse_text(record, "pair_target"),
     )
-
-
-def _refuse_constant(name: str) -> None:
-    """NaN and infinity are no JSON, though Python reads and writes them."""
-    raise ValueError(f"{name} is none")
 
 
 def _parse_text(record: dict[str, Any], key: str) -> str | None:

@@ -1,7 +1,6 @@
 """What a run folder says about its run, as plain values for pictures and tables."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from energyflow_mlx.errors import InputError
@@ -15,19 +14,9 @@ Record = dict[str, Any]
 Form = dict[str, Any]  # type of each key
 
 # What pictures and tables rely on.
-_SUMMARY: Form = {"status": str, "steps": int, "seconds": float}
-_SUMMARY |= {"best": dict[str, float | None]}
 _RETRIEVAL: Form = {"confused": int, "sentences": int, "worst": list[dict[str, Any]]}
 _CONFUSED: Form = dict.fromkeys(("sentence", "nearest"), str)
 _CONFUSED |= dict.fromkeys(("own_cosine", "nearest_cosine"), float)
-_SAMPLE: Form = {
-    "step": int,
-    "path": str,
-    "sentence": int,
-    "original": str,
-    "decoded": str,
-}
-_SAMPLE |= {"cosine": float | None}
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,8 @@ def read_facts(run: RunFolder) -> RunFacts:
     """Read what a run folder holds; it may still be training.
 
     Raises:
-        InputError: The folder is missing, or a file in it is damaged.
+        InputError: The folder, its configuration or its log is missing, or a result
+            holds values of another type.
     """
     config, records = run.read_config(), read_metrics(run.metrics)
     return RunFacts(
@@ -74,7 +64,7 @@ def read_facts(run: RunFolder) -> RunFacts:
         changed=frozenset(differences(type(config)(), config)),
         summary=_read_summary(run),
         evaluation=_read_evaluation(run),
-        samples=_read_samples(run.samples),
+        samples=read_samples(run.samples),
         records=records,
         curves=curves_of(records),
     )
@@ -83,9 +73,7 @@ def read_facts(run: RunFolder) -> RunFacts:
 def _read_summary(run: RunFolder) -> Record:
     found = run.read_summary()
     if found:
-        where = f"[plot] {run.summary}"
-        _require(found, _SUMMARY, where)
-        _require(found["best"], {"step": int}, f"{where}: best")
+        _require(found["best"], {"step": int}, f"[plot] {run.summary}: best")
     return found
 
 
@@ -107,13 +95,6 @@ def _read_evaluation(run: RunFolder) -> Record:
                 f"{where}: sts {name} must have a score and a cosine for each pair, "
                 f"got {sizes[0]} and {sizes[1]}."
             )
-    return found
-
-
-def _read_samples(path: Path) -> list[Record]:
-    found = read_samples(path)
-    for number, sample in enumerate(found, 1):
-        _require(sample, _SAMPLE, f"[plot] {path}: line {number}")
     return found
 
 

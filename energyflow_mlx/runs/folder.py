@@ -5,7 +5,6 @@ another configuration is refused. The configuration is written last and makes th
 a run: one without it holds nothing yet, and a start there begins anew.
 """
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from energyflow_mlx.runs.metrics import MetricsLog, NoLog
 from energyflow_mlx.runs.results import read_result, read_summary
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
+from energyflow_mlx.runtime.disk import obstacle
 from energyflow_mlx.runtime.signed_json import write_signed
 
 # Kinds of arrays in a checkpoint, the first part of their names.
@@ -190,11 +190,10 @@ class RunFolder:
         Raises:
             InputError: It is below a file, or may not be written.
         """
-        nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        if found := obstacle(self.path):
             raise InputError(
                 f"[run] run.dir {self.path} must be a folder that can be written, got "
-                f"{nearest}."
+                f"{found}."
             )
 
     def check(self, config: Config) -> None:

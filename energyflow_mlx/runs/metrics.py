@@ -26,10 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.disk import writing
-from energyflow_mlx.runtime.received import read_bytes
+from energyflow_mlx.runtime.received import finite, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +151,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     damaged line is left out, and a warning names it.
 
     Raises:
-        InputError: The file is missing.
+        InputError: The file is missing, or none.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"[metrics] {path}: must be a metrics file, got none there.")
     records, damage = _read(path)
     _warn(path, damage)
     return records
@@ -214,7 +211,7 @@ def _signed(text: str, chain: str) -> tuple[str, str]:
 
 def _last_chain(path: Path) -> str:
     """The chain of digests at the end of a file; empty where it has none."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = read_bytes(path, "metrics").splitlines() if path.exists() else []
     signed = (_SIGNED.fullmatch(line) for line in reversed(lines))
     return next((match[3].decode() for match in signed if match), "")
 
@@ -266,7 +263,7 @@ def _plain(key: str, value: Any) -> Any:
 def _decode(line: bytes) -> dict[str, Any] | None:
     """The record of a line; none where it is damaged."""
     try:
-        row = json.loads(line, parse_constant=_refuse)
+        row = json.loads(line, parse_constant=finite)
         if not isinstance(row, dict) or (DIGEST in row and not _SIGNED.fullmatch(line)):
             return None
         row.pop(DIGEST, None)
@@ -277,15 +274,11 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return row
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
 def _cut_torn_line(path: Path) -> None:
     """Remove what a killed writer left after the last line end."""
     if not path.exists():
         return
-    data = path.read_bytes()
+    data = read_bytes(path, "metrics")
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         logger.warning("[metrics] %s: cut %d torn bytes", path, len(data) - whole)

@@ -46,6 +46,22 @@ def require_space(path: Path, sizes: Sequence[int], advice: str = "") -> None:
         raise _without_space(errno.ENOSPC, path, str(needed), free, advice)
 
 
+def obstacle(folder: Path) -> Path | None:
+    """What keeps a folder from being made or written, if anything.
+
+    Args:
+        folder: It need not exist.
+
+    Returns:
+        The innermost path down to it that exists, where that is no folder or may not
+        be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    nearest = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    is_fit = nearest.is_dir() and os.access(nearest, os.W_OK)
+    return None if is_fit else nearest
+
+
 def reserve(descriptor: int, size: int) -> None:
     """Take the room of a file that is open for writing, where the system can do so.
 

@@ -231,8 +231,8 @@ def parse_json(text: str, path: Path, room: str) -> Any:
             text,
             object_pairs_hook=_unique,
             parse_int=_integer,
-            parse_float=_finite,
-            parse_constant=_finite,
+            parse_float=finite,
+            parse_constant=finite,
         )
         _require_levels(value)
     except RecursionError:
@@ -259,7 +259,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """A number as JSON has it, for ``parse_constant`` of any reader.
+
+    Raises:
+        ValueError: It is NaN or infinite, which Python's own reader takes.
+    """
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is no finite number")
@@ -322,25 +327,26 @@ def require_type(value: Any, hint: Any, where: str) -> None:
     Raises:
         InputError: It is of another type.
     """
-    if not _fits(value, hint):
+    if not fits(value, hint):
         got = repr(value)
         got = got if len(got) <= 60 else got[:57] + "..."
         raise InputError(f"{where} must be {_said(hint)}, got {got}.")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of an annotated type; see ``require_type``."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in inside)
+        return any(fits(value, part) for part in inside)
     if origin is typing.Literal:
         return value in inside
     if origin is list:
-        return isinstance(value, list) and all(_fits(v, inside[0]) for v in value)
+        return isinstance(value, list) and all(fits(v, inside[0]) for v in value)
     if origin in (dict, Mapping):
         fits_inside = isinstance(value, dict) and all(
-            _fits(v, inside[1]) for v in value.values()
+            fits(v, inside[1]) for v in value.values()
         )
         return fits_inside
     if hint in (None, type(None)):

@@ -13,7 +13,7 @@ from typing import Any
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.json_text import json_text
-from energyflow_mlx.runtime.received import is_there, read_object
+from energyflow_mlx.runtime.received import read_object
 
 DIGEST = "sha256"
 
@@ -46,11 +46,9 @@ def read_signed(path: Path) -> dict[str, Any]:
     """Read an object; its digest, where it has one, is checked and left out.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        InputError: It holds no JSON object, or was changed after it was written.
+        InputError: There is no such file, it holds no JSON object, or was changed
+            after it was written.
     """
-    if not is_there(path):
-        raise FileNotFoundError(path)
     values = read_object(path, "files")
     if DIGEST in values and values.pop(DIGEST) != digest_of(values):
         raise InputError(

@@ -51,6 +51,8 @@ FILES = {
     "a.efck1": ("efck1", "a.efck1"),
     "a.efop1": ("efop1", "a.efop1"),
 }
+# Results of a run: one that is damaged blocks nothing.
+RESULTS = {"run/summary.json", "run/samples.jsonl", "run/evaluation.json"}
 IN_PLACE = {
     "zero": link("/dev/zero"),
     "random": link("/dev/random"),
@@ -152,7 +154,6 @@ OTHERS = {
     "step_text": (_C, sign(lambda h: h.update(step="1"))),
     "step_true": (_C, sign(lambda h: h.update(step=True))),
     "step_negative": (_C, sign(lambda h: h.update(step=-1))),
-    "step_huge": (_C, sign(lambda h: h["meta"].update(best_step=10**30))),
     "no_files": (_C, sign(lambda h: h.pop("files") and None)),
     "more_keys": (_C, sign(lambda h: h.update(more=1))),
     "files_list": (_C, sign(lambda h: h.update(files=[]))),
@@ -313,11 +314,16 @@ OTHERS = {
     "sts_line": ("a.tsv", put("1\t" + "a" * (17 << 20))),
     "efck1_sizes": ("a.efck1", _at(5, 2**32 - 1)),
     "efop1_count": ("a.efop1", _at(9, 2**32 - 1)),
-    "summary_best": ("run/summary.json", edit(best=[])),
-    "summary_empty_best": ("run/summary.json", edit(best={})),
-    "summary_status": ("run/summary.json", edit(status=3)),
+    "summary_empty_best": ("run/summary.json", sign(lambda s: s.update(best={}))),
     "evaluation_sts": ("run/evaluation.json", edit(details__sts__a={"score": [1]})),
     "evaluation_worst": ("run/evaluation.json", edit(details__retrieval__worst=[{}])),
+}
+LEFT_OUT = {
+    # Whole checkpoints serve in the place of one that is not there.
+    "step_huge": (_C, sign(lambda h: h["meta"].update(best_step=10**30))),
+    "summary_changed": ("run/summary.json", edit(steps=2)),
+    "summary_best": ("run/summary.json", sign(lambda s: s.update(best=[]))),
+    "summary_status": ("run/summary.json", sign(lambda s: s.update(status=3))),
     "samples_more": ("run/samples.jsonl", put('{"step": 1}\n')),
     "metrics_deep": ("run/metrics.jsonl", put(deep() + "\n")),
     "metrics_finite": ("run/metrics.jsonl", put('{"non_finite": {"a": "x"}}\n')),
@@ -325,13 +331,25 @@ OTHERS = {
 }
 
 
-def attacks():
-    """Name, reader, path that it is given, spoilt file and change, of every attack."""
-    for file, (reader, given) in FILES.items():
+def _attacks():
+    for file in FILES:
         for name, change in IN_PLACE.items():
-            yield f"{file} {name}", reader, given, file, change
+            yield f"{file} {name}", file, change, file in RESULTS
     for file in JSON_FILES:
         for name, change in IN_JSON.items():
-            yield f"{file} {name}", *FILES[file], file, change
-    for name, (file, change) in OTHERS.items():
-        yield name, *FILES[file], file, change
+            yield f"{file} {name}", file, change, file in RESULTS
+    for others, is_left_out in ((OTHERS, False), (LEFT_OUT, True)):
+        for name, (file, change) in others.items():
+            yield name, file, change, is_left_out
+
+
+def attacks(*, left_out):
+    """Name, reader, path that it is given, spoilt file and change, of attacks.
+
+    Args:
+        left_out: Those on what is left out with a warning, or else those that are
+            refused.
+    """
+    for name, file, change, is_left_out in _attacks():
+        if is_left_out == left_out:
+            yield name, *FILES[file], file, change

@@ -5,6 +5,7 @@ or eats memory ends its own process alone.
 """
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -27,12 +28,14 @@ class Answer(NamedTuple):
         status: ``read``, ``refused``, ``error`` (any other exception) or ``died``.
         message: Of the exception, or the signal.
         grown: Bytes that its resident memory has grown by at most.
+        warnings: Lines that the package logged meanwhile.
         seconds: That it took.
     """
 
     status: str
     message: str
     grown: int
+    warnings: list[str]
     seconds: float
 
 
@@ -104,9 +107,22 @@ def _peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+class _Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
 def _answer(read, path, pipe):
     from energyflow_mlx.errors import InputError
 
+    logged = _Lines()
+    logging.getLogger("energyflow_mlx").addHandler(logged)
     before = _peak()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
@@ -118,7 +134,8 @@ def _answer(read, path, pipe):
         status, message = "refused", str(error)
     except BaseException as error:  # a panic of another library too
         status, message = "error", f"{type(error).__name__}: {error}"
-    os.write(pipe, json.dumps([status, message[:4000], _peak() - before]).encode())
+    answer = [status, message[:4000], _peak() - before, logged.lines]
+    os.write(pipe, json.dumps(answer).encode())
     os._exit(0)
 
 
@@ -135,7 +152,7 @@ def _fork(read, path):
     _, status = os.waitpid(child, 0)
     taken = time.monotonic() - start
     if status or not said:
-        return ["died", f"signal {os.WTERMSIG(status)}", 0, taken]
+        return ["died", f"signal {os.WTERMSIG(status)}", 0, [], taken]
     return [*json.loads(said), taken]
 
 

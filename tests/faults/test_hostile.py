@@ -1,4 +1,7 @@
-"""What someone sends you is refused in one line: no hang, no crash, no memory."""
+"""What someone sends you is refused in one line: no hang, no crash, no memory.
+
+Results that a run can give again block nothing: they are left out, with one warning.
+"""
 
 import shutil
 
@@ -44,12 +47,12 @@ def spoilt(sent, tmp_path):
 def test_the_honest_file_is_read(sent, opener, file):
     reader, given = FILES[file]
     answer = opener.open(reader, sent / given)
-    assert answer.status == "read", answer
+    assert answer.status == "read" and answer.warnings == [], answer
 
 
 @pytest.mark.parametrize(
     ("reader", "given", "file", "change"),
-    [pytest.param(*attack, id=name) for name, *attack in attacks()],
+    [pytest.param(*attack, id=name) for name, *attack in attacks(left_out=False)],
 )
 def test_what_was_spoilt_is_refused_in_one_line(
     spoilt, opener, reader, given, file, change
@@ -58,5 +61,25 @@ def test_what_was_spoilt_is_refused_in_one_line(
     assert answer.status == "refused", answer
     assert answer.message and "\n" not in answer.message, answer
     assert len(answer.message) < 600, answer
+    _require_bounds(answer)
+
+
+@pytest.mark.parametrize(
+    ("reader", "given", "file", "change"),
+    [pytest.param(*attack, id=name) for name, *attack in attacks(left_out=True)],
+)
+def test_a_spoilt_result_is_left_out_with_one_warning(
+    spoilt, opener, reader, given, file, change
+):
+    answer = opener.open(reader, spoilt(given, file, change))
+    assert answer.status == "read", answer
+    (line,) = answer.warnings
+    assert "\n" not in line and len(line) < 600, answer
+    is_checkpoint = file.startswith("run/checkpoints/")
+    assert ("run/checkpoints/" if is_checkpoint else file) in line, answer
+    _require_bounds(answer)
+
+
+def _require_bounds(answer):
     assert answer.grown < _SLACK, answer
     assert answer.seconds < _MOST_SECONDS, answer

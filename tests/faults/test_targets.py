@@ -62,7 +62,8 @@ def write_targets(path, value):
 PLACES = {  # of row 7
     "a.npy": r"a\.npy row 7 must be finite",
     "a.efb": r"a\.efb: (vector of sample 7|byte \d+: target) must be finite",
-    "a.jsonl": r"a\.jsonl: line 9: target must be finite",
+    # NaN and infinity are no JSON; written as text they are numbers.
+    "a.jsonl": r"a\.jsonl: line 9: (target must be finite|.*(NaN|Infinity) is no)",
 }
 
 
