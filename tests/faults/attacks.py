@@ -95,6 +95,10 @@ def _file_named(name):
     return sign(change)
 
 
+def _one_more_file(header):
+    header["files"]["../a.safetensors"] = header["files"]["model.safetensors"]
+
+
 def _npy(shape):
     return _npy_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}")
 
@@ -171,6 +175,7 @@ OTHERS = {
     "dtype_list": (_C, _first_array(dtype=[])),
     "file_above": (_C, _file_named("../model.safetensors")),
     "file_absolute": (_C, _file_named("/etc/passwd")),
+    "file_more": (_C, sign(_one_more_file)),
     "file_nul": (_C, _file_named("a\0.safetensors")),
     "best_step_text": (_C, sign(lambda h: h["meta"].update(best_step="x"))),
     "dimension_text": (_C, sign(lambda h: h["meta"].update(dimension="x"))),
