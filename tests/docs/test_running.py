@@ -167,7 +167,7 @@ def outcomes(folder, site):
         env=os.environ | {"PYTHONPATH": str(site), "MLX_DISABLE_COMPILE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     # Before it is what jobs in processes of their own print.
