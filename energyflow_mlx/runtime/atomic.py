@@ -5,8 +5,10 @@ the disk and renamed over the final name; the folder is flushed last, so that th
 itself survives a power cut.
 """
 
+import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,7 @@ from energyflow_mlx.errors import DiskError
 from energyflow_mlx.runtime.disk import require_space, writing
 
 TEMPORARY_PREFIX = ".tmp-"
+_FORMER = "-former"
 
 
 @contextmanager
@@ -61,7 +64,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))  # "x/.." and "." have a name too
     aside = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    former = aside.with_name(f"{aside.name}-former")
+    former = aside.with_name(f"{aside.name}{_FORMER}")
     with writing(path), _kept_clean(path, aside):
         aside.mkdir(parents=True)
         try:
@@ -84,8 +87,12 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _kept_clean(path: Path, aside: Path) -> Iterator[None]:
-    """Remove what was written aside, and folders made for a path that did not come."""
+    """Remove what was written aside, and folders made for a path that did not come.
+
+    What killed writers of the same path left beside it goes first.
+    """
     missing = [folder for folder in path.parents if not folder.exists()]
+    _remove_dead(path)
     try:
         yield
     finally:
@@ -101,11 +108,43 @@ def _kept_clean(path: Path, aside: Path) -> Iterator[None]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what writers of a file or folder that were killed left beside it."""
-    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{path.name}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
-        else:
-            left.unlink()
+    for left in path.parent.glob(f"{TEMPORARY_PREFIX}*-{glob.escape(path.name)}*"):
+        _remove(left)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove what writers of a path left whose processes are no more.
+
+    A folder that one of them had moved out of the way, and put nothing in its place,
+    goes back.
+    """
+    own = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(\d+)-{re.escape(path.name)}")
+    with suppress(OSError):  # a folder that is not there, or is only read
+        for left in sorted(path.parent.iterdir(), reverse=True):  # the former first
+            found = own.fullmatch(left.name.removesuffix(_FORMER))
+            if not found or _is_alive(int(found[1])):
+                continue
+            if left.name.endswith(_FORMER) and not path.exists():
+                left.replace(path)
+            else:
+                _remove(left)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left)
+    else:
+        left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
