@@ -143,6 +143,7 @@ def test_installed_teacher_is_found():
 def test_changed_teacher_weights_are_noticed(monkeypatch, tmp_path):
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), {"a": mx.zeros((2,))})
     package = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
     found = diagnosis._teacher()

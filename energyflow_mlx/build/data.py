@@ -346,7 +346,8 @@ def load_run_data(
             held_out, settings.val_vectors, teacher, config, report
         )
     _check_size(held_out_targets, train_targets.shape[1], "held-out")
-    if config.teacher.kind != "precomputed" and not config.data.pairs:
+    has_teacher = config.teacher.kind != "precomputed" and not config.data.pairs
+    if has_teacher and reads_text:  # vectors alone may be of any size
         _check_teacher(teacher.dimension, train_targets.shape[1])
     to_ids = partial(
         _token_ids, tokenizer=tokenizer, config=config, reads_text=reads_text

@@ -92,7 +92,7 @@ def test_train_and_val_name_their_splits_of_a_dataset(monkeypatch):
         return [name]
 
     monkeypatch.setattr(build_data, "read_column", read_column)
-    keys = {"column": "c", "split": "s", "val_split": "v", "subset": "u"}
+    keys = {"text_column": "c", "split": "s", "val_split": "v", "subset": "u"}
     train, held_out = sets(train=["a", "b"], val="d", format="hf", **keys)
     assert (train, held_out) == (["a", "b"], ["d"])
     assert asked == [(n, "c", x, "u") for n, x in [("a", "s"), ("b", "s"), ("d", "v")]]

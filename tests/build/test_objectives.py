@@ -85,7 +85,7 @@ def test_sts_needs_an_encoder_and_may_choose_the_best_checkpoint():
         build_objectives(config)
     config.trainer.sts = "dev.tsv"
     build_objectives(config)
-    config.objectives = group(reconstruction=ReconstructionConfig())
+    config.objectives = group(reconstruction=ReconstructionConfig(lr=1e-3))
     with pytest.raises(InputError, match="trainer.sts must be unset, because recon"):
         build_objectives(config)
 

@@ -158,7 +158,7 @@ def through_lattice(folder, changes, **members):
     config = small(folder, {"share": "none", "trainer.max_steps": 1} | changes)
     config.lattice, config.objectives = make_lattice(), objectives(**members)
     for settings in members.values():
-        settings.settle(1e-3)
+        settings.lr = 1e-3
     return config
 
 

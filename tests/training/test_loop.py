@@ -319,11 +319,11 @@ def test_restore_best_brings_back_the_weights_of_the_best_validation(data, tmp_p
     kept = {}
     save = trainer.save
 
-    def spy():
+    def spy(log_digest):
         kept[trainer.progress.step] = np.array(
             trainer.stepper.state.parameters["encoder.head.weight"]
         )
-        save()
+        save(log_digest)
 
     trainer.save = spy
     measure, values = trainer.measure, iter([0.9, 0.1])

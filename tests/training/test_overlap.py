@@ -43,7 +43,7 @@ def watched(trainer):
     spy(trainer, "submit", lambda step, _: f"submit {step}")
     spy(trainer, "values_of", lambda submitted: f"wait {submitted.step}")
     spy(trainer, "measure", lambda: "measure")
-    spy(trainer, "save", lambda: "save")
+    spy(trainer, "save", lambda _: "save")
     return happened
 
 
