@@ -4,11 +4,11 @@ How much of the work the ends may do is a setting, ``lattice.ends.kind``: a stac
 layers, a linear map, or an orthogonal map that never trains and leaves all of it to the
 flows.
 
-The stacks are ported from ``EmbeddingMapper`` and ``OutputCollector`` of the reference system, with
-two changes. The hidden width is capped: uncapped it is twice the cells of a face, which
-at 100 x 100 would be six hundred million weights. And a linear map stands beside each
-stack, a residual connection (He et al., "Deep Residual Learning", 2016): the ends alone
-then learn in 140 updates what took them 700.
+The stacks are ported from ``EmbeddingMapper`` and ``OutputCollector`` of the reference
+system, with two changes. The hidden width is capped: uncapped it is twice the cells of
+a face, which at 100 x 100 would be six hundred million weights. And a linear map stands
+beside each stack, a residual connection (He et al., "Deep Residual Learning", 2016):
+the ends alone then learn in 140 updates what took them 700.
 """
 
 import math
