@@ -30,7 +30,7 @@ def make_config(folder, name="run", *, frozen=False, **changes):
         motion=MotionConfig(freeze=frozen),
     )
     settings = {"max_steps": 2, "micro_batch": 32, "compile": False} | changes
-    trainer = TrainerConfig(train="flow", keep=1, **settings)
+    trainer = TrainerConfig(**{"train": "flow", "keep": 1} | settings)
     flow = objectives(flow=FlowConfig(lr=1e-2))
     config = Config(objectives=flow, share="none", lattice=lattice, trainer=trainer)
     config.data.train = [str(folder / "train.npy")]
@@ -75,6 +75,44 @@ def test_training_the_flows_alone_leaves_the_ends_as_they_were(carried):
     changed = {p for p in after if not mx.array_equal(before[p], after[p]).item()}
     assert changed
     assert all(path.startswith("lattice.flow.") for path in changed)
+
+
+def parameters_after(config):
+    """Those of a finished run, and those that it began with."""
+    before = dict(tree_flatten(build_model(config, {"lattice"}, 0, 24).parameters()))
+    run(config)
+    after = dict(tree_flatten(load(config.run.dir).model.parameters()))
+    return before, after
+
+
+def test_fixed_ends_come_out_of_a_run_as_they_were_drawn(carried):
+    """Not even weight decay touches them; what a checkpoint holds answers the same."""
+    config = make_config(carried, "fixed", train="all")
+    config.lattice.ends.kind, config.optimizer.weight_decay = "fixed", 0.1
+    before, after = parameters_after(config)
+    ends = ["lattice.collector.direct", "lattice.mapper.direct"]
+    assert sorted(p for p in after if not p.startswith("lattice.flow.")) == ends
+    assert all(mx.array_equal(before[p], after[p]).item() for p in ends)
+    assert not mx.array_equal(
+        before["lattice.flow.carrier.move_out.bias"],
+        after["lattice.flow.carrier.move_out.bias"],
+    )
+
+
+def test_linear_ends_train(carried):
+    config = make_config(carried, "linear", train="all")
+    config.lattice.ends.kind = "linear"
+    before, after = parameters_after(config)
+    for path in ("lattice.collector.direct", "lattice.mapper.direct"):
+        assert not mx.array_equal(before[path], after[path])
+
+
+def test_faces_read_apart_report_their_entropies(carried):
+    config = make_config(carried, "faces")
+    config.lattice.readout.faces = "separate"
+    final = run(config)["final"]
+    assert 0.0 <= final["flow_face_choice"] <= final["flow_face_entropy"] <= 1.0
+    assert final["flow_sideways_cells"] == pytest.approx(2.5 * final["flow_sideways"])
 
 
 def test_pairs_of_vectors_are_split_swapped_and_scaled(carried):
