@@ -204,6 +204,11 @@ class ReadoutConfig:
             self.proximity_weight,
         )
 
+    @property
+    def is_split(self) -> bool:
+        """Whether the faces are read as two surfaces."""
+        return self.faces == "separate"
+
 
 @dataclass
 class NoiseConfig:
@@ -283,7 +288,7 @@ class LatticeConfig:
     def __post_init__(self) -> None:
         """Check the rules that span groups."""
         require(
-            self.cube.is_dual or not self.faces_are_apart,
+            self.cube.is_dual or not self.readout.is_split,
             "lattice.cube.output_planes",
             "dual with lattice.readout.faces=separate",
             self.cube.output_planes,
@@ -294,11 +299,6 @@ class LatticeConfig:
             f">= {self.slots}, the flow slots of one sample",
             self.cube.max_active_flows,
         )
-
-    @property
-    def faces_are_apart(self) -> bool:
-        """Whether the faces are read as two surfaces."""
-        return self.readout.faces == "separate"
 
     @property
     def surface_size(self) -> int:

@@ -223,7 +223,7 @@ def build_collector(
         mapper: The other end.
     """
     cube, ends = config.cube, config.ends
-    faces = 2 if config.faces_are_apart else 1
+    faces = 2 if config.readout.is_split else 1
     if ends.kind == "mlp":
         size, cap = (cube.width, faces * cube.height), ends.width_cap
         return OutputCollector(embedding_dim, *size, width_cap=cap, rate=ends.dropout)
@@ -232,7 +232,7 @@ def build_collector(
         cells = faces * cube.surface_size
         return LinearCollector(isometry(embedding_dim, cells) / gain)
     maps = [mapper.direct.T / gain**2]
-    if config.faces_are_apart:
+    if config.readout.is_split:
         maps.append(isometry(embedding_dim, cube.surface_size) / gain)
     collector = LinearCollector(mx.concatenate(maps, axis=1))
     collector.freeze()

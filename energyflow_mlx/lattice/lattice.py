@@ -211,7 +211,7 @@ class EnergyLattice(nn.Module):
             key: Random key of the collector's dropout, in training.
         """
         faces = read_faces(self.config, flows)
-        arrived = faces[0] + faces[1] if self.config.faces_are_apart else faces[0]
+        arrived = faces[0] + faces[1] if self.config.readout.is_split else faces[0]
         return LatticeOutput(
             vector=self.collector(mx.concatenate(faces, axis=1), key=key),
             surface_in=surface,

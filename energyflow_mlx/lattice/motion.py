@@ -135,7 +135,7 @@ def _choose_face(config: LatticeConfig, state: FlowState, along: mx.array) -> mx
     is_new = state.age == 0.0
     chooses = mx.logical_and(is_new, is_clear)
     face = mx.stop_gradient(mx.where(chooses, mx.sign(along), state.face))
-    if not config.faces_are_apart:
+    if not config.readout.is_split:
         return face
     soft = mx.where(is_new, along / config.motion.bound, state.face)
     return straight_through(face, soft)
@@ -169,7 +169,7 @@ def _settle(config: LatticeConfig, raw: mx.array, face: mx.array) -> Move:
     if is_dual:
         reached = mx.where(z <= FACE_NEAR + PLANE_TOLERANCE, FACE_NEAR, reached)
     z = mx.where(reached != 0.0, reached, z)
-    if config.faces_are_apart:
+    if config.readout.is_split:
         z = straight_through(
             z, raw[..., 2]
         )  # else a face that stops it hides the choice

@@ -55,7 +55,7 @@ def read_faces(config: LatticeConfig, state: FlowState) -> list[mx.array]:
     """
     score = score_flows(config, state)
     read = partial(_read, config, state.position, score)
-    if not config.faces_are_apart:
+    if not config.readout.is_split:
         return [read(state.energy)]
     far = (1.0 + state.position[..., 2]) / 2  # 1 or 0
     return [read(state.energy * (1.0 - far)), read(state.energy * far)]
