@@ -170,9 +170,8 @@ def _settle(config: LatticeConfig, raw: mx.array, face: mx.array) -> Move:
         reached = mx.where(z <= FACE_NEAR + PLANE_TOLERANCE, FACE_NEAR, reached)
     z = mx.where(reached != 0.0, reached, z)
     if config.readout.is_split:
-        z = straight_through(
-            z, raw[..., 2]
-        )  # else a face that stops it hides the choice
+        # Else a face that stops a flow would hide the choice of it.
+        z = straight_through(z, raw[..., 2])
     position = mx.concatenate([side, z[..., None]], axis=-1)
     return Move(position, face, mx.stop_gradient(reached))
 
