@@ -42,7 +42,7 @@ from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.lattice.state import FlowState, land, launch
 
-_BIRTHS = ("spawn.unit=cells", "spawn.threshold=0.125", "spawn.slots=100")
+_BIRTHS = ("spawn.unit=cells", "spawn.threshold=0.1", "spawn.slots=100")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "fixed": ("ends.kind=fixed", "readout.faces=separate"),
     "carried": ("ends.kind=fixed",),
@@ -184,9 +184,7 @@ def measure(args: argparse.Namespace, setting: str) -> dict[str, Any]:
         config.lattice.motion.freeze, config.run.dir = True, str(folder / "frozen")
         found["trained frozen"] = run(config)["final"]["cosine"]
     statistics = {name: free["final"][f"flow_{name}"] for name in REPORTED}
-    changes = SETTINGS[setting]
-    record = {"setting": setting, "changes": changes, "cosine": found}
-    return record | {"statistics": statistics}
+    return {"setting": setting, "cosine": found, "statistics": statistics}
 
 
 def main() -> None:
@@ -197,6 +195,7 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "device": str(mx.default_device()),
         "mlx": mx.__version__,
+        "changes": {name: SETTINGS[name] for name in args.settings},
         "runs": [],
     }
     for setting in args.settings:
