@@ -75,14 +75,18 @@ class SpawnConfig:
         slots: Slots for children per sample; 0 = no spawning.
         max_per_step: Most children of one parent in one step.
         threshold: A move of length m makes ``floor(m / threshold) - 1`` children.
+        unit: Of m and the threshold. ``cube``: the whole move, in half cubes;
+            ``cells``: the move along x and y alone, in cells along x.
     """
 
     slots: int = 8
     max_per_step: int = 1
     threshold: float = 0.3
+    unit: str = "cube"
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require_choice(self.unit, "lattice.spawn.unit", ("cube", "cells"))
         _require_within(self, "spawn", (0, COUNT), "slots")
         _require_within(self, "spawn", (1, COUNT), "max_per_step")
         _require_positive(self, "spawn", "threshold")
@@ -182,6 +186,8 @@ class ReadoutConfig:
         scatter: ``bilinear`` (positions have a gradient) or ``nearest``.
         weighting: Of flows that share a cell: ``softmax`` of energy, distance and
             age, or ``importance``.
+        faces: ``merged``: both faces are read as one surface; ``separate``: as two,
+            and the choice of face has a gradient.
         proximity_weight: Importance of having been near the plane.
         path_length_weight: Importance of age.
         safe_distance: Distances below it count as it in the importance.
@@ -189,6 +195,7 @@ class ReadoutConfig:
 
     scatter: str = "bilinear"
     weighting: str = "softmax"
+    faces: str = "merged"
     proximity_weight: float = 0.7
     path_length_weight: float = 0.3
     safe_distance: float = 0.5
@@ -199,6 +206,8 @@ class ReadoutConfig:
         require_choice(self.scatter, "lattice.readout.scatter", scatters)
         weightings = ("softmax", "importance")
         require_choice(self.weighting, "lattice.readout.weighting", weightings)
+        faces = ("merged", "separate")
+        require_choice(self.faces, "lattice.readout.faces", faces)
         weights = ("proximity_weight", "path_length_weight")
         _require_within(self, "readout", (0, LARGE), *weights)
         _require_positive(self, "readout", "safe_distance")
@@ -208,6 +217,11 @@ class ReadoutConfig:
             "positive when lattice.readout.path_length_weight is 0",
             self.proximity_weight,
         )
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the faces are read as two surfaces."""
+        return self.faces == "separate"
 
 
 @dataclass
@@ -235,15 +249,20 @@ class EndsConfig:
     """Mapper and collector.
 
     Attributes:
-        width_cap: Most hidden units of either.
-        dropout: Rate of the dropouts; half of it on the layer nearest the surface.
+        kind: ``mlp``: a stack of layers beside a linear map, each; ``linear``: a
+            linear map alone; ``fixed``: an orthogonal map that never trains.
+        width_cap: Most hidden units of either stack.
+        dropout: Rate of the dropouts of the stacks; half of it on the layer nearest
+            the surface.
     """
 
+    kind: str = "mlp"
     width_cap: int = 4096
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require_choice(self.kind, "lattice.ends.kind", ("mlp", "linear", "fixed"))
         _require_within(self, "ends", (1, WIDTH), "width_cap")
         require_share(self.dropout, "lattice.ends.dropout")
 
@@ -282,7 +301,13 @@ class LatticeConfig:
     adjoint: AdjointConfig = field(default_factory=AdjointConfig)
 
     def __post_init__(self) -> None:
-        """Check the rule that spans groups."""
+        """Check the rules that span groups."""
+        require(
+            self.cube.is_dual or not self.readout.is_split,
+            "lattice.cube.output_planes",
+            "dual with lattice.readout.faces=separate",
+            self.cube.output_planes,
+        )
         require(
             self.slots <= self.cube.max_active_flows,
             "lattice.cube.max_active_flows",

@@ -191,14 +191,18 @@ class FlowConfig(VectorDistanceConfig):
     Attributes:
         surface: Weight of the mean squared error between the surface the lattice gives
             out and the mapper's image of the target; the image has no gradient.
+        mask: Share of the cells whose energy is hidden at launch in training, [0, 1):
+            the whole is to come out of what is left (denoising).
     """
 
     surface: float = 0.0
+    mask: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
         self.require_not_negative("surface")
+        require_share(self.mask, f"{self.key}.mask")
 
 
 @objective_settings("flow_text")

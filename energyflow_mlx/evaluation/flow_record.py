@@ -14,9 +14,14 @@ _STATISTICS = (
     ("covered", "cells covered", True),
     ("created", "flows", False),
     ("spawned", "of them spawned", False),
+    ("born", "of the children's slots used", True),
     ("steps", "mean steps", False),
     ("path", "mean path length", False),
+    ("path_cells", "the same in cells", False),
     ("sideways", "mean sideways displacement", False),
+    ("sideways_cells", "sideways, in cells", False),
+    ("child_cells", "children from their birth, in cells", False),
+    ("face_entropy", "entropy of the faces, in bits", False),
 )
 
 

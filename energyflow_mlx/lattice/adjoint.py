@@ -32,7 +32,7 @@ Loss = tuple[mx.array, Any]
 
 # Fields of the state that later steps and the readout differentiate. All others are
 # masks, counters and measurements.
-_SMOOTH = ("position", "energy", "memory")
+_SMOOTH = ("position", "energy", "memory", "face")
 
 
 class Ends(NamedTuple):

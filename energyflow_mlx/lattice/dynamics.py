@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.carrier import MEMORY_SLOTS, EnergyCarrier
+from energyflow_mlx.lattice.geometry import cells_across
 from energyflow_mlx.lattice.motion import StepControls, move_flows
 from energyflow_mlx.lattice.neuron import SimpleNeuron
 from energyflow_mlx.lattice.spawn import (
@@ -186,6 +187,9 @@ def _spawn(
     A child starts where its parent was before the move, with the energy and hidden
     state its parent has after it.
     """
+    if config.spawn.unit == "cells":
+        side = (after.position - before.position)[..., :2]
+        length = cells_across(_length(side), config.cube.width)
     wanted = count_children(config.spawn, length, after.alive)  # [B, F]
     births = plan_births(config, assign_slots(config, wanted, after.exists))
     place, is_new = partial(place_children, births), births.is_new

@@ -1,10 +1,14 @@
 """Vector to surface and surface to vector: the two ends of the lattice.
 
-Ported from ``EmbeddingMapper`` and ``OutputCollector`` of the reference system, with
-two changes. The hidden width is capped: uncapped it is twice the cells of a face, which
-at 100 x 100 would be six hundred million weights. And a linear map stands beside each
-stack, a residual connection (He et al., "Deep Residual Learning", 2016): the ends alone
-then learn in 140 updates what took them 700.
+How much of the work the ends may do is a setting, ``lattice.ends.kind``: a stack of
+layers, a linear map, or an orthogonal map that never trains and leaves all of it to the
+flows.
+
+The stacks are ported from ``EmbeddingMapper`` and ``OutputCollector`` of the reference
+system, with two changes. The hidden width is capped: uncapped it is twice the cells of
+a face, which at 100 x 100 would be six hundred million weights. And a linear map stands
+beside each stack, a residual connection (He et al., "Deep Residual Learning", 2016):
+the ends alone then learn in 140 updates what took them 700.
 """
 
 import math
@@ -13,6 +17,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
+from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.nn.dropout import active_key, check_rate, dropout, key_stream
 from energyflow_mlx.ops import gelu
 
@@ -153,3 +158,87 @@ class OutputCollector(nn.Module):
         """Map surfaces ``[B, H, W]`` to vectors ``[B, E]``, not normalized."""
         weighed = (surface * self.cell_weight).reshape(surface.shape[0], -1)
         return self.stack(weighed, key=key) + weighed @ self.direct.T
+
+
+class LinearMapper(nn.Module):
+    """Lay a vector out on the input surface: surface = direct vector."""
+
+    def __init__(self, direct: mx.array, width: int, height: int) -> None:
+        """Create the mapper with the map ``direct``, ``[H * W, E]``."""
+        super().__init__()
+        self.direct = direct
+        self._size = (height, width)
+
+    def __call__(self, vector: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Map vectors ``[B, E]`` to surfaces ``[B, H, W]``; nothing is random."""
+        return (vector @ self.direct.T).reshape(-1, *self._size)
+
+
+class LinearCollector(nn.Module):
+    """Read a vector off the cells that energies arrived on: vector = direct cells."""
+
+    def __init__(self, direct: mx.array) -> None:
+        """Create the collector with the map ``direct``, ``[E, cells]``."""
+        super().__init__()
+        self.direct = direct
+
+    def __call__(self, surface: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Map surfaces ``[B, ..., W]`` to vectors ``[B, E]``; nothing is random."""
+        return surface.reshape(surface.shape[0], -1) @ self.direct.T
+
+
+def build_mapper(
+    config: LatticeConfig, embedding_dim: int
+) -> EmbeddingMapper | LinearMapper:
+    """Mapper of the configured kind, drawn from MLX's generator.
+
+    Args:
+        config: Settings of the lattice.
+        embedding_dim: Numbers of a vector, E.
+    """
+    cube, ends = config.cube, config.ends
+    size = (cube.width, cube.height)
+    if ends.kind == "mlp":
+        cap, rate = ends.width_cap, ends.dropout
+        return EmbeddingMapper(embedding_dim, *size, width_cap=cap, rate=rate)
+    direct = _gain(config, embedding_dim) * isometry(cube.surface_size, embedding_dim)
+    mapper = LinearMapper(direct, *size)
+    if ends.kind == "fixed":
+        mapper.freeze()
+    return mapper
+
+
+def build_collector(
+    config: LatticeConfig, embedding_dim: int, mapper: EmbeddingMapper | LinearMapper
+) -> OutputCollector | LinearCollector:
+    """Collector of the configured kind, drawn from MLX's generator.
+
+    A fixed one reads the near face, or the only surface, with the transpose of the
+    mapper's map: what stays where it was laid out comes back. The far face has an
+    orthogonal map of its own.
+
+    Args:
+        config: Settings of the lattice.
+        embedding_dim: Numbers of a vector, E.
+        mapper: The other end.
+    """
+    cube, ends = config.cube, config.ends
+    faces = 2 if config.readout.is_split else 1
+    if ends.kind == "mlp":
+        size, cap = (cube.width, faces * cube.height), ends.width_cap
+        return OutputCollector(embedding_dim, *size, width_cap=cap, rate=ends.dropout)
+    gain = _gain(config, embedding_dim)
+    if ends.kind == "linear":
+        cells = faces * cube.surface_size
+        return LinearCollector(isometry(embedding_dim, cells) / gain)
+    maps = [mapper.direct.T / gain**2]
+    if config.readout.is_split:
+        maps.append(isometry(embedding_dim, cube.surface_size) / gain)
+    collector = LinearCollector(mx.concatenate(maps, axis=1))
+    collector.freeze()
+    return collector
+
+
+def _gain(config: LatticeConfig, embedding_dim: int) -> float:
+    """Factor on an isometry that gives a unit vector cells of deviation 0.5."""
+    return _CELL_STD * math.sqrt(max(config.surface_size, embedding_dim))

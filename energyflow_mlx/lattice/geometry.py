@@ -24,6 +24,11 @@ def denormalize(coordinate: mx.array, count: int) -> mx.array:
     return (coordinate + 1.0) * 0.5 * (count - 1)
 
 
+def cells_across(length: mx.array, width: int) -> mx.array:
+    """A length of the cube, in cells along x; ``width`` is their count W."""
+    return length * ((width - 1) / 2)
+
+
 def quantize(coordinate: mx.array, count: int) -> mx.array:
     """Nearest cell number in [0, count - 1], int32; ties go to the even number."""
     cell = mx.round(denormalize(coordinate, count))
@@ -44,6 +49,11 @@ def fold(coordinate: mx.array) -> mx.array:
     folded = mx.where(coordinate > 1.0, 2.0 - coordinate, coordinate)
     folded = mx.where(coordinate < -1.0, -2.0 - coordinate, folded)
     return mx.clip(folded, -1.0, 1.0)
+
+
+def straight_through(value: mx.array, source: mx.array) -> mx.array:
+    """``value`` exactly, with the gradient of ``source``; both of one shape."""
+    return mx.stop_gradient(value) + (source - mx.stop_gradient(source))
 
 
 def start_level(depth: int) -> float:

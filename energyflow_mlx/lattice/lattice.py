@@ -7,8 +7,8 @@ import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.dynamics import FlowStep
-from energyflow_mlx.lattice.ends import EmbeddingMapper, OutputCollector
-from energyflow_mlx.lattice.readout import describe_flows, read_surface
+from energyflow_mlx.lattice.ends import build_collector, build_mapper
+from energyflow_mlx.lattice.readout import describe_flows, read_faces
 from energyflow_mlx.lattice.solve import StepRunner, propagate
 from energyflow_mlx.lattice.state import (
     FlowOptions,
@@ -24,7 +24,7 @@ class LatticeOutput(NamedTuple):
     Attributes:
         vector: Read off the output surface, ``[B, E]``, not normalized.
         surface_in: Energies the flows started with, ``[B, H, W]``.
-        surface_out: Energies that arrived, ``[B, H, W]``.
+        surface_out: Energies that arrived, both faces together, ``[B, H, W]``.
         statistics: See ``readout.describe_flows``.
         flows: Every flow after landing.
     """
@@ -58,12 +58,10 @@ class EnergyLattice(nn.Module):
     def __init__(self, config: LatticeConfig, embedding_dim: int) -> None:
         """Create a lattice for vectors of ``embedding_dim`` numbers."""
         super().__init__()
-        ends = (embedding_dim, config.cube.width, config.cube.height)
-        cap, rate = config.ends.width_cap, config.ends.dropout
-        self.mapper = EmbeddingMapper(*ends, width_cap=cap, rate=rate)
+        self.mapper = build_mapper(config, embedding_dim)
         # Not ``step``: MLX optimizers keep their counter under that name.
         self.flow = FlowStep(config)
-        self.collector = OutputCollector(*ends, width_cap=cap, rate=rate)
+        self.collector = build_collector(config, embedding_dim, self.mapper)
         self.config = config
         self._steps = StepRunner(self.flow, config)
 
@@ -153,7 +151,7 @@ class EnergyLattice(nn.Module):
     @property
     def embedding_dim(self) -> int:
         """Width E of the vectors."""
-        width: int = self.mapper.stack.layers[0].weight.shape[1]
+        width: int = self.mapper.direct.shape[1]
         return width
 
     def _check_vector(self, vector: mx.array) -> None:
@@ -212,9 +210,10 @@ class EnergyLattice(nn.Module):
             flows: After ``land``.
             key: Random key of the collector's dropout, in training.
         """
-        arrived = read_surface(self.config, flows)
+        faces = read_faces(self.config, flows)
+        arrived = faces[0] + faces[1] if self.config.readout.is_split else faces[0]
         return LatticeOutput(
-            vector=self.collector(arrived, key=key),
+            vector=self.collector(mx.concatenate(faces, axis=1), key=key),
             surface_in=surface,
             surface_out=arrived,
             statistics=describe_flows(self.config, flows, arrived),

@@ -16,6 +16,7 @@ from energyflow_mlx.lattice.geometry import (
     FACE_NEAR,
     PLANE_TOLERANCE,
     fold,
+    straight_through,
 )
 from energyflow_mlx.lattice.state import FlowState
 
@@ -122,11 +123,22 @@ def move_flows(
 
 
 def _choose_face(config: LatticeConfig, state: FlowState, along: mx.array) -> mx.array:
+    """The face every flow heads for; with separate faces it has a gradient.
+
+    The sign's own gradient is zero: that of the z output itself stands in for it, also
+    where the output is too short to choose (straight-through; Bengio et al.,
+    "Estimating or Propagating Gradients Through Stochastic Neurons", 2013).
+    """
     if not config.cube.is_dual:
         return mx.full(state.face.shape, FACE_FAR)
     is_clear = mx.abs(along) > config.motion.face_tie * config.motion.bound
-    chooses = mx.logical_and(state.age == 0.0, is_clear)
-    return mx.stop_gradient(mx.where(chooses, mx.sign(along), state.face))
+    is_new = state.age == 0.0
+    chooses = mx.logical_and(is_new, is_clear)
+    face = mx.stop_gradient(mx.where(chooses, mx.sign(along), state.face))
+    if not config.readout.is_split:
+        return face
+    soft = mx.where(is_new, along / config.motion.bound, state.face)
+    return straight_through(face, soft)
 
 
 def _advance(
@@ -137,6 +149,8 @@ def _advance(
     pace: float | mx.array,
 ) -> mx.array:
     """Advance towards the face: what is needed to arrive, and what hurries it."""
+    # To choose the other face turns the advance round; it does not make it longer.
+    face = mx.stop_gradient(face)
     left = mx.abs(face - mx.stop_gradient(state.position[..., 2]))
     drift = mx.maximum(pace * left, 1.0 / config.total_steps)
     towards = face * along
@@ -155,6 +169,9 @@ def _settle(config: LatticeConfig, raw: mx.array, face: mx.array) -> Move:
     if is_dual:
         reached = mx.where(z <= FACE_NEAR + PLANE_TOLERANCE, FACE_NEAR, reached)
     z = mx.where(reached != 0.0, reached, z)
+    if config.readout.is_split:
+        # Else a face that stops a flow would hide the choice of it.
+        z = straight_through(z, raw[..., 2])
     position = mx.concatenate([side, z[..., None]], axis=-1)
     return Move(position, face, mx.stop_gradient(reached))
 

@@ -1,8 +1,11 @@
 """From landed flows to the output surface, and what to report about them."""
 
+from functools import partial
+
 import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
+from energyflow_mlx.lattice.geometry import cells_across
 from energyflow_mlx.lattice.state import FlowState
 from energyflow_mlx.ops import CellMode, lattice_readout, lattice_scatter
 
@@ -36,23 +39,34 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
     return mx.where(state.exists, score, -mx.inf)
 
 
-def read_surface(config: LatticeConfig, state: FlowState) -> mx.array:
-    """Energies that arrived on the cells, both faces on one surface.
+def read_faces(config: LatticeConfig, state: FlowState) -> list[mx.array]:
+    """Energies that arrived on the cells: one surface, or the near and the far face.
+
+    ``near = read(energy * (1 - z) / 2)`` and ``far = read(energy * (1 + z) / 2)``: all
+    flows of a cell share its average on whichever face they are, so that both faces
+    add up to the one surface, and z has a gradient. It is -1 or +1 here.
 
     Args:
         config: Settings of the lattice.
         state: After ``land``.
 
     Returns:
-        ``[B, H, W]``; cells without a flow are 0.
+        ``[B, H, W]`` each; cells without a flow are 0.
     """
-    return lattice_readout(
-        state.position,
-        state.energy,
-        score_flows(config, state),
-        (config.cube.height, config.cube.width),
-        config.readout.scatter,  # type: ignore[arg-type]
-    )
+    score = score_flows(config, state)
+    read = partial(_read, config, state.position, score)
+    if not config.readout.is_split:
+        return [read(state.energy)]
+    far = (1.0 + state.position[..., 2]) / 2  # 1 or 0
+    return [read(state.energy * (1.0 - far)), read(state.energy * far)]
+
+
+def _read(
+    config: LatticeConfig, position: mx.array, score: mx.array, energy: mx.array
+) -> mx.array:
+    size = (config.cube.height, config.cube.width)
+    mode: CellMode = config.readout.scatter  # type: ignore[assignment]
+    return lattice_readout(position, energy, score, size, mode)
 
 
 def count_arrivals(config: LatticeConfig, state: FlowState, face: float) -> mx.array:
@@ -88,20 +102,23 @@ def describe_flows(
         ``reached_near`` and ``reached_far``: shares of the flows that reached the
         face z = -1 or +1 by themselves, ``reached`` their sum; ``projected``: share
         put there at the end; ``completed``: 1 if every created flow landed;
-        ``created`` and ``spawned``: flows and children per sample; ``covered``: share
-        of output cells that are not zero; ``steps``: mean steps taken; ``path``: mean
-        length travelled; ``sideways``: mean distance in x, y from the start.
+        ``created`` and ``spawned``: flows and children per sample, ``born``: share
+        of the children's slots in use; ``covered``: share of output cells that are
+        not zero; ``steps``: mean steps taken; ``path``: mean length travelled;
+        ``sideways``: mean distance in x, y from the start. ``path_cells`` and
+        ``sideways_cells`` are the same in cells along x, ``child_cells`` is that of
+        children alone from their place of birth. ``face_entropy``: of the split of
+        all flows between the faces, ``face_choice``: of the face of one cell's flow
+        over the samples, mean over the cells; both in bits.
     """
     state = FlowState(*(_detach(a) for a in state))
     exists = state.exists.astype(mx.float32)
-    created = exists.sum()
+    created, batch = exists.sum(), exists.shape[0]
     near = mx.logical_and(state.exists, state.reached < 0).sum()
     far = mx.logical_and(state.exists, state.reached > 0).sum()
     by_itself = (near + far).astype(mx.float32)
     landed = mx.logical_not(mx.logical_or(state.alive, mx.logical_not(state.exists)))
-    offset = state.position[..., :2] - state.origin
-    sideways = mx.sqrt((offset * offset).sum(axis=-1))
-    batch = exists.shape[0]
+    spawned = created / batch - config.surface_size
     return {
         "reached_near": near / created,
         "reached_far": far / created,
@@ -109,12 +126,51 @@ def describe_flows(
         "projected": 1.0 - by_itself / created,
         "completed": (landed.sum() == created).astype(mx.float32),
         "created": created / batch,
-        "spawned": created / batch - config.surface_size,
+        "spawned": spawned,
+        "born": spawned / max(1, config.spawn.slots),
         "covered": (mx.stop_gradient(surface) != 0).astype(mx.float32).mean(),
         "steps": (state.age * exists).sum() / created,
-        "path": (state.path * exists).sum() / created,
-        "sideways": (sideways * exists).sum() / created,
+        **_describe_ways(config, state, exists),
+        **_describe_faces(config, state, exists),
     }
+
+
+def _describe_ways(
+    config: LatticeConfig, state: FlowState, exists: mx.array
+) -> dict[str, mx.array]:
+    """Mean lengths; ``exists`` is 1 for slots in use, ``[B, F]``."""
+    created, width = exists.sum(), config.cube.width
+    offset = state.position[..., :2] - state.origin
+    sideways = mx.sqrt((offset * offset).sum(axis=-1)) * exists
+    children = mx.maximum(exists[:, config.surface_size :].sum(), 1.0)
+    strayed = sideways[:, config.surface_size :].sum() / children
+    path, side = (state.path * exists).sum() / created, sideways.sum() / created
+    return {
+        "path": path,
+        "sideways": side,
+        "path_cells": cells_across(path, width),
+        "sideways_cells": cells_across(side, width),
+        "child_cells": cells_across(strayed, width),
+    }
+
+
+def _describe_faces(
+    config: LatticeConfig, state: FlowState, exists: mx.array
+) -> dict[str, mx.array]:
+    """Entropies of the faces; ``exists`` is 1 for slots in use, ``[B, F]``."""
+    far = (state.position[..., 2] > 0).astype(mx.float32) * exists
+    of_cells = far[:, : config.surface_size].mean(axis=0)
+    return {
+        "face_entropy": _bits(far.sum() / exists.sum()),
+        "face_choice": _bits(of_cells).mean(),
+    }
+
+
+def _bits(share: mx.array) -> mx.array:
+    """Entropy of a choice between two with this probability of one."""
+    share = mx.clip(share, 1e-7, 1.0 - 1e-7)
+    other = 1.0 - share
+    return -(share * mx.log2(share) + other * mx.log2(other))
 
 
 def _detach(a: mx.array | tuple) -> mx.array | tuple:

@@ -19,6 +19,7 @@ from energyflow_mlx.lattice.geometry import (
     launch_positions,
     nearest_plane,
     plane_distance,
+    straight_through,
 )
 from energyflow_mlx.ops.flow_carry import States, sanitize
 
@@ -169,6 +170,7 @@ def land(config: LatticeConfig, state: FlowState) -> FlowState:
     is_dual = config.cube.is_dual
     z = state.position[..., 2]
     gap = mx.where(state.alive, plane_distance(z, is_dual=is_dual), state.gap)
-    z = mx.where(state.alive, nearest_plane(z, is_dual=is_dual), z)
+    landed = mx.where(state.alive, nearest_plane(z, is_dual=is_dual), z)
+    z = straight_through(landed, z) if config.readout.is_split else landed
     position = mx.concatenate([state.position[..., :2], z[..., None]], axis=-1)
     return state._replace(position=position, gap=gap, alive=mx.zeros_like(state.alive))

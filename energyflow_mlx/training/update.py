@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from energyflow_mlx.config import Config
 from energyflow_mlx.model import (
@@ -100,7 +101,8 @@ class Stepper:
         """Take over the model's parameters and prepare the moments."""
         parameters = flat_parameters(self.model)
         self._slots = parameter_slots(self.model)
-        self.trainable = trainable_paths(parameters, self.config.trainer)
+        learning = dict(tree_flatten(self.model.trainable_parameters()))
+        self.trainable = trainable_paths(learning, self.config.trainer)
         self.gathered = gathered_tables(parameters, self.config) & self.trainable
         self._differentiated: Mapping[str, Differentiated] = {
             o.name: o.differentiate(self.model, self._installed, self.engine)

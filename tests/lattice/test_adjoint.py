@@ -267,3 +267,20 @@ def test_text_term_adds_its_weight():
         losses.append(found.loss.item())
     own = found.metrics["own_ce"].item()
     np.testing.assert_allclose(np.diff(losses), 0.1 * own, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "fixed"])
+@pytest.mark.parametrize("way", ["graph", "stepwise"])
+def test_a_choice_of_face_has_the_same_gradient_either_way(kind, way):
+    """With more steps after the choice, through which its gradient must pass."""
+    config = make_config("flow", way=way)
+    config.lattice.readout.faces, config.lattice.ends.kind = "separate", kind
+    stepper, batch = make_stepper(config), make_batch()
+    loss, expected = in_one_graph(stepper, "flow", batch)
+    found = gradients(stepper, "flow", batch, KEY)
+    assert found.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    largest = max(mx.abs(g).max().item() for g in expected.values())
+    assert set(found.gradients) == set(expected)
+    for path, gradient in found.gradients.items():
+        error = mx.abs(gradient - expected[path]).max().item()
+        assert error <= 2e-5 * largest, path

@@ -302,3 +302,26 @@ def test_compiled_step_equals_the_eager_one(small_config):
         tree_flatten(tuple(eager)), tree_flatten(compiled), strict=True
     ):
         assert mx.allclose(a, b, atol=1e-5), name
+
+
+def born_after_a_step(small_config, output, **spawn):
+    """Children of 20 flows that take one step with this output each."""
+    config = small_config(spawn={"slots": 30, "threshold": 0.25} | spawn)
+    flow = FlowStep(config)
+    layer = flow.carrier.move_out
+    layer.weight, layer.bias = mx.zeros(layer.weight.shape), mx.array(output)
+    state = launch(config, mx.zeros((1, 4, 5)))
+    after = flow(state, phase(config, 0))
+    return after.exists.sum().item() - 20
+
+
+def test_births_in_cells_ask_for_a_move_aside_and_the_drift_counts_for_nothing(
+    small_config,
+):
+    """A cell of five is half a unit: 0.3 aside is 0.6 cells; the drift is 1 in 3."""
+    aside, straight = [0.0, 9.0, 0.0], [0.0, 0.0, 0.0]
+    in_cells = {"unit": "cells", "threshold": 0.25}
+    assert born_after_a_step(small_config, straight, threshold=0.1) == 20
+    assert born_after_a_step(small_config, straight, **in_cells) == 0
+    assert born_after_a_step(small_config, aside, **in_cells) == 20
+    assert born_after_a_step(small_config, aside, unit="cells", threshold=0.4) == 0

@@ -6,6 +6,8 @@ from energyflow_mlx.lattice.ends import (
     EmbeddingMapper,
     NormedStack,
     OutputCollector,
+    build_collector,
+    build_mapper,
     hidden_widths,
     isometry,
 )
@@ -88,3 +90,61 @@ def test_dropout_acts_in_training_from_its_key_and_never_in_evaluation(cls):
 def test_rate_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="dropout must be in"):
         NormedStack((2, 3, 2), (1.0,))
+
+
+def ends_of(small_config, faces="merged", **settings):
+    """Mapper and collector for vectors of 6 numbers and surfaces of 4 x 5 cells."""
+    mx.random.seed(0)
+    config = small_config(ends=settings, readout={"faces": faces})
+    mapper = build_mapper(config, 6)
+    return mapper, build_collector(config, 6, mapper)
+
+
+@pytest.mark.parametrize("kind", ["linear", "fixed"])
+@pytest.mark.parametrize("faces", ["merged", "separate"])
+def test_linear_and_fixed_ends_are_one_linear_map_each(small_config, kind, faces):
+    mapper, collector = ends_of(small_config, faces, kind=kind)
+    v, w = mx.random.normal((2, 3, 6))
+    assert mx.allclose(mapper(v) + 2 * mapper(w), mapper(v + 2 * w), atol=1e-5)
+    height = 8 if faces == "separate" else 4
+    x, y = mx.random.normal((2, 3, height, 5))
+    assert collector(x).shape == (3, 6)
+    both = collector(x) + 2 * collector(y)
+    assert mx.allclose(both, collector(x + 2 * y), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("mlp", 26), ("linear", 2), ("fixed", 0)])
+def test_fixed_ends_have_nothing_to_train(small_config, kind, count):
+    ends = ends_of(small_config, kind=kind)
+    names = [n for end in ends for n, _ in tree_flatten(end.trainable_parameters())]
+    assert len(names) == count
+    kept = [n for end in ends for n, _ in tree_flatten(end.parameters())]
+    assert len(kept) == max(count, 2)  # what does not train is in checkpoints all same
+
+
+def test_fixed_ends_give_back_what_stays_where_it_was_laid_out(small_config):
+    mapper, collector = ends_of(small_config, kind="fixed")
+    v = mx.random.normal((3, 6))
+    assert mx.allclose(collector(mapper(v)), v, atol=1e-5)
+    square = mapper.direct.T @ mapper.direct
+    assert mx.allclose(square, square[0, 0] * mx.eye(6), atol=1e-5)
+
+
+def test_a_fixed_far_face_is_read_by_an_orthogonal_map_of_its_own(small_config):
+    mapper, collector = ends_of(small_config, "separate", kind="fixed")
+    v = mx.random.normal((3, 6))
+    laid, none = mapper(v), mx.zeros((3, 4, 5))
+    assert mx.allclose(collector(mx.concatenate([laid, none], axis=1)), v, atol=1e-5)
+    far = collector(mx.concatenate([none, laid], axis=1))
+    assert not mx.allclose(far, v, atol=0.1)
+    block = collector.direct[:, 20:]
+    square = block @ block.T
+    assert mx.allclose(square, square[0, 0] * mx.eye(6), atol=1e-5)
+
+
+def test_fixed_ends_are_drawn_from_the_seed(small_config):
+    one, two = ends_of(small_config, kind="fixed"), ends_of(small_config, kind="fixed")
+    assert mx.array_equal(one[0].direct, two[0].direct)
+    mx.random.seed(1)
+    other = build_mapper(small_config(ends={"kind": "fixed"}), 6)
+    assert not mx.allclose(one[0].direct, other.direct)

@@ -8,6 +8,7 @@ import mlx.optimizers as optim
 import pytest
 from mlx.utils import tree_flatten
 
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.lattice import EnergyLattice, FlowState
 from energyflow_mlx.lattice.dynamics import FlowStep
 from energyflow_mlx.readback.guard import HiddenReadGuard
@@ -258,3 +259,33 @@ def test_displacement_start_says_whether_fresh_flows_stray(small_config, start):
     lattice.eval()
     strayed = lattice(mx.ones((2, 6))).statistics["sideways"].item()
     assert strayed == 0.0 if start == "zero" else strayed > 0.02
+
+
+def learn_faces(lattice, vectors, updates):
+    """Train the flows to hand the vectors through; share of them on the near face."""
+    optimizer = optim.Adam(0.02)
+    for _ in range(updates):
+
+        def loss():
+            return ((lattice(vectors).vector - vectors) ** 2).mean()
+
+        _, gradient = nn.value_and_grad(lattice, loss)()
+        optimizer.update(lattice, gradient)
+        mx.eval(lattice.parameters(), optimizer.state)
+    return lattice(vectors).statistics["reached_near"].item()
+
+
+def test_flows_learn_the_face_that_is_read_rightly(small_lattice):
+    """The far face of fixed ends speaks another language than the near one."""
+    settings = {"ends": {"kind": "fixed"}, "readout": {"faces": "separate"}}
+    lattice = small_lattice(**settings)
+    head = lattice.flow.carrier.move_out
+    head.weight, head.bias = mx.zeros(head.weight.shape), mx.zeros(head.bias.shape)
+    vectors = mx.random.normal((8, 6))
+    assert lattice(vectors).statistics["reached_near"].item() == 0.5
+    assert learn_faces(lattice, vectors, 30) > 0.9
+
+
+def test_far_only_output_is_refused_with_separate_faces(small_config):
+    with pytest.raises(InputError, match="dual with lattice.readout.faces=separate"):
+        small_config(cube={"output_planes": "far"}, readout={"faces": "separate"})

@@ -189,3 +189,50 @@ def test_exploration_noise_falls_linearly_to_zero():
 def test_exploration_noise_stays_constant_without_an_end():
     config = LatticeConfig(noise=NoiseConfig(sigma=0.1, steps=0))
     assert exploration_sigma(config, 10_000) == 0.1
+
+
+def slope_of_landing(config, output):
+    """Gradient of where flows of opposite faces end, by their first outputs."""
+    state = flows_at(config, [[0, 0, 0.1]] * 2, [1.0, -1.0], first=True)
+
+    def ends(output):
+        step = move_flows(config, state, output, StepControls(1.0, 1.0, None))
+        return step.position[..., 2].sum()
+
+    return mx.grad(ends)(mx.array(output).reshape(1, 2, 3))[0, :, 2].tolist()
+
+
+@pytest.mark.parametrize("z", [0.0, 0.05, 0.5], ids=["start", "too short", "chosen"])
+def test_the_choice_of_face_has_the_gradient_of_the_z_output(small_config, z):
+    """Exactly that of the output times the way to the face, both where it has none."""
+    config = small_config(readout={"faces": "separate"}, cube={"depth": 2})
+    slopes = slope_of_landing(config, [[0, 0, z]] * 2)
+    inner = 1 - np.tanh(z) ** 2
+    faces = [1.0, 1.0] if z > 0.1 else [1.0, -1.0]
+    for slope, face in zip(slopes, faces, strict=True):
+        way = abs(face - 0.1)
+        hurry = max(0.0, face * 0.3 * np.tanh(z))
+        own = 0.3 * inner if face * z >= 0 else 0.0  # of the output as a move
+        assert slope == pytest.approx((way + hurry) * inner + own, rel=1e-4)
+
+
+def test_merged_faces_leave_the_choice_without_a_gradient(small_config):
+    assert slope_of_landing(small_config(), [[0, 0, 0.5]] * 2) == [0.0, 0.0]
+
+
+def test_frozen_moves_choose_no_face(small_config):
+    config = small_config(readout={"faces": "separate"}, motion={"freeze": True})
+    assert slope_of_landing(config, [[0, 0, 0.5]] * 2) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_separate_faces_move_flows_exactly_as_merged_ones(small_config, seed):
+    """Only the gradient differs: faces stay exactly -1 and +1."""
+    rng = np.random.default_rng(seed)
+    position, output = rng.uniform(-1, 1, (2, 9, 3))
+    steps = [
+        move(small_config(readout={"faces": faces}), position, 2 * output, left=2)
+        for faces in ("merged", "separate")
+    ]
+    for one, other in zip(*steps, strict=True):
+        assert mx.array_equal(one, other)

@@ -6,7 +6,7 @@ from energyflow_mlx.lattice.geometry import cell_index
 from energyflow_mlx.lattice.readout import (
     count_arrivals,
     describe_flows,
-    read_surface,
+    read_faces,
     score_flows,
 )
 from energyflow_mlx.lattice.state import land, launch
@@ -49,7 +49,7 @@ def test_nearest_surface_equals_the_slow_dictionary(small_config, spare):
     config = small_config(readout={"scatter": "nearest"}, spawn={"slots": spare})
     state = scattered(config)
     expected = slow_softmax_surface(config, state)
-    np.testing.assert_allclose(read_surface(config, state), expected, atol=1e-6)
+    np.testing.assert_allclose(read_faces(config, state)[0], expected, atol=1e-6)
 
 
 def test_importance_is_one_normalized_formula(small_config):
@@ -69,7 +69,7 @@ def test_importance_weights_have_an_effect(small_config, changes):
     base = small_config(readout={"weighting": "importance"})
     state = scattered(base)
     other = small_config(readout={"weighting": "importance"} | changes)
-    assert not mx.allclose(read_surface(base, state), read_surface(other, state))
+    assert not mx.allclose(read_faces(base, state)[0], read_faces(other, state)[0])
 
 
 @pytest.mark.parametrize("scatter", ["nearest", "bilinear"])
@@ -77,7 +77,7 @@ def test_flows_on_cell_centres_hand_over_their_energy(small_config, scatter):
     config = small_config(readout={"scatter": scatter})
     surface = mx.random.normal((2, 4, 5))
     state = land(config, launch(config, surface))
-    assert mx.allclose(read_surface(config, state), surface, atol=1e-5)
+    assert mx.allclose(read_faces(config, state)[0], surface, atol=1e-5)
 
 
 def test_slots_never_used_leave_no_trace(small_config):
@@ -85,7 +85,7 @@ def test_slots_never_used_leave_no_trace(small_config):
     state = scattered(config)
     moved = state.energy * state.exists + 99.0 * mx.logical_not(state.exists)
     other = state._replace(energy=moved)
-    assert mx.array_equal(read_surface(config, state), read_surface(config, other))
+    assert mx.array_equal(read_faces(config, state)[0], read_faces(config, other)[0])
 
 
 def test_bilinear_surface_has_a_gradient_in_the_positions_and_nearest_has_none(
@@ -96,7 +96,7 @@ def test_bilinear_surface_has_a_gradient_in_the_positions_and_nearest_has_none(
         state = scattered(config)
 
         def total(position):
-            surface = read_surface(config, state._replace(position=position))
+            surface = read_faces(config, state._replace(position=position))[0]
             return (surface**2).sum()
 
         return mx.abs(mx.grad(total)(state.position)[..., :2]).max().item()
@@ -146,9 +146,77 @@ def test_statistics_are_those_of_the_flows(small_config):
             "completed": 1.0,
             "created": 20.0,
             "spawned": 0.0,
+            "born": 0.0,
             "covered": 0.75,
             "steps": 3.0,
             "path": 0.0,
             "sideways": 0.0,
-        }
+            "path_cells": 0.0,
+            "sideways_cells": 0.0,
+            "child_cells": 0.0,
+            "face_entropy": 0.0,  # all are projected to the near face
+            "face_choice": 0.0,
+        },
+        abs=1e-5,
     )
+
+
+def test_separate_faces_add_up_to_the_merged_surface(small_config):
+    apart = small_config(readout={"faces": "separate"})
+    state = scattered(apart)
+    near, far = read_faces(apart, state)
+    (merged,) = read_faces(small_config(), state)
+    assert not mx.allclose(near, 0 * near)
+    assert not mx.allclose(far, 0 * far)
+    assert mx.allclose(near + far, merged, atol=1e-6)
+
+
+def test_a_flow_shows_on_the_face_it_is_on_and_nowhere_else(small_config):
+    config = small_config(readout={"faces": "separate"})
+    state = land(config, launch(config, mx.random.normal((2, 4, 5))))
+    (merged,) = read_faces(small_config(), state)
+    for z, shown in ((-1.0, 0), (1.0, 1)):
+        place = mx.concatenate(
+            [state.position[..., :2], mx.full((2, 20, 1), z)], axis=-1
+        )
+        faces = read_faces(config, state._replace(position=place))
+        assert mx.allclose(faces[shown], merged, atol=1e-6)
+        assert mx.array_equal(faces[1 - shown], mx.zeros((2, 4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("far", "split", "choice"),
+    [
+        ([[1.0] * 20, [1.0] * 20], 0.0, 0.0),
+        ([[1.0] * 10 + [-1.0] * 10] * 2, 1.0, 0.0),
+        ([[1.0] * 20, [-1.0] * 20], 1.0, 1.0),
+    ],
+    ids=["one face", "by the cell", "by the sample"],
+)
+def test_entropies_tell_a_fixed_face_from_a_chosen_one(
+    small_config, far, split, choice
+):
+    config = small_config()
+    state = land(config, launch(config, mx.ones((2, 4, 5))))
+    z = mx.array(far)[..., None]
+    place = mx.concatenate([state.position[..., :2], z], axis=-1)
+    state = state._replace(position=place)
+    found = describe_flows(config, state, mx.ones((2, 4, 5)))
+    assert found["face_entropy"].item() == pytest.approx(split, abs=1e-4)
+    assert found["face_choice"].item() == pytest.approx(choice, abs=1e-4)
+
+
+def test_lengths_in_cells_count_cells_along_x(small_config):
+    config = small_config(spawn={"slots": 2})
+    state = launch(config, mx.ones((1, 4, 5)))
+    child = mx.arange(22)[None] == 20
+    state = land(config, state._replace(exists=mx.logical_or(state.exists, child)))
+    step = mx.array([0.5, 0.0, 0.0])  # one cell of five
+    state = state._replace(
+        position=state.position + step, path=mx.full((1, 22), 1.0) * state.exists
+    )
+    found = describe_flows(config, state, mx.ones((1, 4, 5)))
+    assert found["sideways_cells"].item() == pytest.approx(1.0)
+    assert found["child_cells"].item() == pytest.approx(1.0)
+    assert found["path_cells"].item() == pytest.approx(2.0)
+    assert found["born"].item() == pytest.approx(0.5)

@@ -19,6 +19,8 @@ from energyflow_mlx.config.lattice import (
 )
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.similarity import cosine_rows
+from energyflow_mlx.training.objectives.flow import hide_cells
 from tests.training.small import objectives
 
 
@@ -30,7 +32,7 @@ def make_config(folder, name="run", *, frozen=False, **changes):
         motion=MotionConfig(freeze=frozen),
     )
     settings = {"max_steps": 2, "micro_batch": 32, "compile": False} | changes
-    trainer = TrainerConfig(train="flow", keep=1, **settings)
+    trainer = TrainerConfig(**{"train": "flow", "keep": 1} | settings)
     flow = objectives(flow=FlowConfig(lr=1e-2))
     config = Config(objectives=flow, share="none", lattice=lattice, trainer=trainer)
     config.data.train = [str(folder / "train.npy")]
@@ -75,6 +77,75 @@ def test_training_the_flows_alone_leaves_the_ends_as_they_were(carried):
     changed = {p for p in after if not mx.array_equal(before[p], after[p]).item()}
     assert changed
     assert all(path.startswith("lattice.flow.") for path in changed)
+
+
+def parameters_after(config):
+    """Those of a finished run, and those that it began with."""
+    before = dict(tree_flatten(build_model(config, {"lattice"}, 0, 24).parameters()))
+    run(config)
+    after = dict(tree_flatten(load(config.run.dir).model.parameters()))
+    return before, after
+
+
+def test_fixed_ends_come_out_of_a_run_as_they_were_drawn(carried):
+    """Not even weight decay touches them; what a checkpoint holds answers the same."""
+    config = make_config(carried, "fixed", train="all")
+    config.lattice.ends.kind, config.optimizer.weight_decay = "fixed", 0.1
+    before, after = parameters_after(config)
+    ends = ["lattice.collector.direct", "lattice.mapper.direct"]
+    assert sorted(p for p in after if not p.startswith("lattice.flow.")) == ends
+    assert all(mx.array_equal(before[p], after[p]).item() for p in ends)
+    assert not mx.array_equal(
+        before["lattice.flow.carrier.move_out.bias"],
+        after["lattice.flow.carrier.move_out.bias"],
+    )
+
+
+def test_linear_ends_train(carried):
+    config = make_config(carried, "linear", train="all")
+    config.lattice.ends.kind = "linear"
+    before, after = parameters_after(config)
+    for path in ("lattice.collector.direct", "lattice.mapper.direct"):
+        assert not mx.array_equal(before[path], after[path])
+
+
+def test_faces_read_apart_report_their_entropies(carried):
+    config = make_config(carried, "faces")
+    config.lattice.readout.faces = "separate"
+    final = run(config)["final"]
+    assert 0.0 <= final["flow_face_choice"] <= final["flow_face_entropy"] <= 1.0
+    assert final["flow_sideways_cells"] == pytest.approx(2.5 * final["flow_sideways"])
+
+
+def test_a_mask_hides_its_share_of_cells_and_no_others_change():
+    surface = mx.random.normal((8, 20, 20)) + 10.0
+    hidden = hide_cells(surface, 0.25, mx.random.key(1))
+    is_hidden = hidden == 0
+    assert is_hidden.astype(mx.float32).mean().item() == pytest.approx(0.25, abs=0.03)
+    assert mx.array_equal(mx.where(is_hidden, surface, hidden), surface)
+
+
+def test_what_is_trained_with_a_mask_mends_more_of_what_is_hidden(tmp_path):
+    """Vectors of rank 4 in 24 numbers: the hidden cells follow from the others."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(640, 4)) @ rng.normal(size=(4, 24))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    np.save(tmp_path / "train.npy", rows[:512])
+    np.save(tmp_path / "val.npy", rows[512:])
+    mended = {}
+    for share in (0.0, 0.5):
+        config = make_config(tmp_path, f"run-{share}", train="all", max_steps=60)
+        config.data.pairs, config.lattice.ends.kind = False, "linear"
+        config.objectives.flow.mask = share
+        final = run(config)["final"]
+        assert ("masked_cosine" in final) == (share > 0)
+        model = load(config.run.dir).model.lattice
+        goals = mx.array(rows[512:])
+        surface = hide_cells(model.mapper(goals), 0.5, mx.random.key(3))
+        found = np.array(model.from_surface(surface).vector)
+        mended[share] = float(np.mean(cosine_rows(found, rows[512:])))
+    assert mended[0.5] > mended[0.0] + 0.01
+    assert final["masked_cosine"] == pytest.approx(mended[0.5], abs=0.05)
 
 
 def test_pairs_of_vectors_are_split_swapped_and_scaled(carried):

@@ -17,6 +17,7 @@ from energyflow_mlx.evaluation.held_out import (
     through_lattice,
     vector_metrics,
 )
+from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.evaluation.tracing import trace_vectors
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import (
@@ -162,7 +163,11 @@ class ThroughLattice(Objective):
 
     def _ends(self, model: EnergyFlow) -> Ends:
         def before(inputs: _Inputs) -> mx.array:
-            return self.surface(model, inputs.batch, inputs.before_key)
+            share = self.settings.mask
+            if share == 0:
+                return self.surface(model, inputs.batch, inputs.before_key)
+            key, hidden = mx.random.split(inputs.before_key)
+            return hide_cells(self.surface(model, inputs.batch, key), share, hidden)
 
         def after(inputs: _Inputs, output: LatticeOutput) -> tuple[mx.array, Outcome]:
             outcome = self.outcome(model, inputs.batch, inputs.after_key, output)
@@ -191,6 +196,12 @@ def _inputs(
         key=lattice_key,
     )
     return _Inputs(batch, before_key, after_key, scale), options
+
+
+def hide_cells(surface: mx.array, share: float, key: mx.array) -> mx.array:
+    """Set a random share of the energies of surfaces ``[B, H, W]`` to 0."""
+    is_kept = mx.random.bernoulli(1.0 - share, surface.shape, key=key)
+    return mx.where(is_kept, surface, 0.0)
 
 
 def flow_outcome(
@@ -248,16 +259,40 @@ class Flow(ThroughLattice):
     def validate(
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
     ) -> dict[str, float]:
-        """Closeness of what comes out of the lattice, and the flows' statistics."""
+        """Closeness of what comes out of the lattice, and the flows' statistics.
+
+        With a mask ``masked_cosine`` is that of the same rows with cells hidden.
+        """
         vectors, statistics = self.travelled(codec, held_out, engine)
         goals = held_out.targets[:, : codec.dimension]
-        return vector_metrics(vectors, goals) | statistics
+        found = vector_metrics(vectors, goals) | statistics
+        if self.settings.mask == 0:
+            return found
+        lattice, key = codec.model.lattice, mx.random.key(0)
+
+        def mend(vectors: mx.array) -> LatticeOutput:
+            surface = hide_cells(lattice.mapper(vectors), self.settings.mask, key)
+            output: LatticeOutput = lattice.from_surface(surface)
+            return output
+
+        mended, _ = self._send(mend, held_out, codec.dimension, engine)
+        return found | {"masked_cosine": float(np.mean(cosine_rows(mended, goals)))}
 
     def travelled(
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
     ) -> tuple[np.ndarray, dict[str, float]]:
         """The source vectors through the lattice."""
-        sources = held_out.targets[:, -codec.dimension :]
+        return self._send(codec.model.lattice, held_out, codec.dimension, engine)
+
+    def _send(
+        self,
+        through: Callable[[mx.array], LatticeOutput],
+        held_out: HeldOut,
+        dimension: int,
+        engine: ReadbackEngine,
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """The source vectors through something; as ``travelled``."""
+        sources = held_out.targets[:, -dimension:]
 
         size = self.measured_together
 
@@ -265,7 +300,7 @@ class Flow(ThroughLattice):
             for start in range(0, len(sources), size):
                 rows = np.arange(start, min(start + size, len(sources)))
                 vectors = mx.array(sources[rows], mx.float32)
-                yield rows, partial(codec.model.lattice, vectors)
+                yield rows, partial(through, vectors)
 
         return through_lattice(outputs(), sources.shape, engine)
 
