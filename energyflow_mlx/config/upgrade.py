@@ -8,7 +8,6 @@ weights; what it trained is now said by ``objectives``.
 from typing import Any
 
 from energyflow_mlx.config.checks import require, require_choice
-from energyflow_mlx.config.lattice import RENAMED
 from energyflow_mlx.runtime.received import require_type
 
 VERSION = 2
@@ -22,6 +21,56 @@ _OWN = {
     "flow": (*_DISTANCE, "surface"),
     "flow_text": (*_DISTANCE, "surface", "text", "label_smoothing"),
 }
+
+# Where the settings of run folders written with a flat lattice config stand now.
+# ``checkpoint_steps`` was a boolean: true is ``stepwise``, false is ``graph``.
+RENAMED = {
+    "width": "cube.width",
+    "height": "cube.height",
+    "depth": "cube.depth",
+    "steps": "cube.steps",
+    "output_planes": "cube.output_planes",
+    "max_active_flows": "cube.max_active_flows",
+    "spawn_slots": "spawn.slots",
+    "max_spawn_per_step": "spawn.max_per_step",
+    "spawn_threshold": "spawn.threshold",
+    "carrier_hidden": "carrier.hidden",
+    "carrier_layers": "carrier.layers",
+    "neuron_hidden": "carrier.neuron_hidden",
+    "neuron_features": "carrier.neuron_features",
+    "gru_float32": "carrier.gru_float32",
+    "energy_update": "carrier.energy_update",
+    "reflect": "motion.reflect",
+    "z_drift": "motion.z_drift",
+    "face_tie": "motion.face_tie",
+    "displacement_bound": "motion.bound",
+    "displacement_scale": "motion.scale",
+    "displacement_scale_min": "motion.scale_min",
+    "displacement_warmup": "motion.warmup",
+    "displacement_decay": "motion.decay",
+    "displacement_interval": "motion.interval",
+    "displacement_start": "motion.start",
+    "freeze_displacement": "motion.freeze",
+    "scatter": "readout.scatter",
+    "weighting": "readout.weighting",
+    "proximity_weight": "readout.proximity_weight",
+    "path_length_weight": "readout.path_length_weight",
+    "safe_distance": "readout.safe_distance",
+    "exploration_noise": "noise.sigma",
+    "exploration_steps": "noise.steps",
+    "exploration_noise_on_z": "noise.on_z",
+    "mapper_width_cap": "ends.width_cap",
+    "dropout": "ends.dropout",
+    "checkpoint_steps": "adjoint.way",
+    "truncate_every": "adjoint.truncate_every",
+}
+# Settings of the early stop, which such run folders name too; nothing reads them.
+REMOVED = (
+    "convergence_threshold",
+    "convergence_min_steps",
+    "convergence_patience",
+    "convergence_every",
+)
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:

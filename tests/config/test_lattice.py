@@ -9,8 +9,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from energyflow_mlx.config import LatticeConfig, config_from_json
-from energyflow_mlx.config.lattice import REMOVED, RENAMED
 from energyflow_mlx.config.store import CONF_FOLDER, register
+from energyflow_mlx.config.upgrade import REMOVED, RENAMED
 from energyflow_mlx.errors import InputError
 
 register()
