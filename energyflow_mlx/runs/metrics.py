@@ -36,6 +36,7 @@ NON_FINITE = "non_finite"
 DIGEST = "digest"
 _HALF = 8  # hexadecimal digits
 _SIGNED = re.compile(rb'(.*?),? ?"digest": "([0-9a-f]{8})([0-9a-f]{8})"\}')
+_CUT = re.compile(rb'"[0-9a-f]{16}"\}$')  # a digest whose key was damaged
 
 
 class MetricsLog:
@@ -167,7 +168,9 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     chain: str | None = ""  # none: after a damaged line it is unknown
     for number, line in enumerate(lines, 1):
         signed = _SIGNED.fullmatch(line)
-        record = _decode(line) if signed or not chain else None
+        # Lines of an earlier version come before all that have a digest.
+        is_whole = signed or not chain and not _CUT.search(line)
+        record = _decode(line) if is_whole else None
         if record is None or signed and signed[2].decode() != _half(signed[1]):
             damage.append(f"line {number} is damaged and left out")
             chain = None

@@ -230,3 +230,19 @@ while True:
     steps = [r["step"] for r in read_metrics(path)]
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) >= reported
+
+
+def test_a_first_line_whose_digest_lost_its_name_is_damaged(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.write({"step": 1})
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"digest"', b'"digesu"'))
+    assert read_metrics(path) == []
+    with MetricsLog(path.with_name("two.jsonl")) as log:
+        log.write({"step": 1})
+        log.write({"step": 2})
+    two = path.with_name("two.jsonl")
+    two.write_bytes(two.read_bytes().replace(b'"digest"', b'"digesu"', 1))
+    assert read_metrics(two) == [{"step": 2}]
+    assert len(caplog.records) == 2
