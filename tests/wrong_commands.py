@@ -5,20 +5,17 @@ after ``energyflow``, and an outcome is printed for each, as JSON. One process f
 because starting one for each takes a second; each still reads ``sys.argv`` alone.
 """
 
-import contextlib
 import gzip
-import io
 import json
 import os
 import struct
 import sys
-import traceback
 from pathlib import Path
 
 import numpy as np
 
-import energyflow_mlx.__main__ as command
 from energyflow_mlx.data.captions.generate import generate_captions
+from tests.in_process import call
 
 RUN, FLOW_RUN = "run", "flowrun"
 TRAINED = [
@@ -191,21 +188,13 @@ def listing(folder):
 
 def outcome(words):
     """Status, what was said, and which files were made, changed or lost."""
-    here, out, err = Path.cwd(), io.StringIO(), io.StringIO()
-    before, status = listing(here), 0
-    sys.argv = ["energyflow", *words]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            command.main()
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:  # what a user would see of it, and go on
-            status = 1
-            traceback.print_exc()
+    here = Path.cwd()
+    before = listing(here)
+    status, _, said = call(words)
     after = listing(here)
     names = before.keys() | after.keys()
     changed = sorted(n for n in names if before.get(n, 0) != after.get(n, 0))
-    return {"status": status, "err": err.getvalue(), "changed": changed}
+    return {"status": status, "err": said, "changed": changed}
 
 
 def remove_made(folder, before):

@@ -14,7 +14,6 @@ all, because starting one for each takes seconds.
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,13 +22,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 import numpy as np
 
-import energyflow_mlx.__main__ as command
 from energyflow_mlx.data.captions.generate import generate_captions
+from tests.in_process import call
 
 SIZE = 96 * 2**20
 SMALL = [
@@ -98,23 +96,6 @@ def fill(folder, left):
     with open(folder.parent / "ballast", "ab") as ballast:
         if size:
             os.posix_fallocate(ballast.fileno(), ballast.tell(), size)
-
-
-def call(words, stdout=None):
-    """Status and what was said, as a user would see it."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    if stdout is not None:
-        out = open(stdout, "w")  # noqa: SIM115 - never closed well: the disk is full
-    sys.argv = ["energyflow", *words]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            command.main()
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:
-            status = 1
-            traceback.print_exc()
-    return status, "" if stdout else out.getvalue(), err.getvalue()
 
 
 def listing(folder):
