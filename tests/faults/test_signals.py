@@ -292,6 +292,11 @@ COMMANDS = {
 }
 
 
+# Seconds after which a command is at work for certain, or ready to be; inputs are so
+# long that no machine is at their end by then.
+WORKING = dict.fromkeys(COMMANDS, 60.0) | {"evaluate": 1.5}
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder of a tiny finished run, and of inputs that take a while."""
@@ -299,7 +304,7 @@ def trained(tmp_path_factory):
     words = [*run_words(folder), "+experiment=ab", f"run.dir={folder}/run"]
     done = run_command("train", *words, "trainer.max_steps=4")
     assert done.returncode == 0, done.stderr
-    many = [f"{text} {n}" for n in range(4000) for text in SENTENCES]
+    many = [f"{text} {n}" for n in range(40_000) for text in SENTENCES]
     (folder / "many.tsv").write_text(
         "".join(f"{n % 2}\t{text}\tx\n" for n, text in enumerate(many))
     )
@@ -321,7 +326,11 @@ def test_a_signal_ends_any_command_with_one_line_and_nothing_half_written(
     }
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
     process = begin(*(w.format(**places) for w in COMMANDS[command]), module=command)
-    time.sleep(1.5)
+    # At work: what it makes is there, aside; `evaluate` makes nothing before its end.
+    began = time.monotonic()
+    while not any(tmp_path.iterdir()) and time.monotonic() < began + WORKING[command]:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.send_signal(number)
     output, errors = process.communicate(timeout=120)
     # Export may have been faster: then Python itself takes the signal, or none.
