@@ -55,6 +55,11 @@ def run(
     if config.trainer.memory_limit_gb:
         mx.set_memory_limit(int(config.trainer.memory_limit_gb * 2**30))
     group = distributed.join()
+    if config.data.own_pairs.share and group.size > 1:
+        raise InputError(
+            "[distributed] data.own_pairs.share must be 0 with several processes, got "
+            f"{config.data.own_pairs.share}: own pairs are made by one process alone."
+        )
     folder = RunFolder(Path(config.run.dir), group.is_writer)
     if not group.is_writer:  # the others keep to errors
         logging.getLogger("energyflow_mlx").setLevel(logging.WARNING)

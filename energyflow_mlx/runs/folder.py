@@ -24,6 +24,7 @@ from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX, write_text
 MODEL = "model"
 OPTIMIZER = "optimizer"
 SCALE = "scale"
+OWN_PAIRS = "own_pairs"
 TRAINED = (
     "trained"  # weights that training goes on from, where the model's are averages
 )

@@ -10,7 +10,6 @@ curve.
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -34,6 +33,7 @@ from energyflow_mlx.runtime.interrupts import Interrupts
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
+from energyflow_mlx.training.own_pairs import OwnPairs
 from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
 from energyflow_mlx.training.reporting import show_validation, shown
 from energyflow_mlx.training.samples import FollowedSentences
@@ -83,6 +83,7 @@ class Trainer:
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
     validation: Validation = field(init=False)
+    own_pairs: OwnPairs = field(init=False)
     progress: Progress = field(default_factory=Progress)
     timings: UpdateTimings = field(default_factory=UpdateTimings)
 
@@ -100,6 +101,10 @@ class Trainer:
         self._updates_of = self.alternation.counts(self.total)
         self.validation = Validation(
             self.objectives, self.codec, self.data, self.stepper
+        )
+        self.own_pairs = OwnPairs(
+            *(self.config, self.codec, self.data),
+            *(self.feed, self.alternation, objectives),
         )
         # Several processes would have to agree on the last update.
         self._trained = self.start.trained if self.start else frozenset()
@@ -128,18 +133,20 @@ class Trainer:
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
+        self.own_pairs.restore(found)
         self._trained |= frozenset(found.meta.get("trained", ()))
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
     def save(self) -> None:
         """Write a checkpoint of the present state."""
-        progress = self.progress
+        progress, own_pairs = self.progress, self.own_pairs
         self.folder.save(
             progress.step,
-            self.stepper.state.arrays(),
+            self.stepper.state.arrays() | own_pairs.arrays(),
             progress.to_json()
             | self.record().to_json()
+            | own_pairs.to_json()
             | {"dimension": self.data.dimension},
             keep=self.config.trainer.keep,
             best=progress.best_step,
@@ -211,27 +218,8 @@ class Trainer:
         return Submitted(step, objective.name, lr, flights, read)
 
     def values_of(self, submitted: Submitted) -> dict[str, float]:
-        """Wait for an update; its values on the host, named for the log.
-
-        Raises:
-            FloatingPointError: Loss or gradient is not finite (float16 skips such an
-                update and lowers its loss scale instead).
-        """
-        step, name = submitted.step, submitted.objective
-        submitted.flights[-1].land()
-        values: dict[str, float] = submitted.report.value()
-        for key in ("loss", "grad_norm"):
-            value = values[key]
-            if not math.isfinite(value) and self.config.precision.dtype != "float16":
-                raise FloatingPointError(
-                    f"[train] {key} of {name} update {step} must be finite, "
-                    f"got {value}."
-                )
-            values[f"{name}_{key}"] = values.pop(key)
-        logger.debug(
-            "update %d: %s grad_norm %.4g", step, name, values[f"{name}_grad_norm"]
-        )
-        return values | {f"{name}_lr": submitted.lr}
+        """Wait for an update; its values on the host, as ``Submitted`` gives them."""
+        return submitted.values(self.config.precision.dtype)
 
     def run_update(self, step: int, update: Update) -> dict[str, float]:
         """Submit update ``step`` and wait for its values; see ``values_of``."""
@@ -242,8 +230,8 @@ class Trainer:
     ) -> Iterator[dict[str, float]]:
         """Values of update after update; each is read while the next one computes.
 
-        Nothing is in flight when the values of an update come that a validation or a
-        checkpoint follows.
+        Nothing is in flight when the values of an update come that a validation, a
+        checkpoint or the making of own pairs follows.
 
         Args:
             feed: The updates' batches.
@@ -253,15 +241,18 @@ class Trainer:
         self._submitted = self.progress.step
         for step in steps:
             self._announce_epoch(step)
+            if self.own_pairs.are_due(step):
+                with self.display.doing("making own pairs"):
+                    self.own_pairs.make(step, self.validation.kept_weights())
             started = time.perf_counter()
-            update = next(feed)
+            update = self.own_pairs.in_place_of(next(feed), step)
             batch_ms = (time.perf_counter() - started) * 1e3
             submitted = self.submit(step, update)
             self._submitted = step + 1
             if flying is not None:
                 yield self._landing(*flying)
             flying = submitted, batch_ms
-            is_last = self._interrupts.is_asked or self._state_is_wanted(step + 1)
+            is_last = self._interrupts.is_asked or self._must_land(step + 1)
             if self.engine.debug or is_last:
                 yield self._landing(*flying)
                 flying = None
@@ -279,6 +270,10 @@ class Trainer:
         settings = self.config.trainer
         every = (settings.validate_every or self.steps_per_epoch, settings.save_every)
         return any(n and self._due(step, n) for n in every)
+
+    def _must_land(self, step: int) -> bool:
+        """Whether nothing may be in flight after ``step`` updates."""
+        return self._state_is_wanted(step) or self.own_pairs.are_due(step)
 
     # -- the loop ------------------------------------------------------------
 
@@ -346,10 +341,9 @@ class Trainer:
             {"kind": "train", "step": progress.step, "epoch": epoch, **means}
             | {"samples_per_second": rate, "seconds": progress.seconds}
         )
-        traces = sum(self.stepper.traces.values())
         log.write(
             {"kind": "timing", "step": progress.step, **self.timings.take()}
-            | {"traces": traces}
+            | {**self.own_pairs.take(), "traces": sum(self.stepper.traces.values())}
         )
         self.display.progress(
             progress.step, self.total, means | {"samples_per_second": rate}
@@ -394,5 +388,6 @@ class Trainer:
             "name": self.config.name,
             "status": status,
             **self.progress.summary(metric, self.steps_per_epoch),
+            **self.own_pairs.to_json(),
             **({"init": self.start.to_json()} if self.start else {}),
         }
