@@ -16,6 +16,8 @@ class OwnPairsConfig:
             of training sentences, [0, 1]; 0 = none are made.
         embedder: Whose vectors the sampled sentences get: the ``teacher``'s, or those
             of the ``student``'s own encoder as it is then.
+        start: Updates before the first sampling: what a decoder writes that has learnt
+            little is of little use.
         every: Updates between two samplings.
         count: Sentences sampled each time.
         ring: Pairs held in memory and in every checkpoint; new ones take the place of
@@ -29,6 +31,7 @@ class OwnPairsConfig:
 
     share: float = 0.0
     embedder: str = "teacher"
+    start: int = 0
     every: int = 100
     count: int = 1024
     ring: int = 65_536
@@ -50,5 +53,7 @@ class OwnPairsConfig:
             "> 0",
             self.temperature,
         )
-        require(self.noise >= 0, "data.own_pairs.noise", ">= 0", self.noise)
+        for name in ("start", "noise"):
+            value = getattr(self, name)
+            require(value >= 0, f"data.own_pairs.{name}", ">= 0", value)
         require_choice(self.embedder, "data.own_pairs.embedder", EMBEDDERS)

@@ -115,7 +115,9 @@ class OwnPairs:
 
     def are_due(self, step: int) -> bool:
         """Whether pairs are made right before update ``step``."""
-        return self._settings.share > 0 and step > 0 and not step % self._settings.every
+        settings = self._settings
+        is_turn = step % settings.every == 0 and step >= max(settings.start, 1)
+        return settings.share > 0 and is_turn
 
     def make(self, step: int, weights: Weights) -> None:
         """Sample sentences, embed those worth it, and put the pairs into the ring.

@@ -264,6 +264,14 @@ def test_a_run_says_what_was_made_used_and_how_long_it_took(whole):
     assert [r["step"] for r in rows if r["own_pairs_sampled"]] == [9, 17]
 
 
+def test_pairs_are_made_every_so_many_updates_from_the_start_on(cache, data, tmp_path):
+    trainer = make_trainer(tiny(cache, data__own_pairs__start=12), data, tmp_path)
+    due = [step for step in range(40) if trainer.own_pairs.are_due(step)]
+    assert due == [16, 24, 32]
+    trainer = make_trainer(tiny(cache, data__own_pairs__start=0), data, tmp_path / "0")
+    assert [step for step in range(20) if trainer.own_pairs.are_due(step)] == [8, 16]
+
+
 def test_a_resumed_run_ends_with_the_same_bits(whole, cache, data, tmp_path):
     """From a checkpoint right before pairs are made, and from one in between."""
     trainer, summary, folder = whole
@@ -388,6 +396,7 @@ def test_runs_that_cannot_make_pairs_are_refused(changes, message):
         ("ring", 0, ">= 1"),
         ("temperature", 0.0, "> 0"),
         ("noise", -1.0, ">= 0"),
+        ("start", -1, ">= 0"),
         ("embedder", "lattice", "one of teacher, student"),
     ],
 )
