@@ -55,7 +55,12 @@ class PairRing:
         self._count = min(size, self._count + len(ids))
 
     def draw(
-        self, above: int, length: int, size: int, random: np.random.Generator
+        self,
+        above: int,
+        length: int,
+        size: int,
+        most: int,
+        random: np.random.Generator,
     ) -> Batch | None:
         """Pairs of about one length, drawn with replacement and padded to it.
 
@@ -65,6 +70,8 @@ class PairRing:
             above: Length of the next shorter bucket; 0 = there is none.
             length: L, tokens of a padded row.
             size: B, pairs drawn.
+            most: Targets that there is room for; the longest sentences give way to
+                shorter ones where there would be more, as far as that helps.
             random: What they are drawn with.
 
         Returns:
@@ -77,7 +84,8 @@ class PairRing:
             fits = np.flatnonzero(short)
         if len(fits) < size:
             return None
-        chosen = fits[(random.random(size) * len(fits)).astype(np.int64)]
+        drawn = fits[(random.random((2, size)) * len(fits)).astype(np.int64)]
+        chosen = _fitting(drawn[0], drawn[1], lengths, most + size)
         ids = np.zeros((size, length), np.int32)
         width = min(length, self._ids.shape[1])
         ids[:, :width] = self._ids[chosen, :width]
@@ -104,3 +112,25 @@ class PairRing:
         self._ids[: self._count] = arrays["ids"]
         self._lengths[: self._count] = arrays["lengths"]
         self._vectors[: self._count] = arrays["vectors"]
+
+
+def _fitting(
+    rows: np.ndarray, others: np.ndarray, lengths: np.ndarray, most: int
+) -> np.ndarray:
+    """Rows of at most so many tokens in all, ``[B]``.
+
+    Args:
+        rows: Those to be taken, ``[B]``.
+        others: Those that the longest may be changed for, ``[B]``.
+        lengths: Tokens of every row of the ring.
+        most: Tokens in all.
+    """
+    over = lengths[rows].sum() - most
+    if over <= 0:
+        return rows
+    falling = rows[np.argsort(-lengths[rows], kind="stable")]
+    rising = others[np.argsort(lengths[others], kind="stable")]
+    saved = np.cumsum(lengths[falling] - lengths[rising])
+    enough = saved >= over
+    changed = int((enough if enough.any() else saved).argmax()) + 1
+    return np.concatenate([rising[:changed], falling[changed:]])

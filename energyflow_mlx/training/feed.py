@@ -188,8 +188,11 @@ class Feed:
     def _targets(self, batch: Batch, cut: slice) -> TargetRows:
         """Pack the targets of one micro-batch."""
         ids, mask = batch.ids[cut], batch.mask[cut]
-        capacity = self._capacities.get(ids.shape[1], mask.size)
-        return target_rows(ids, mask, capacity)
+        return target_rows(ids, mask, self.room_for_targets(*ids.shape))
+
+    def room_for_targets(self, size: int, length: int) -> int:
+        """Targets that the usual shape of a padded micro-batch ``[B, L]`` holds."""
+        return self._capacities.get(length, size * length)
 
 
 def on_device(update: list[StepBatch]) -> list[StepBatch]:

@@ -22,7 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.data.batching import bucket_of
+from energyflow_mlx.data.batching import Batch, bucket_of
 from energyflow_mlx.data.ring import PairRing
 from energyflow_mlx.evaluation.held_out import Embed
 from energyflow_mlx.inference import SentenceCodec
@@ -210,10 +210,14 @@ class OwnPairs:
         above = self._buckets[number - 1] if number else 0
         seed = host_seed(self._seed, step, _DRAWING)
         random = np.random.Generator(np.random.PCG64(seed))
-        batch = self.ring.draw(above, length, self._feed.batch_size, random)
-        if batch is None:
+        size = self._feed.micro_batch
+        most = self._feed.room_for_targets(size, length)
+        parts = [self.ring.draw(above, length, size, most, random) for _ in update]
+        drawn = [part for part in parts if part is not None]
+        if len(drawn) < len(update):
             return update
         self.tally.updates += 1
+        batch = Batch(*map(np.concatenate, zip(*drawn, strict=True)))
         return self._feed.prepared(batch, step)
 
     def _take(self, step: int) -> bool:

@@ -27,8 +27,8 @@ def numbers_in(ring):
     return sorted(ring.arrays()["ids"][:, 1].tolist())
 
 
-def draw(ring, above, length, size, seed=0):
-    return ring.draw(above, length, size, np.random.default_rng(seed))
+def draw(ring, above, length, size, seed=0, most=10_000):
+    return ring.draw(above, length, size, most, np.random.default_rng(seed))
 
 
 def test_new_pairs_take_the_place_of_the_oldest():
@@ -68,6 +68,25 @@ def test_shorter_sentences_fill_a_bucket_that_has_too_few():
     lengths = draw(ring, 11, 16, 30).mask.sum(axis=1)
     assert lengths.max() <= 16 and lengths.min() < 11
     assert draw(ring, 11, 16, 30).ids.shape == (30, 16)
+
+
+@pytest.mark.parametrize("most", [220, 200, 180])
+def test_the_longest_give_way_where_targets_would_not_fit(most):
+    ring = make_ring(400)
+    ring.add(*pairs(400))
+    free, fitted = (draw(ring, 0, 12, 32, most=m) for m in (10_000, most))
+    targets = [int(batch.mask[:, 1:].sum()) for batch in (free, fitted)]
+    assert targets[0] > most >= targets[1] > most - 12
+    assert fitted.ids.shape == free.ids.shape
+    kept = {*map(bytes, free.ids)} & {*map(bytes, fitted.ids)}
+    assert len(kept) > 4 and len({*map(bytes, fitted.ids)}) > 16
+
+
+def test_sentences_that_can_never_fit_are_as_short_as_they_come():
+    ring = make_ring(60)
+    ring.add(*pairs(60))
+    batch = draw(ring, 10, 12, 4, most=3)
+    assert batch.ids.shape == (4, 12) and batch.mask.sum() <= 4 * 12
 
 
 def test_too_few_pairs_make_no_batch():
