@@ -67,6 +67,7 @@ def _check(objectives: dict[str, Objective], config: Config) -> None:
             f"<= objectives.{name}.lr = {objective.settings.peak_lr}",
             config.optimizer.min_lr,
         )
+    _check_own_pairs(objectives, config)
     if config.trainer.sts:
         expected = f"unset, because {names} trains no encoder"
         require("encoder" in parts, "trainer.sts", expected, config.trainer.sts)
@@ -77,3 +78,20 @@ def _check(objectives: dict[str, Objective], config: Config) -> None:
         f"one that {names} measures: {', '.join(measured)}",
         config.trainer.best_metric,
     )
+
+
+def _check_own_pairs(objectives: dict[str, Objective], config: Config) -> None:
+    """Own pairs need an objective that takes them, and who embeds them."""
+    own, names = config.data.own_pairs, ", ".join(objectives)
+    if not own.share:
+        return
+    taken = any(o.takes_own_pairs for o in objectives.values())
+    key, expected = "data.own_pairs.share", f"0, because {names} takes no own pairs"
+    require(taken, key, expected, own.share)
+    key = "data.own_pairs.embedder"
+    if own.embedder == "student":
+        expected = f"teacher, because {names} trains no encoder"
+        require("encoder" in parts_of(objectives), key, expected, own.embedder)
+    else:
+        expected = "student, because teacher=precomputed cannot read a new sentence"
+        require(config.teacher.kind != "precomputed", key, expected, own.embedder)

@@ -65,6 +65,11 @@ def run(
         wired_gb=config.trainer.wired_limit_gb,
     )
     group = distributed.join()
+    if config.data.own_pairs.share and group.size > 1:
+        raise InputError(
+            "[distributed] data.own_pairs.share must be 0 with several processes, got "
+            f"{config.data.own_pairs.share}: own pairs are made by one process alone."
+        )
     folder = RunFolder(Path(config.run.dir), group.is_writer)
     if not folder.exists():
         for objective in objectives.values():

@@ -15,6 +15,7 @@ from energyflow_mlx.errors import InputError
 MOST_SEED = 2**64 - 1  # MLX's generator takes 64 bits
 COUNT = 2**31 - 1  # what the device counts with
 WIDTH = 2**14  # of a layer: a matrix of the widest takes 1 GiB
+COLDEST, HOTTEST = 1e-3, 1e4  # temperatures: below, logits overflow
 LARGE = 1e30  # of weights, rates and factors: within what float32 holds
 
 

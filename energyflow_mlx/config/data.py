@@ -9,6 +9,7 @@ from energyflow_mlx.config.checks import (
     require_choice,
     require_range,
 )
+from energyflow_mlx.config.own_pairs import OwnPairsConfig
 
 # Shapes of a batch, and so traces of an objective's update.
 MOST_BUCKETS = 8
@@ -47,6 +48,7 @@ class DataConfig:
         most_buckets: Lengths that are chosen at most, 1 to 8: each is a shape that an
             objective's update is traced for.
         prefetch: Batches prepared ahead on a thread.
+        own_pairs: Sentences that the run makes itself; see ``OwnPairsConfig``.
     """
 
     train: Any = None
@@ -65,6 +67,7 @@ class DataConfig:
     buckets: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
     most_buckets: int = 8
     prefetch: int = 2
+    own_pairs: OwnPairsConfig = field(default_factory=OwnPairsConfig)
 
     def __post_init__(self) -> None:
         """Check ranges and normalize paths to lists."""

@@ -121,6 +121,13 @@ _PANELS = (
         "ms",
         _named("batch_ms", "build_ms", "submit_ms", "wait_ms"),
     ),
+    Panel(
+        "own_pairs",
+        "Own pairs made since the last record",
+        "sentences",
+        _named("own_pairs_sampled", "own_pairs_kept"),
+        prefix="own_pairs_",
+    ),
 )
 
 Curve = tuple[np.ndarray, np.ndarray]

@@ -26,6 +26,7 @@ from energyflow_mlx.runtime.signed_json import write_signed
 MODEL = "model"
 OPTIMIZER = "optimizer"
 SCALE = "scale"
+OWN_PAIRS = "own_pairs"
 TRAINED = (
     "trained"  # weights that training goes on from, where the model's are averages
 )

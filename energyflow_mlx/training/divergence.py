@@ -24,7 +24,7 @@ from energyflow_mlx.runtime.distributed import Group
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.precision import most_skipped
 from energyflow_mlx.training.state import Progress
-from energyflow_mlx.training.submitted import Submitted
+from energyflow_mlx.training.submitted import Contents, Submitted
 from energyflow_mlx.training.update import Stepper
 
 _MOST_SENTENCES = 256  # in a file
@@ -99,7 +99,7 @@ class Inquiry:
         self,
         submitted: Submitted,
         values: Mapping[str, float],
-        batch: Batch,
+        contents: Contents,
         progress: Progress,
     ) -> Diverged:
         """The error that ends a run, or sends it back; the sentences are written.
@@ -107,7 +107,7 @@ class Inquiry:
         Args:
             submitted: The update at fault.
             values: Its values.
-            batch: Its sentences, of all processes.
+            contents: What it was made of.
             progress: Of the run, this update counted.
         """
         name, step = submitted.objective, submitted.step
@@ -117,7 +117,8 @@ class Inquiry:
         if self.group.is_writer:
             facts = {"objective": name, "update": step, "not_finite": causes}
             facts |= {k: _plain(v) for k, v in numbers.items()}
-            facts |= {"lr": submitted.lr, **self._sentences(batch)}
+            facts |= {"lr": submitted.lr, "made_of": contents.kind}
+            facts |= self._sentences(contents.batch)
             text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
             write_text(path, text + "\n")
         key = next((k for k, v in numbers.items() if not math.isfinite(v)), "update")

@@ -152,7 +152,11 @@ class Feed:
     def _prepared(self, start: int) -> Iterator[list[StepBatch]]:
         for number, batch in self._batches(start):
             # Copied here too: it took 0.8 ms of the training thread with an H200.
-            yield on_device(self.micro_batches(batch, self.rows_of(batch, number)))
+            yield self.prepared(batch, number)
+
+    def prepared(self, batch: Batch, number: int) -> list[StepBatch]:
+        """Update ``number``, made of a batch: its micro-batches, on the device."""
+        return on_device(self.micro_batches(batch, self.rows_of(batch, number)))
 
     def rows_of(self, batch: Batch, number: int) -> TokenRows:
         """Rows of the token tables that update ``number`` touches, on the host."""
@@ -189,8 +193,11 @@ class Feed:
     def _targets(self, batch: Batch, cut: slice) -> TargetRows:
         """Pack the targets of one micro-batch."""
         ids, mask = batch.ids[cut], batch.mask[cut]
-        capacity = self._capacities.get(ids.shape[1], mask.size)
-        return target_rows(ids, mask, capacity)
+        return target_rows(ids, mask, self.room_for_targets(*ids.shape))
+
+    def room_for_targets(self, size: int, length: int) -> int:
+        """Targets that the usual shape of a padded micro-batch ``[B, L]`` holds."""
+        return self._capacities.get(length, size * length)
 
 
 def on_device(update: list[StepBatch]) -> list[StepBatch]:

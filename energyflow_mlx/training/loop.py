@@ -40,6 +40,7 @@ from energyflow_mlx.training.ending import Ending
 from energyflow_mlx.training.feed import Feed, RunData
 from energyflow_mlx.training.objectives.base import Objective
 from energyflow_mlx.training.one_update import Update, UpdateRunner
+from energyflow_mlx.training.own_pairs import OwnPairs
 from energyflow_mlx.training.reporting import show_validation, shown
 from energyflow_mlx.training.samples import FollowedSentences
 from energyflow_mlx.training.saving import SaveClock
@@ -84,6 +85,7 @@ class Trainer(UpdateRunner):
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
     validation: Validation = field(init=False)
+    own_pairs: OwnPairs = field(init=False)
     progress: Progress = field(default_factory=Progress)
     timings: UpdateTimings = field(default_factory=UpdateTimings)
 
@@ -102,6 +104,10 @@ class Trainer(UpdateRunner):
         self._updates_of = self.alternation.counts(self.total)
         self.validation = Validation(
             self.objectives, self.codec, self.data, self.stepper
+        )
+        self.own_pairs = OwnPairs(
+            *(self.config, self.codec, self.data),
+            *(self.feed, self.alternation, objectives),
         )
         self._trained = self.start.trained if self.start else frozenset()
         self._ending, self._means = Ending(self.group), RunningMeans()
@@ -140,6 +146,7 @@ class Trainer(UpdateRunner):
             )
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress.take_over(found.meta)
+        self.own_pairs.restore(found)
         self._means = RunningMeans.from_json(found.meta.get("means", {}))
         self._log_digest = found.meta.get("log", "")
         self._trained |= Record.from_json(found.meta, ()).trained
@@ -152,7 +159,8 @@ class Trainer(UpdateRunner):
         Raises:
             Diverged: The state is not finite; nothing is written.
         """
-        progress, arrays = self.progress, self.stepper.state.arrays()
+        progress, own_pairs = self.progress, self.own_pairs
+        arrays = self.stepper.state.arrays() | own_pairs.arrays()
         if bad := not_finite(arrays, self.engine):
             raise Diverged(
                 f"[train] the state after {progress.step} updates must be finite to be "
@@ -160,6 +168,7 @@ class Trainer(UpdateRunner):
             )
         log = {"log": log_digest, "means": self._means.to_json()}
         known = self.record().to_json() | {"dimension": self.data.dimension}
+        known |= own_pairs.to_json()
         with self._clock.saving():
             self.folder.save(
                 progress.step,
@@ -189,8 +198,8 @@ class Trainer(UpdateRunner):
     ) -> Iterator[dict[str, float]]:
         """Values of update after update; each is read while the next one computes.
 
-        Nothing is in flight when the values of an update come that a validation or a
-        checkpoint follows.
+        Nothing is in flight when the values of an update come that a validation, a
+        checkpoint or the making of own pairs follows.
 
         Args:
             feed: The updates' batches.
@@ -202,15 +211,18 @@ class Trainer(UpdateRunner):
             epoch, number = divmod(step, self.steps_per_epoch)
             if number == 0:
                 logger.info("epoch %d begins at update %d", epoch + 1, step)
+            if self.own_pairs.are_due(step):
+                with self.display.doing("making own pairs"):
+                    self.own_pairs.make(step, self.validation.kept_weights())
             started = time.perf_counter()
-            update = next(feed)
+            update = self.own_pairs.in_place_of(next(feed), step)
             batch_ms = (time.perf_counter() - started) * 1e3
             submitted = self.submit(step, update)
             self._submitted = step + 1
             if flying is not None:
                 yield self._landing(*flying)
             flying = submitted, batch_ms
-            is_last = self._ending.is_after(step + 1) or self._state_is_wanted(step + 1)
+            is_last = self._ending.is_after(step + 1) or self._must_land(step + 1)
             if self.engine.debug or is_last:
                 yield self._landing(*flying)
                 flying = None
@@ -227,6 +239,10 @@ class Trainer(UpdateRunner):
         """Whether the state after ``step`` updates is measured or saved."""
         every = (self._validate_every, self.config.trainer.save_every)
         return self._clock.is_due or any(n and self._due(step, n) for n in every)
+
+    def _must_land(self, step: int) -> bool:
+        """Whether nothing may be in flight after ``step`` updates."""
+        return self._state_is_wanted(step) or self.own_pairs.are_due(step)
 
     # -- the loop ------------------------------------------------------------
 
@@ -318,10 +334,9 @@ class Trainer(UpdateRunner):
             | progress.skips()
             | {"samples_per_second": rate, "seconds": progress.seconds}
         )
-        traces = sum(self.stepper.traces.values())
         log.write(
             {"kind": "timing", "step": progress.step, **self.timings.take()}
-            | {"traces": traces}
+            | {**self.own_pairs.take(), "traces": sum(self.stepper.traces.values())}
         )
         self.display.progress(
             progress.step, self.total, means | {"samples_per_second": rate}
@@ -366,5 +381,6 @@ class Trainer(UpdateRunner):
             "name": self.config.name,
             "status": status,
             **self.progress.summary(metric, self.steps_per_epoch),
+            **self.own_pairs.to_json(),
             **({"init": self.start.to_json()} if self.start else {}),
         }

@@ -17,6 +17,7 @@ from energyflow_mlx.training.divergence import Inquiry
 from energyflow_mlx.training.ending import ASKED, Ending
 from energyflow_mlx.training.feed import Feed
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
+from energyflow_mlx.training.own_pairs import OwnPairs
 from energyflow_mlx.training.precision import most_skipped
 from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
 from energyflow_mlx.training.schedule import learning_rate
@@ -39,6 +40,7 @@ class UpdateRunner:
         engine: Starts and computes.
         stepper: Has the state.
         feed: Gives the batches.
+        own_pairs: Puts others in the place of some.
         alternation: Which objective takes which update.
         progress: Of the run; takes note of updates that are skipped.
     """
@@ -49,6 +51,7 @@ class UpdateRunner:
     engine: ReadbackEngine
     stepper: Stepper
     feed: Feed
+    own_pairs: OwnPairs
     alternation: Alternation
     progress: Progress
     _ending: Ending
@@ -124,8 +127,8 @@ class UpdateRunner:
         moved, progress = bool(values.pop("moved")), self.progress
         progress.note_update(moved=moved, loss_scale=values.pop("loss_scale", None))
         if progress.skipped_in_row >= most_skipped(self.config):
-            batch = self.feed.batch_of(step)
-            raise self._inquiry.divergence(submitted, values, batch, progress)
+            contents = self.own_pairs.contents_of(step)
+            raise self._inquiry.divergence(submitted, values, contents, progress)
         logger.debug("update %d: %s grad_norm %.4g", step, name, values["grad_norm"])
         for key in ("loss", "grad_norm"):
             values[f"{name}_{key}"] = values.pop(key)

@@ -20,6 +20,20 @@ def update_keys(seed: int, step: int, first: int) -> mx.array:
     return mx.roll(keys, -first, axis=0) if first else keys
 
 
+def host_seed(seed: int, step: int, use: int) -> int:
+    """Seed of what the host draws for update ``step``.
+
+    Args:
+        seed: The run's seed.
+        step: Number of the update.
+        use: What is drawn; each use has a number of its own.
+
+    Returns:
+        A number in [0, 2^64).
+    """
+    return _mix(_mix(seed, step), use)
+
+
 def _mix(seed: int, step: int) -> int:
     """One 64-bit number from seed and step (SplitMix64 finalizer)."""
     x = (seed * 0x9E3779B97F4A7C15 + step + 1) & 0xFFFFFFFFFFFFFFFF

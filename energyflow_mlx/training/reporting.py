@@ -8,7 +8,7 @@ from typing import Any
 from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.generation import note_on_bleu
-from energyflow_mlx.runs.folder import RunFolder
+from energyflow_mlx.runs.folder import OWN_PAIRS, RunFolder
 from energyflow_mlx.runs.samples import read_samples
 from energyflow_mlx.training.objectives.base import Objective
 from energyflow_mlx.training.samples import PLAIN, Record
@@ -94,6 +94,7 @@ def show_result(
     rows.append(["training seconds", summary["seconds"]])
     if "traces" in summary:  # no earlier version counted them
         rows.append(["compiled updates", sum(summary["traces"].values())])
+    rows += _own_pairs(summary)
     (metric, value), best = next(iter(summary["best"].items())), summary["best"]["step"]
     display.table(measured(summary), ["metric", "value"], rows)
     display.message(f"best at update {best}: {metric} {value:.4f}")
@@ -102,6 +103,19 @@ def show_result(
     display.message("Next:")
     for command in next_commands(folder.read_config(), folder.path, parts):
         display.command(command)
+
+
+def _own_pairs(summary: Mapping[str, Any]) -> list[list[Any]]:
+    """What the run's own pairs were and cost, where it made any."""
+    if OWN_PAIRS not in summary:
+        return []
+    made = summary[OWN_PAIRS]
+    share = 100.0 * made["seconds"] / max(summary["seconds"], 1e-9)
+    return [
+        ["own pairs", f"{made['kept']} of {made['sampled']} sampled sentences"],
+        ["updates of own pairs", made["updates"]],
+        ["seconds making them", f"{made['seconds']:.1f} ({share:.0f} % of training)"],
+    ]
 
 
 def measured(summary: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.readback import Flight, Readback
 from energyflow_mlx.training.objectives.base import StepBatch
 
@@ -27,3 +28,15 @@ class Submitted(NamedTuple):
     flights: list[Flight]
     report: Readback
     parts: list[tuple[StepBatch, mx.array]]
+
+
+class Contents(NamedTuple):
+    """What an update was made of, on the host, to be told where it is not finite.
+
+    Attributes:
+        kind: In words.
+        batch: Its sentences, of all processes.
+    """
+
+    kind: str
+    batch: Batch

@@ -48,11 +48,11 @@ class Validation:
         """Metrics of every objective on the first held-out sentences, and STS."""
         held_out = self.data.held_out.first(self.codec.config.data.val_limit)
         chosen, engine = self.objectives.values(), self.stepper.engine
-        with self._kept_weights():
+        with self.kept_weights():
             return validate(self.codec, chosen, held_out, engine) | self.sts()
 
     @contextmanager
-    def _kept_weights(self) -> Iterator[None]:
+    def kept_weights(self) -> Iterator[None]:
         """Context in which the model, in evaluation mode, has the weights to keep."""
         self.codec.model.eval()
         with self.stepper.averaged():
@@ -77,7 +77,7 @@ class Validation:
         ids = self.data.held_out.ids[:_DESCRIBED]
         if "encoder" not in self.codec.model:
             return {}
-        with self._kept_weights():
+        with self.kept_weights():
             return describe_vectors(self.codec.encode_ids(ids, normalize=False))
 
 

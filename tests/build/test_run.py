@@ -17,7 +17,7 @@ from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.runtime import device
+from energyflow_mlx.runtime import device, distributed
 from energyflow_mlx.teacher import teacher_from
 from energyflow_mlx.training.loop import Trainer
 from tests.teacher.tiny import byte_pairs, unigram, write_teacher_of
@@ -389,5 +389,14 @@ def test_a_shortened_size_that_is_not_shorter_writes_nothing(tmp_path):
     config = small(tmp_path)
     config.objectives.distillation.matryoshka = [64, 384]
     with pytest.raises(InputError, match="matryoshka must be below the 384 numbers"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_pairs_and_several_processes_are_refused(tmp_path, monkeypatch):
+    config = small(tmp_path, TEN)
+    config.data.own_pairs.share = 0.5
+    monkeypatch.setattr(distributed, "join", lambda: distributed.Group(0, 2))
+    with pytest.raises(InputError, match="own_pairs.share must be 0 with several proc"):
         run(config)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Commands to strike, each over in a second: six kinds of run, and what uses one."""
+"""Commands to strike, each over in a second: seven kinds of run, and what uses one."""
 
 from dataclasses import dataclass
 
@@ -53,6 +53,10 @@ RUNS = {
     "flow": _training("+experiment=flow", *_SMALL, *_LATTICE, *_WORDS),
     "flow_text": _training(
         *("+experiment=flow_text", *_SMALL, *_DECODER, *_LATTICE, *_WORDS)
+    ),
+    "own_pairs": _training(
+        *(*_AB, *_WORDS, "data.own_pairs.share=0.5", "data.own_pairs.every=2"),
+        *("data.own_pairs.count=16", "data.own_pairs.temperature=0.3"),
     ),
     "transformer": _training(
         *(*_AB, *_WORDS, "encoder=transformer", "encoder.heads=2", "share=none")

@@ -3,14 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from energyflow_mlx.config.checks import COUNT, MOST_SEED, bounds, require_bounds
+from energyflow_mlx.config.checks import (
+    COLDEST,
+    COUNT,
+    HOTTEST,
+    MOST_SEED,
+    bounds,
+    require_bounds,
+)
 from energyflow_mlx.errors import InputError
 
-_LONGEST = 4096  # tokens
+LONGEST = 4096  # tokens
 _MOST_BEAMS = 1024  # each is a row of every matrix product
 _MOST_ROUNDS = 1000
-_COLDEST = 1e-3  # below it logits overflow
-_FACTOR = 1e4  # of a temperature or an exponent: beyond it nothing changes
+_FACTOR = 1e4  # of an exponent: beyond it nothing changes
 
 
 def _setting(default: Any, meaning: str, least: float, most: float = COUNT) -> Any:
@@ -34,8 +40,8 @@ class Decoding:
         seed: Seed of the sampling.
     """
 
-    max_length: int = _setting(64, "longest text in tokens", 1, _LONGEST)
-    temperature: float = _setting(0.0, "0 = greedy", 0, _FACTOR)
+    max_length: int = _setting(64, "longest text in tokens", 1, LONGEST)
+    temperature: float = _setting(0.0, "0 = greedy", 0, HOTTEST)
     top_k: int = _setting(0, "sample among the k likeliest", 0)
     top_p: float = _setting(1.0, "sample within this mass", 0, 1)
     beams: int = _setting(1, "width of beam search", 1, _MOST_BEAMS)
@@ -54,9 +60,9 @@ class Decoding:
         require_bounds(self, "decode")
         if not self.top_p:
             raise InputError(f"[decode] top_p must be above 0, got {self.top_p}.")
-        if 0 < self.temperature < _COLDEST:
+        if 0 < self.temperature < COLDEST:
             raise InputError(
-                f"[decode] temperature must be 0 or >= {_COLDEST}, got "
+                f"[decode] temperature must be 0 or >= {COLDEST}, got "
                 f"{self.temperature}."
             )
         if self.beams > 1 and self.temperature > 0.0:

@@ -84,6 +84,7 @@ class Objective:
             whether higher is better.
         reads_text: It needs sentences; otherwise vectors alone will do.
         takes_pairs: Its targets may be vectors of other sentences than its inputs.
+        takes_own_pairs: Some of its updates may be made of ``data.own_pairs``.
         measured_at_start: Held-out metrics are wanted before any training too.
         shows_flows: It has flows to draw.
     """
@@ -92,6 +93,7 @@ class Objective:
     measures: ClassVar[Mapping[str, bool]] = {}
     reads_text: ClassVar[bool] = True
     takes_pairs: ClassVar[bool] = False
+    takes_own_pairs: ClassVar[bool] = False
     measured_at_start: ClassVar[bool] = False
     shows_flows: ClassVar[bool] = False
     registered: ClassVar[dict[str, type["Objective"]]] = {}

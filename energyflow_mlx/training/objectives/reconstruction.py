@@ -24,6 +24,7 @@ class Reconstruction(Objective):
 
     name = "reconstruction"
     measures = {"ce": False}
+    takes_own_pairs = True
     settings: ReconstructionConfig
 
     @property
