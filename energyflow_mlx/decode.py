@@ -36,6 +36,10 @@ class _Files:
     batch_size: int = field(
         default=0, metadata={"help": "rows decoded together; 0 = by device"}
     )
+    function: str | None = field(
+        default=None,
+        metadata={"help": "package.module:name, if the teacher is a function"},
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class DecodeArgs(Decoding, _Files):
 def decode_file(args: DecodeArgs) -> None:
     """Decode a file of vectors, a chunk at a time."""
     from energyflow_mlx.build.codec import load
+    from energyflow_mlx.teacher import import_function
+    from energyflow_mlx.teacher.load import embed_with, teacher_from
 
     source = Path(args.input)
     if source == STANDARD_STREAM:
@@ -59,6 +65,10 @@ def decode_file(args: DecodeArgs) -> None:
         raise InputError(f"[decode] batch_size must be >= 0, got {args.batch_size}.")
     codec = load(args.run)
     codec.require("decode", "decode")
+    if args.function is not None:
+        function = import_function(args.function)
+        settings = codec.config.teacher
+        codec.teach(embed_with(teacher_from(settings, function), settings.batch_size))
     if vectors.shape[1] != codec.dimension:
         raise InputError(
             f"[decode] {args.input} must have {codec.dimension} columns as the run's "

@@ -231,6 +231,47 @@ class ReconstructionConfig(ObjectiveConfig):
         require_share(self.label_smoothing, f"{self.key}.label_smoothing")
 
 
+# Whose vectors made-up texts get.
+EMBEDDERS = ("teacher", "student")
+
+
+@objective_settings("correction")
+@dataclass
+class CorrectionConfig(ObjectiveConfig):
+    """The sentence from the teacher's vector and a guess of the decoder's own.
+
+    Attributes:
+        label_smoothing: Share of each target spread over the vocabulary, [0, 1).
+        every: Updates after which guesses are made, with the weights of that moment.
+        count: Sentences that are guessed at each time.
+        kept: Newest guesses kept, in memory and with every checkpoint.
+        temperature: Of the guesses; 0 = greedy.
+        noise: Length of a random vector added to the unit target vector that a guess
+            is decoded from: a decoder that knows its sentences by heart still errs.
+        embedder: Whose vector a guess has: ``teacher`` or ``student``.
+    """
+
+    label_smoothing: float = 0.0
+    every: int = 100
+    count: int = 1024
+    kept: int = 16384
+    temperature: float = 0.7
+    noise: float = 0.0
+    embedder: str = "teacher"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("temperature", "noise")
+        require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+        require_choice(self.embedder, f"{self.key}.embedder", EMBEDDERS)
+        for name in ("every", "count"):
+            value = getattr(self, name)
+            require(value >= 1, f"{self.key}.{name}", ">= 1", value)
+        expected = f">= {self.key}.count = {self.count}"
+        require(self.kept >= self.count, f"{self.key}.kept", expected, self.kept)
+
+
 @objective_settings("paraphrase")
 @dataclass
 class ParaphraseConfig(ObjectiveConfig):

@@ -32,6 +32,8 @@ from energyflow_mlx.training.token_rows import (
     whole_rows,
 )
 
+Update = list[StepBatch]
+
 
 @dataclass
 class RunData:
@@ -76,6 +78,7 @@ class Feed:
             there are where that is fewer.
         batch_size: Sentences of one update, of all processes together.
         updates_per_epoch: Updates of one pass over the sentences.
+        processes: That train together.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Feed:
                 fewer pairs than one update takes.
         """
         trainer, self._config, self._group = config.trainer, config, group
+        self.processes = group.size
         parts, sentences = trainer.accumulate * group.size, len(data.train_ids)
         if sentences < parts:
             raise InputError(
@@ -132,7 +136,7 @@ class Feed:
                 batch_size=self.batch_size,
             )
 
-    def updates(self, start: int) -> Generator[list[StepBatch]]:
+    def updates(self, start: int) -> Generator[Update]:
         """Endless updates from number ``start``, the same after a restart.
 
         The next ones are prepared and copied to the device on a thread.
@@ -141,7 +145,7 @@ class Feed:
         with closing(prefetch(self._prepared(start), depth)) as prepared:
             yield from prepared
 
-    def _prepared(self, start: int) -> Iterator[list[StepBatch]]:
+    def _prepared(self, start: int) -> Iterator[Update]:
         batches = self._batcher.batches(start)
         if self._pairs is not None:
             batches = self._pairs.put_into(batches, start)
@@ -160,7 +164,7 @@ class Feed:
         total = batch.mask.sum()
         return draw_candidates(rows, self._shares, total, count, (seed, number))
 
-    def micro_batches(self, batch: Batch, rows: TokenRows) -> list[StepBatch]:
+    def micro_batches(self, batch: Batch, rows: TokenRows) -> Update:
         """Cut out this process's micro-batches, which share the rows of their update.
 
         Sharing lets the parts' table gradients ``[U, D]`` be added up, over
@@ -188,7 +192,7 @@ class Feed:
         return target_rows(ids, mask, capacity)
 
 
-def on_device(update: list[StepBatch]) -> list[StepBatch]:
+def on_device(update: Update) -> Update:
     """Micro-batches of NumPy arrays as MLX's, their rows still shared."""
     rows = TokenRows(*(None if a is None else mx.array(a) for a in update[0].rows))
     found = []

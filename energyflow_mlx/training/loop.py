@@ -32,12 +32,13 @@ from energyflow_mlx.runs.record import Record, Start
 from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.runtime.interrupts import Interrupts
 from energyflow_mlx.training.alternation import Alternation
-from energyflow_mlx.training.feed import Feed, RunData
-from energyflow_mlx.training.objectives.base import Objective, StepBatch
+from energyflow_mlx.training.feed import Feed, RunData, Update
+from energyflow_mlx.training.guesses import GUESSES, updates_for
+from energyflow_mlx.training.objectives.base import Objective
 from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
 from energyflow_mlx.training.reporting import show_validation, shown
 from energyflow_mlx.training.samples import FollowedSentences
-from energyflow_mlx.training.schedule import learning_rate
+from energyflow_mlx.training.schedule import scheduled
 from energyflow_mlx.training.state import (
     Gradients,
     Progress,
@@ -52,8 +53,6 @@ from energyflow_mlx.training.update import Stepper
 from energyflow_mlx.training.validation import Validation, measures_of
 
 logger = logging.getLogger(__name__)
-
-Update = list[StepBatch]
 
 
 @dataclass
@@ -97,6 +96,9 @@ class Trainer:
         self.steps_per_epoch = self.feed.updates_per_epoch
         self.total = settings.max_steps or settings.epochs * self.steps_per_epoch
         self.alternation = Alternation(shares, self.config.seed)
+        self.updates = updates_for(
+            self.feed, objectives, self.alternation, self.codec, self.data
+        )
         self._updates_of = self.alternation.counts(self.total)
         self.validation = Validation(
             self.objectives, self.codec, self.data, self.stepper
@@ -128,6 +130,7 @@ class Trainer:
         require_match(own, arrays, str(found.path))
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress = Progress.from_json(found.meta)
+        self.updates.restore(found.arrays_of(GUESSES))
         self._trained |= frozenset(found.meta.get("trained", ()))
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
@@ -137,7 +140,7 @@ class Trainer:
         progress = self.progress
         self.folder.save(
             progress.step,
-            self.stepper.state.arrays(),
+            self.stepper.state.arrays() | self.updates.arrays(),
             progress.to_json()
             | self.record().to_json()
             | {"dimension": self.data.dimension},
@@ -162,16 +165,9 @@ class Trainer:
 
     def learning_rate(self, step: int, name: str) -> float:
         """Learning rate of update ``step``, on its own objective's schedule."""
-        optimizer = self.config.optimizer
-        own = self._updates_of[name]
-        warmup = min(optimizer.warmup_steps, own // 4)
-        return learning_rate(
-            self.alternation.counts(step)[name],
-            base=self.objectives[name].settings.peak_lr,
-            floor=optimizer.min_lr,
-            warmup=warmup,
-            decay=optimizer.decay_steps or own - warmup,
-        )
+        peak = self.objectives[name].settings.peak_lr
+        done, all_ = self.alternation.counts(step)[name], self._updates_of[name]
+        return scheduled(self.config.optimizer, peak, done, all_)
 
     def submit(self, step: int, update: Update) -> Submitted:
         """Build update ``step`` and start it on the device; waits for none of it.
@@ -262,7 +258,7 @@ class Trainer:
                 yield self._landing(*flying)
             flying = submitted, batch_ms
             is_last = self._interrupts.is_asked or self._state_is_wanted(step + 1)
-            if self.engine.debug or is_last:
+            if self.engine.debug or is_last or self.updates.is_due(step + 1):
                 yield self._landing(*flying)
                 flying = None
         if flying is not None:
@@ -290,7 +286,7 @@ class Trainer:
         status = "finished"
         self.codec.model.train()
         self.display.progress(progress.step, self.total, {})
-        updates = self.feed.updates(progress.step)
+        updates = self.updates.updates(progress.step)
         asked, metrics = self._interrupts, self.folder.open_metrics(self.config)
         with metrics as log, closing(updates) as feed, asked:
             log.truncate_after(progress.step or -1)  # the start is measured anew
@@ -344,6 +340,7 @@ class Trainer:
         epoch = progress.step / self.steps_per_epoch
         log.write(
             {"kind": "train", "step": progress.step, "epoch": epoch, **means}
+            | self.updates.figures()
             | {"samples_per_second": rate, "seconds": progress.seconds}
         )
         traces = sum(self.stepper.traces.values())
