@@ -76,7 +76,8 @@ def test_arguments_are_the_settings_of_decoding_and_the_files():
     names = {f.name: f.default for f in dataclasses.fields(decode.DecodeArgs)}
     settings = {f.name: f.default for f in dataclasses.fields(Decoding)}
     assert settings.items() <= names.items()
-    assert names.keys() - settings.keys() == {"run", "input", "output", "batch_size"}
+    files = {"run", "input", "output", "batch_size", "function"}
+    assert names.keys() - settings.keys() == files
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ class CorrectionConfig(ObjectiveConfig):
     label_smoothing: float = 0.0
     every: int = 100
     count: int = 1024
-    kept: int = 16384
+    kept: int = 8192
     temperature: float = 0.7
     noise: float = 0.0
     embedder: str = "teacher"

@@ -18,7 +18,8 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.config import Config, CorrectionConfig
-from energyflow_mlx.data.batching import Batch, PackedIds, bucket_of, pad_rows
+from energyflow_mlx.data.batching import Batch, bucket_of, pad_rows
+from energyflow_mlx.data.chunks import Rows
 from energyflow_mlx.data.dataset import permutation
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
@@ -37,34 +38,69 @@ _SENTENCES, _NOISE, _TAKEN = 0, 1, 2  # what a random stream is for
 
 @dataclass
 class GuessRing:
-    """The newest guesses.
+    """The newest guesses, and the sentences that they are guesses at.
 
     Attributes:
-        rows: Training sentence that each is a guess at, ``[R]`` int32.
-        ids: Its token ids, padded, ``[R, G]`` int32.
-        lengths: Its tokens, ``[R]`` int32.
-        vectors: Its vector, as long as its sentence's, ``[R, E]`` float32.
+        ids: Token ids of the sentences, padded, ``[R, L]`` int32.
+        lengths: Their tokens, ``[R]`` int32.
+        targets: Their vectors, ``[R, E]`` float32.
+        guess_ids: Token ids of the guesses, padded, ``[R, L]`` int32.
+        guess_lengths: Their tokens, ``[R]`` int32.
+        vectors: Their vectors, each as long as its target, ``[R, E]`` float32.
     """
 
-    rows: np.ndarray
     ids: np.ndarray
     lengths: np.ndarray
+    targets: np.ndarray
+    guess_ids: np.ndarray
+    guess_lengths: np.ndarray
     vectors: np.ndarray
 
     @classmethod
-    def empty(cls, longest: int, dimension: int) -> "GuessRing":
-        """No guess, of G and E numbers."""
-        return cls(
-            np.zeros(0, np.int32),
-            np.zeros((0, longest), np.int32),
-            np.zeros(0, np.int32),
-            np.zeros((0, dimension), np.float32),
-        )
+    def of(
+        cls,
+        sentences: Rows,
+        targets: np.ndarray,
+        guesses: Rows,
+        vectors: np.ndarray,
+        longest: int,
+    ) -> "GuessRing":
+        """Guesses in the order given.
+
+        Args:
+            sentences: Token ids of each sentence.
+            targets: Their vectors, ``[n, E]``.
+            guesses: Token ids of a guess at each.
+            vectors: Their vectors, ``[n, E]``.
+            longest: L.
+        """
+        arrays = []
+        for rows, own in ((sentences, targets), (guesses, vectors)):
+            padded, mask = pad_rows(rows, longest)
+            arrays += [padded, mask.sum(axis=1).astype(np.int32), own]
+        return cls(*arrays)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def add(self, new: "GuessRing", kept: int) -> "GuessRing":
         """Older and newer guesses, the newest ``kept`` of them."""
         pairs = zip(vars(self).values(), vars(new).values(), strict=True)
         return GuessRing(*(np.concatenate(pair)[-kept:] for pair in pairs))
+
+    def take(self, chosen: np.ndarray, length: int) -> tuple[Batch, Guess]:
+        """Some of them, cut or padded to one length, as NumPy arrays.
+
+        Args:
+            chosen: Which, ``[B]``.
+            length: Tokens of each row, at most L.
+        """
+        column = np.arange(length)
+        mask = (column < self.lengths[chosen, None]).astype(np.float32)
+        guess_mask = (column < self.guess_lengths[chosen, None]).astype(np.float32)
+        sentences = Batch(self.ids[chosen, :length], mask, self.targets[chosen])
+        own = (self.guess_ids[chosen, :length], guess_mask, self.vectors[chosen])
+        return sentences, Guess(*own)
 
     def arrays(self) -> dict[str, mx.array]:
         """Flat view for checkpoints."""
@@ -127,9 +163,10 @@ class Guesses(PlainUpdates):
         self._settings, self._is_turn = settings, is_turn
         self._codec, self._data = codec, data
         self._config: Config = codec.config
-        self._sentences = PackedIds(data.train_ids)
-        longest = self._config.data.max_length
-        self._ring = GuessRing.empty(longest, data.dimension)
+        # Sentences are cut where a batch of the longest would be cut.
+        self._longest = self._config.data.buckets[-1]
+        nothing = np.zeros((0, data.dimension), np.float32)
+        self._ring = GuessRing.of([], nothing, [], nothing, self._longest)
         self._seconds, self._cosine = 0.0, 0.0
         codec.teach(data.embed)
 
@@ -149,7 +186,7 @@ class Guesses(PlainUpdates):
 
     def is_due(self, step: int) -> bool:
         """Whether the weights are read before update ``step``: guesses are made."""
-        return step % self._settings.every == 0 or len(self._ring.rows) == 0
+        return step % self._settings.every == 0 or len(self._ring) == 0
 
     def arrays(self) -> dict[str, mx.array]:
         """The guesses, for a checkpoint."""
@@ -182,11 +219,9 @@ class Guesses(PlainUpdates):
         vectors = unit_rows(self._embedded(texts))
         self._cosine = float((vectors * unit_rows(target)).sum(axis=-1).mean())
         vectors *= np.linalg.norm(target, axis=-1, keepdims=True)
-        longest = self._ring.ids.shape[1]
-        ids = self._codec.tokenizer.encode(texts, longest)
-        lengths = np.array([len(row) for row in ids], np.int32)
-        padded, _ = pad_rows(ids, longest)
-        new = GuessRing(rows.astype(np.int32), padded, lengths, vectors)
+        sentences = [self._data.train_ids[row] for row in rows]
+        guesses = self._codec.tokenizer.encode(texts, self._longest)
+        new = GuessRing.of(sentences, target, guesses, vectors, self._longest)
         self._ring = self._ring.add(new, settings.kept)
         self._seconds += time.perf_counter() - started
         logger.debug(
@@ -200,7 +235,7 @@ class Guesses(PlainUpdates):
         noise = random.standard_normal(target.shape, np.float32)
         asked = target + noise * (settings.noise / target.shape[-1] ** 0.5)
         decoding = Decoding(
-            max_length=self._ring.ids.shape[1],
+            max_length=self._config.data.max_length,
             temperature=settings.temperature,
             seed=int(random.integers(2**63)),
         )
@@ -218,23 +253,15 @@ class Guesses(PlainUpdates):
 
     def _update(self, step: int) -> Update:
         """Micro-batches of sentences with guesses at them, on the device."""
-        ring, feed = self._ring, self._feed
-        bucket, chosen = self._chosen(step)
-        sentences = ring.rows[chosen]
-        ids, mask = self._sentences.padded(sentences, bucket)
-        target = np.asarray(self._data.train_targets[sentences], np.float32)
-        guess_mask = np.arange(bucket) < ring.lengths[chosen, None]
-        guess = (ring.ids[chosen, :bucket], guess_mask.astype(np.float32))
+        feed = self._feed
+        length, chosen = self._chosen(step)
+        batch, guess = self._ring.take(chosen, length)
         # The rows of token tables are those of both: the decoder looks up both.
-        read = Batch(
-            np.concatenate([ids, guess[0]], axis=1),
-            np.concatenate([mask, guess[1]], axis=1),
-            target,
-        )
-        rows = feed.rows_of(read, step)
-        parts = feed.micro_batches(Batch(ids, mask, target), rows)
-        wide = (*guess, ring.vectors[chosen])
-        cuts = zip(*(np.split(a, len(parts)) for a in wide), strict=True)
+        ids = np.concatenate([batch.ids, guess.ids], axis=1)
+        mask = np.concatenate([batch.mask, guess.mask], axis=1)
+        rows = feed.rows_of(Batch(ids, mask, batch.target), step)
+        parts = feed.micro_batches(batch, rows)
+        cuts = zip(*(np.split(a, len(parts)) for a in guess), strict=True)
         return [
             part._replace(guess=Guess(*map(mx.array, cut)))
             for part, cut in zip(on_device(parts), cuts, strict=True)
@@ -246,7 +273,7 @@ class Guesses(PlainUpdates):
         One guess is drawn, and others of its padded length with it.
         """
         ring, buckets = self._ring, self._config.data.buckets
-        lengths = np.maximum(self._sentences.lengths[ring.rows], ring.lengths)
+        lengths = np.maximum(ring.lengths, ring.guess_lengths)
         numbers = bucket_of(lengths, buckets)
         order = permutation(len(numbers), self._config.seed, step, _TAKEN)
         number = numbers[order[0]]

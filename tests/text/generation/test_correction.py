@@ -33,7 +33,8 @@ class Reader(Grid):
         if attempt.ids is None:
             return self.decode(attempt.condition)[:, None]
         ids, right = attempt.ids.copy(), np.round(attempt.condition * 20)
-        ids[:, attempt.round - 1] = right[:, attempt.round - 1]
+        column = attempt.round % ids.shape[1]
+        ids[:, column] = right[:, column]
         return ids[:, None]
 
 

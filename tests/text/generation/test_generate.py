@@ -290,7 +290,7 @@ class RememberingDecoder:
         self.output = self.embedding = SimpleNamespace(weight=mx.zeros((6, 1)))
         self.state = {"table": 2 * mx.random.normal((97, 6))}
 
-    def init_state(self, z, shared=()):
+    def init_state(self, z, shared=(), evidence=None):
         return Past(mx.zeros((z.shape[0],), mx.int32))
 
     def step(self, token, state, shared=(), offset=0.0):
