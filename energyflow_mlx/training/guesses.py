@@ -137,6 +137,10 @@ class PlainUpdates:
         """What a report says of the guesses."""
         return {}
 
+    def timings(self) -> dict[str, float]:
+        """What they took since asked last, in ms."""
+        return {}
+
 
 class Guesses(PlainUpdates):
     """Makes guesses; updates of the objective that reads them have some."""
@@ -167,7 +171,7 @@ class Guesses(PlainUpdates):
         self._longest = self._config.data.buckets[-1]
         nothing = np.zeros((0, data.dimension), np.float32)
         self._ring = GuessRing.of([], nothing, [], nothing, self._longest)
-        self._seconds, self._cosine = 0.0, 0.0
+        self._seconds = 0.0
         codec.teach(data.embed)
 
     # -- what the loop asks ------------------------------------------------------------
@@ -202,9 +206,16 @@ class Guesses(PlainUpdates):
             self._ring = GuessRing(**{k: np.array(a) for k, a in arrays.items()})
 
     def figures(self) -> dict[str, float]:
-        """Mean cosine of the last guesses, and seconds spent on them since asked."""
-        seconds, self._seconds = self._seconds, 0.0
-        return {"guess_cosine": self._cosine, "guess_seconds": seconds}
+        """Mean cosine of the newest guesses with their targets."""
+        newest = slice(-self._settings.count, None)
+        found, wanted = self._ring.vectors[newest], self._ring.targets[newest]
+        cosine = (unit_rows(found) * unit_rows(wanted)).sum(axis=-1).mean()
+        return {"guess_cosine": float(cosine)}
+
+    def timings(self) -> dict[str, float]:
+        """Milliseconds spent on guesses since asked last."""
+        spent, self._seconds = self._seconds, 0.0
+        return {"guess_ms": spent * 1e3}
 
     # -- making them -------------------------------------------------------------------
 
@@ -217,16 +228,13 @@ class Guesses(PlainUpdates):
         target = np.asarray(targets[rows], np.float32)
         texts = self._guessed(target, step)
         vectors = unit_rows(self._embedded(texts))
-        self._cosine = float((vectors * unit_rows(target)).sum(axis=-1).mean())
         vectors *= np.linalg.norm(target, axis=-1, keepdims=True)
         sentences = [self._data.train_ids[row] for row in rows]
         guesses = self._codec.tokenizer.encode(texts, self._longest)
         new = GuessRing.of(sentences, target, guesses, vectors, self._longest)
         self._ring = self._ring.add(new, settings.kept)
         self._seconds += time.perf_counter() - started
-        logger.debug(
-            "update %d: %d guesses, cosine %.4f", step, len(rows), self._cosine
-        )
+        logger.debug("update %d: %d guesses", step, len(rows))
 
     def _guessed(self, target: np.ndarray, step: int) -> list[str]:
         """Texts that the decoder writes from vectors ``[n, E]``, moved by noise."""

@@ -346,6 +346,7 @@ class Trainer:
         traces = sum(self.stepper.traces.values())
         log.write(
             {"kind": "timing", "step": progress.step, **self.timings.take()}
+            | self.updates.timings()
             | {"traces": traces}
         )
         self.display.progress(
