@@ -189,7 +189,8 @@ class SentenceCodec(SentenceEncoder):
             first_row: Number of the first row in the list.
         """
         texts: list[str] = []
-        rounds = self._rounds(decoding)
+        self.require("decode", "decode")
+        rounds = self._rounds(decoding) if decoding.is_checked else None
         for start, z in self._batches(vectors, decoding, batch_size):
             number = first_row + start
             if rounds is None:
@@ -211,10 +212,7 @@ class SentenceCodec(SentenceEncoder):
             decoding: The settings.
             batch_size: As for ``decode``.
         """
-        rounds = self._rounds(
-            replace(decoding, corrections=max(1, decoding.corrections))
-        )
-        assert rounds is not None
+        rounds = self._rounds(decoding)
         for start, z in self._batches(vectors, decoding, batch_size):
             yield rounds(z, decoding, start)
 
@@ -222,7 +220,6 @@ class SentenceCodec(SentenceEncoder):
         self, vectors: np.ndarray, decoding: Decoding, batch_size: int
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Rows that are decoded together, and the number of the first of them."""
-        self.require("decode", "decode")
         if batch_size < 0:
             raise InputError(f"[decode] batch_size must be >= 0, got {batch_size}.")
         vectors = self._checked(vectors)
@@ -242,10 +239,8 @@ class SentenceCodec(SentenceEncoder):
             raise ValueError("[decode] vectors must be finite, got NaN or infinity.")
         return vectors
 
-    def _rounds(self, decoding: Decoding) -> Rounds | None:
-        """What corrects sentences and compares tries; none where neither is asked."""
-        if not decoding.is_checked:
-            return None
+    def _rounds(self, decoding: Decoding) -> Rounds:
+        """What corrects sentences and compares tries."""
         self.require("decode", "decode")
         return Rounds(
             self._generator,
