@@ -256,7 +256,7 @@ class CorrectionConfig(ObjectiveConfig):
     count: int = 1024
     kept: int = 8192
     temperature: float = 0.7
-    noise: float = 0.0
+    noise: float = 0.7
     embedder: str = "teacher"
 
     def __post_init__(self) -> None:

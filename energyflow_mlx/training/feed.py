@@ -192,7 +192,7 @@ class Feed:
         return target_rows(ids, mask, capacity)
 
 
-def on_device(update: Update) -> Update:
+def on_device(update: list[StepBatch]) -> list[StepBatch]:
     """Micro-batches of NumPy arrays as MLX's, their rows still shared."""
     rows = TokenRows(*(None if a is None else mx.array(a) for a in update[0].rows))
     found = []
