@@ -61,7 +61,6 @@ class Rounds:
             z,
             rounds=decoding.corrections,
             reads_guesses=self.reads_guesses,
-            is_drawn=decoding.is_drawn,
         )
 
     def _tries(
@@ -70,16 +69,19 @@ class Rounds:
         """Tries of every row of an attempt, ``[n, K, T]``."""
         asked = len(attempt.rows)
         filled = np.arange(_rows_for(asked, most)) % asked
-        z, guess = attempt.condition[filled], self._guess(attempt)
+        z, told = attempt.condition[filled], attempt.target[filled]
+        guess = self._guess(attempt)
         # A moved condition is another question: it needs no other numbers.
-        turn = attempt.round if self.reads_guesses else 0
+        turn = 0 if attempt.ids is None else attempt.round
         numbers = (first_row + attempt.rows[filled]) + (turn << _ROUND)
 
         def generate(settings: Decoding, tries: np.ndarray) -> np.ndarray:
             each = np.repeat(np.arange(len(filled)), len(tries))
             own = None if guess is None else Guess(*(a[filled][each] for a in guess))
             streams = numbers[each] + np.tile(tries << _TRY, len(filled))
-            ids = self.generator(z[each], settings, numbers=streams, guess=own)
+            ids = self.generator(
+                z[each], settings, numbers=streams, guess=own, told=told[each]
+            )
             return ids.reshape(len(filled), len(tries), -1)[:asked]
 
         found = [generate(decoding, np.zeros(1, np.int64))]
@@ -88,8 +90,8 @@ class Rounds:
         return np.concatenate(found, axis=1)
 
     def _guess(self, attempt: Attempt) -> Guess | None:
-        """What the corrector reads; none in the first round, or without one."""
-        if not self.reads_guesses or attempt.ids is None or attempt.vectors is None:
+        """What the corrector reads, if anything."""
+        if attempt.ids is None or attempt.vectors is None:
             return None
         return guess_of(
             self.tokenizer.encode(self.tokenizer.decode(attempt.ids), self.longest),

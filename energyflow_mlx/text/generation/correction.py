@@ -1,10 +1,10 @@
 """Iterative correction of decoded sentences.
 
 A decoded sentence is embedded again; where its vector misses the target, the decoder is
-asked once more: with the guess and its vector, where it has a corrector to read them
-(Morris et al., "Text Embeddings Reveal (Almost) As Much As Text", 2023, section 3),
-else for a vector moved by the difference, which any decoder understands. Each row keeps
-its best guess, so its cosine with the target never falls.
+asked once more, for a vector moved by the difference, which any decoder understands.
+One that has a corrector reads the guess and its vector too, once for each guess (Morris
+et al., "Text Embeddings Reveal (Almost) As Much As Text", 2023, section 3). Each row
+keeps its best guess, so its cosine with the target never falls.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,13 +26,15 @@ class Attempt(NamedTuple):
         rows: Which rows, ``[n]``.
         round: Corrections done before; 0 for the first guess.
         condition: Vectors to decode, ``[n, E]``.
-        ids: Their best guesses so far, ``[n, T]``; none in round 0.
-        vectors: Those guesses' vectors, as long as the targets, ``[n, E]``; likewise.
+        target: Vectors that they should say, ``[n, E]``.
+        ids: Guesses to be read, ``[n, T]``; none = none are.
+        vectors: Their vectors, as long as the targets, ``[n, E]``; likewise.
     """
 
     rows: np.ndarray
     round: int
     condition: np.ndarray
+    target: np.ndarray
     ids: np.ndarray | None = None
     vectors: np.ndarray | None = None
 
@@ -54,27 +56,56 @@ Tell = Callable[[Attempt], np.ndarray]
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
-class _Moved:
-    """Conditions that move from where the best guess came from.
+class _Best:
+    """The best guess of every row so far, and what its next condition is.
 
-    condition <- condition + rate * (target - vector of the guess), row by row; after a
-    failure the row's rate is halved.
+    condition <- condition + rate * (target - vector of the guess), from the condition
+    that gave the best guess; after a failure the row's rate is halved.
     """
 
-    def __init__(self, target: np.ndarray, rate: float) -> None:
-        self._target, self._condition = target, target.copy()
-        self._rates = np.full((len(target), 1), rate, dtype=np.float32)
+    def __init__(self, told: np.ndarray, rate: float) -> None:
+        self._told = told
+        self._length = np.linalg.norm(told, axis=-1, keepdims=True)
+        self._target = unit_rows(told)
+        self._condition = self._target.copy()
+        self._rates = np.full((len(told), 1), rate, dtype=np.float32)
 
-    def next(self, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Conditions ``[n, E]`` of unit length."""
-        missed = self._target[rows] - vectors
-        self._asked = unit_rows(self._condition[rows] + self._rates[rows] * missed)
-        return self._asked
+    def begin(self, tell: Tell, embed: Embed) -> None:
+        """Make the first guess at every row."""
+        rows = np.arange(len(self._told))
+        tries = tell(Attempt(rows, 0, self._told, self._told))
+        self.ids, self.vectors, self.cosine = _nearest(tries, embed, self._target)
 
-    def note(self, rows: np.ndarray, better: np.ndarray) -> None:
-        """Take the conditions that gave a better guess; go half as far elsewhere."""
-        self._condition[rows[better]] = self._asked[better]
+    def improve(
+        self, tell: Tell, embed: Embed, rows: np.ndarray, number: int, *, reads: bool
+    ) -> np.ndarray:
+        """Ask once more about some rows; returns which of them got better, ``[n]``.
+
+        Args:
+            tell: The decoder.
+            embed: Vectors of sentences.
+            rows: Which, ``[n]``.
+            number: Of the round.
+            reads: Whether the decoder reads their guesses.
+        """
+        own, target = self.vectors[rows], self._target[rows]
+        moved = unit_rows(self._condition[rows] + self._rates[rows] * (target - own))
+        length = self._length[rows]
+        attempt = Attempt(rows, number, moved * length, self._told[rows])
+        if reads:
+            attempt = attempt._replace(ids=self.ids[rows], vectors=own * length)
+        ids, vectors, cosine = _nearest(tell(attempt), embed, target)
+        better = cosine > self.cosine[rows]
+        changed = rows[better]
+        self.ids[changed], self.vectors[changed] = ids[better], vectors[better]
+        self.cosine[changed] = cosine[better]
+        self._condition[changed] = moved[better]
         self._rates[rows[~better]] *= 0.5
+        return better
+
+    def found(self) -> Correction:
+        """What is returned of it."""
+        return Correction(self.ids.copy(), self.cosine.copy())
 
 
 def correct(
@@ -84,14 +115,12 @@ def correct(
     *,
     rounds: int,
     reads_guesses: bool = False,
-    is_drawn: bool = False,
     rate: float = _RATE,
 ) -> Iterator[Correction]:
     """Decode vectors, then correct what the sentences miss.
 
-    A row is left alone once its cosine is above ``EXACT``, or where the decoder would
-    only be asked the same again. A guess replaces the best one when its cosine is
-    higher.
+    A row is left alone once its cosine is above ``EXACT``. A guess replaces the best
+    one when its cosine is higher.
 
     Args:
         tell: The decoder.
@@ -99,8 +128,8 @@ def correct(
         target: Vectors to be told, ``[B, E]``; compared by direction, and their length
             is that of every condition.
         rounds: Corrections after the first guess.
-        reads_guesses: Whether the decoder reads the guess; else its condition moves.
-        is_drawn: Whether it may answer the same question differently.
+        reads_guesses: Whether the decoder can read a guess; it then does so in the
+            round after a row got it.
         rate: Share of the difference that a condition moves by.
 
     Yields:
@@ -111,35 +140,21 @@ def correct(
     """
     if rounds < 0:
         raise ValueError(f"[correct] rounds must be at least 0, got {rounds}.")
-    told = np.asarray(target, dtype=np.float32)
-    length = np.linalg.norm(told, axis=-1, keepdims=True)
-    target = unit_rows(told)
-    rows = np.arange(len(told))
-    moved = _Moved(target, rate)
-    ids, vectors, best = _best(tell(Attempt(rows, 0, told)), embed, target)
-    yield Correction(ids.copy(), best.copy())
-    rows = rows[best <= EXACT]
+    best = _Best(np.asarray(target, dtype=np.float32), rate)
+    best.begin(tell, embed)
+    yield best.found()
+    is_unread = np.full(len(target), reads_guesses)
     for number in range(1, rounds + 1):
-        if len(rows):
-            own = vectors[rows]
-            asked = told[rows]
-            if not reads_guesses:
-                asked = moved.next(rows, own) * length[rows]
-            attempt = Attempt(rows, number, asked, ids[rows], own * length[rows])
-            guess, guess_vectors, cosine = _best(tell(attempt), embed, target[rows])
-            better = cosine > best[rows]
-            changed = rows[better]
-            ids[changed], vectors[changed] = guess[better], guess_vectors[better]
-            best[changed] = cosine[better]
-            if not reads_guesses:
-                moved.note(rows, better)
-            elif not is_drawn:
-                rows = changed
-            rows = rows[best[rows] <= EXACT]
-        yield Correction(ids.copy(), best.copy())
+        rows = np.flatnonzero(best.cosine <= EXACT)
+        unread, read = rows[is_unread[rows]], rows[~is_unread[rows]]
+        for asked, reads in ((unread, True), (read, False)):
+            if len(asked):
+                better = best.improve(tell, embed, asked, number, reads=reads)
+                is_unread[asked] = better & reads_guesses
+        yield best.found()
 
 
-def _best(
+def _nearest(
     tries: np.ndarray, embed: Embed, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The try of each row that comes nearest: ids, unit vectors, cosines.

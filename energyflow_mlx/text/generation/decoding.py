@@ -57,11 +57,6 @@ class Decoding:
         """Whether texts are embedded and compared with their vectors."""
         return self.corrections > 0 or self.samples > 1
 
-    @property
-    def is_drawn(self) -> bool:
-        """Whether a round's tries differ from those of the same guess before."""
-        return self.temperature > 0.0 or self.samples > 1
-
     def __post_init__(self) -> None:
         """Check ranges.
 

@@ -65,6 +65,7 @@ class Generator:
         *,
         numbers: np.ndarray | None = None,
         guess: Guess | None = None,
+        told: np.ndarray | None = None,
     ) -> np.ndarray:
         """Generate one sentence per vector.
 
@@ -77,6 +78,7 @@ class Generator:
             decoding: The settings; corrections and samples are not done here.
             numbers: Number of each sentence, ``[B]``; none = 0 to B - 1.
             guess: What the sentences may be, NumPy arrays or MLX's; wants a corrector.
+            told: Vectors that the guesses are compared with, ``[B, E]``; none = ``z``.
 
         Returns:
             Token ids, ``[B, max_length]`` int32: each row ends with the end token and
@@ -87,7 +89,9 @@ class Generator:
         padded = np.full(shape, self._special.pad, dtype=np.int32)
         if z.shape[0] == 0:
             return padded
-        evidence = None if guess is None else self._evidence(guess, z)
+        evidence = None
+        if guess is not None:
+            evidence = self._evidence(guess, z if told is None else mx.array(told))
         if decoding.beams > 1:
             ids = self._beams(z, decoding, evidence)
             padded[:, : ids.shape[1]] = ids

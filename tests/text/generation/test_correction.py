@@ -29,11 +29,11 @@ class Reader(Grid):
     """A stand-in that reads its guess: one number of it at a time is put right."""
 
     def tell(self, attempt):
-        self.asked.append(attempt)
         if attempt.ids is None:
-            return self.decode(attempt.condition)[:, None]
-        ids, right = attempt.ids.copy(), np.round(attempt.condition * 20)
-        column = attempt.round % ids.shape[1]
+            return super().tell(attempt)
+        self.asked.append(attempt)
+        ids, right = attempt.ids.copy(), np.round(attempt.target * 20)
+        column = (attempt.round - 1) % ids.shape[1]
         ids[:, column] = right[:, column]
         return ids[:, None]
 
@@ -55,10 +55,9 @@ def test_correction_brings_a_biased_decoder_nearer_to_its_target():
 
 
 @pytest.mark.parametrize("kind", [Grid, Reader])
-@pytest.mark.parametrize("is_drawn", [False, True])
-def test_the_cosine_of_a_row_never_falls(kind, is_drawn):
-    settings = {"reads_guesses": kind is Reader, "is_drawn": is_drawn}
-    found = corrected(kind(bias=0.8), targets(40), rounds=5, **settings)
+def test_the_cosine_of_a_row_never_falls(kind):
+    reads = kind is Reader
+    found = corrected(kind(bias=0.8), targets(40), rounds=5, reads_guesses=reads)
     for before, after in zip(found, found[1:], strict=False):
         assert (after.cosine >= before.cosine).all()
 
@@ -117,37 +116,35 @@ def test_the_best_try_of_a_round_is_kept():
     np.testing.assert_array_equal(found.ids, [[1, 0], [0, 2]])
 
 
-def test_a_decoder_that_reads_guesses_gets_the_best_one_with_its_vector():
+def test_a_decoder_that_reads_guesses_gets_each_once_with_its_vector():
     grid, z = Reader(), 3 * targets()
-    found = corrected(grid, z, rounds=2, reads_guesses=True, is_drawn=True)
-    first, second, third = grid.asked
+    found = corrected(grid, z, rounds=2, reads_guesses=True)
+    first, *later = grid.asked
     assert first.ids is None and first.vectors is None
-    np.testing.assert_array_equal(second.condition, z[second.rows])
-    np.testing.assert_array_equal(second.ids, found[0].ids[second.rows])
-    np.testing.assert_array_equal(third.ids, found[1].ids[third.rows])
-    # The guess's vector is as long as the target.
-    np.testing.assert_allclose(np.linalg.norm(second.vectors, axis=1), 3.0, atol=1e-4)
+    before = found[0].cosine
+    for attempt in later:
+        np.testing.assert_array_equal(attempt.target, z[attempt.rows])
+        got_one = np.ones(len(z), bool)
+        if attempt.round == 2:
+            got_one = found[1].cosine > before
+        reads = attempt.ids is not None
+        assert (got_one[attempt.rows] == reads).all()
+        if reads:
+            ids = found[attempt.round - 1].ids[attempt.rows]
+            np.testing.assert_array_equal(attempt.ids, ids)
+            lengths = np.linalg.norm(attempt.vectors, axis=1)
+            np.testing.assert_allclose(lengths, 3.0, atol=1e-4)
+    assert {(a.round, a.ids is not None) for a in later} >= {(1, True), (2, True)}
 
 
-def test_rows_that_are_exact_are_left_alone():
-    grid = Reader(bias=0.0)
+@pytest.mark.parametrize("kind", [Grid, Reader])
+def test_rows_that_are_exact_are_left_alone(kind):
+    grid = kind(bias=0.0)
     z = np.array([[1.0, 0, 0, 0], [0.61, 0.5, 0.5, 0.33]], np.float32)
-    found = corrected(grid, z, rounds=2, reads_guesses=True, is_drawn=True)
+    found = corrected(grid, z, rounds=2, reads_guesses=kind is Reader)
     assert found[0].cosine[0] > EXACT > found[0].cosine[1]
-    assert [list(attempt.rows) for attempt in grid.asked] == [[0, 1], [1], [1]]
-
-
-@pytest.mark.parametrize(("is_drawn", "asked"), [(False, 2), (True, 4)])
-def test_a_row_that_would_be_asked_the_same_again_is_not(is_drawn, asked):
-    class Stubborn(Reader):
-        def tell(self, attempt):
-            self.asked.append(attempt)
-            return self.decode(attempt.condition)[:, None]
-
-    grid = Stubborn()
-    found = corrected(grid, targets(), rounds=3, reads_guesses=True, is_drawn=is_drawn)
-    assert len(found) == 4
-    assert len(grid.asked) == asked
+    assert list(grid.asked[0].rows) == [0, 1]
+    assert all(list(attempt.rows) == [1] for attempt in grid.asked[1:])
 
 
 def test_no_rounds_is_plain_decoding():
