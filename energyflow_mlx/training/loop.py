@@ -166,8 +166,8 @@ class Trainer:
     def learning_rate(self, step: int, name: str) -> float:
         """Learning rate of update ``step``, on its own objective's schedule."""
         peak = self.objectives[name].settings.peak_lr
-        done, all_ = self.alternation.counts(step)[name], self._updates_of[name]
-        return scheduled(self.config.optimizer, peak, done, all_)
+        done, own = self.alternation.counts(step)[name], self._updates_of[name]
+        return scheduled(self.config.optimizer, peak, done, own)
 
     def submit(self, step: int, update: Update) -> Submitted:
         """Build update ``step`` and start it on the device; waits for none of it.
