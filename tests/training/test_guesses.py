@@ -34,7 +34,7 @@ def embed(texts):
 
 
 def both(**settings):
-    own = {"lr": 1e-2, "every": 4, "count": 6, "kept": 12} | settings
+    own = {"lr": 1e-2, "every": 4, "count": 6, "kept": 12, "noise": 0.0} | settings
     return objectives(
         reconstruction=ReconstructionConfig(lr=1e-2), correction=CorrectionConfig(**own)
     )
