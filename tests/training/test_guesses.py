@@ -81,6 +81,17 @@ def test_updates_of_the_correction_have_guesses_and_no_others(tmp_path):
         assert (batch.guess is not None) == is_own
 
 
+def test_the_corrector_learns_in_the_updates_of_the_correction_alone(tmp_path):
+    trainer = trainer_in(tmp_path)
+    weight = "corrector.tokens.weight"
+    for number, update in enumerate(take(trainer, 4)):
+        before = trainer.stepper.state.parameters[weight]
+        trainer.run_update(number, update)
+        after = trainer.stepper.state.parameters[weight]
+        is_own = trainer.alternation.objective_of(number) == NAME
+        assert mx.array_equal(before, after) != is_own
+
+
 def test_a_guess_is_what_the_decoder_writes_of_its_sentences_vector(tmp_path):
     trainer = trainer_in(tmp_path, temperature=0.0)
     trained = [b for (b,) in take(trainer, 4) if b.guess is not None]
