@@ -38,6 +38,10 @@ class _Files:
         default=0,
         metadata={"help": "rows decoded together; 0 = by device"} | bounds(0),
     )
+    function: str | None = field(
+        default=None,
+        metadata={"help": "package.module:name, if the teacher is a function"},
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class DecodeArgs(Decoding, _Files):
 def decode_file(args: DecodeArgs) -> None:
     """Decode a file of vectors, a chunk at a time."""
     from energyflow_mlx.build.codec import load
+    from energyflow_mlx.teacher import import_function
+    from energyflow_mlx.teacher.load import embed_with, teacher_from
 
     source = Path(args.input)
     if source == STANDARD_STREAM:
@@ -60,6 +66,10 @@ def decode_file(args: DecodeArgs) -> None:
     vectors = open_matrix(source)
     codec = load(args.run)
     codec.require("decode", "decode")
+    if args.function is not None:
+        function = import_function(args.function)
+        settings = codec.config.teacher
+        codec.teach(embed_with(teacher_from(settings, function), settings.batch_size))
     if vectors.shape[1] != codec.dimension:
         raise InputError(
             f"[decode] {args.input} must have {codec.dimension} columns as the run's "

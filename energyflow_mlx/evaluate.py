@@ -70,6 +70,16 @@ class EvaluateArgs:
     decode_samples: int = field(
         default=0, metadata={"help": "decode this many sentences; 0 = all"} | bounds(0)
     )
+    corrections: Any = field(
+        default=None,
+        metadata={"help": "measure after so many corrections, such as [0,1,4,8]"},
+    )
+    samples: int = field(
+        default=1, metadata={"help": "with corrections: tries a round, the best kept"}
+    )
+    embedder: str = field(
+        default="teacher", metadata={"help": "with corrections: teacher or student"}
+    )
     batch_size: int = field(
         default=0,
         metadata={"help": "most sentences a forward pass; 0 = by device"} | bounds(0),
@@ -127,7 +137,7 @@ def evaluate_run(args: EvaluateArgs, folder: Path, display: "RunDisplay") -> Fig
     paths, sts = as_paths(args.data.val, "data.val"), as_paths(args.sts, "sts")
     result: Figures = {}
     details: Figures = {}
-    if paths or not sts:
+    if paths or not sts or args.corrections is not None:
         result, details = _held_out_metrics(
             args, codec, [Path(p) for p in paths], display
         )
@@ -151,7 +161,9 @@ def _held_out_metrics(
     from energyflow_mlx.evaluation.held_out import final_metrics
     from energyflow_mlx.teacher import import_function
 
-    config = codec.config
+    config, rounds = codec.config, _rounds(args.corrections)
+    if rounds:
+        codec.require("evaluate corrections", "decode")
     objectives = build_objectives(config)
     function = import_function(args.function)
     with display.task("held-out sentences and their vectors"):
@@ -165,6 +177,7 @@ def _held_out_metrics(
             f"got {held_out.targets.shape[1]}."
         )
     codec.notice(held_out.texts)
+    codec.teach(embed)
     with display.task("measuring and decoding"):
         found: Figures = final_metrics(
             codec,
@@ -175,9 +188,42 @@ def _held_out_metrics(
         )
     if args.groups:
         found |= _recall_in_groups(args, codec, list(held_out.texts))
+    if rounds:
+        with display.task("correcting"):
+            found |= _corrected(args, codec, held_out, rounds)
     found["sentences"] = len(held_out.ids)
     with display.task("confused sentences"):
         return found, _confused(codec, list(objectives.values()), held_out)
+
+
+def _rounds(given: Any) -> list[int]:
+    """Numbers of corrections to measure after, rising.
+
+    Raises:
+        InputError: Something else was given.
+    """
+    numbers = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise InputError(
+            f"[evaluate] corrections must be numbers >= 0, such as [0,1,4,8], got "
+            f"{given}."
+        )
+    return sorted(set(numbers))
+
+
+def _corrected(
+    args: EvaluateArgs, codec: "SentenceCodec", held_out: "HeldOut", rounds: list[int]
+) -> Figures:
+    """What decoded sentences are worth after each number of corrections."""
+    from energyflow_mlx.evaluation.held_out import correction_metrics
+    from energyflow_mlx.text.generation import Decoding
+
+    decoding = Decoding(
+        corrections=rounds[-1], samples=args.samples, embedder=args.embedder
+    )
+    sample = held_out.spread(args.decode_samples or len(held_out.texts))
+    found = correction_metrics(codec, sample, decoding, rounds)
+    return {f"corrections_{number}": figures for number, figures in found.items()}
 
 
 def _confused(

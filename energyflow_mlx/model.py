@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.text.corrector import Corrector, Evidence, Guess
 from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 from energyflow_mlx.text.token_ids import checked_tokens
@@ -32,6 +33,7 @@ class EnergyFlow(nn.Module):
         encoder: Maps ids to vectors ``[B, E]``.
         decoder: Maps vectors ``[B, E]`` and earlier ids to next-token logits.
         shared: Blocks that run last in both; may be empty.
+        corrector: Reads guesses for the decoder.
 
     Attributes:
         paths: Parts that each call of a trained model runs through.
@@ -50,12 +52,15 @@ class EnergyFlow(nn.Module):
         encoder: TCNEncoder | TransformerEncoder | None,
         decoder: TCNDecoder | None,
         shared: Iterable[TCNBlock],
+        corrector: Corrector | None = None,
     ) -> None:
         super().__init__()
         if encoder is not None:
             self.encoder = encoder
         if decoder is not None:
             self.decoder = decoder
+        if corrector is not None:
+            self.corrector = corrector
         self.shared = list(shared)
 
     @property
@@ -131,6 +136,7 @@ class EnergyFlow(nn.Module):
         mask: mx.array,
         z: mx.array,
         *,
+        guess: Guess | None = None,
         key: mx.array | None = None,
     ) -> mx.array:
         """Decoder features before the output projection, ``[B, L, D]``.
@@ -140,13 +146,30 @@ class EnergyFlow(nn.Module):
                 ``encode``.
             mask: 1 for real tokens, ``[B, L]``.
             z: Condition, ``[B, E]``.
+            guess: What the sentences may be; none = nothing is known.
             key: Random key of the dropouts, in training.
 
         Raises:
             InputError: As in ``encode``.
         """
-        ids, mask = self._checked("decode_features", ids, mask, "decoder")
-        return self.decoder.features(ids, mask, z, shared=self.shared, key=key)
+        call = "decode_features"
+        ids, mask = self._checked(call, ids, mask, "decoder")
+        evidence = None
+        if guess is not None:
+            read, known = self._checked(call, guess.ids, guess.mask, "decoder")
+            guess = guess._replace(ids=read, mask=known)
+            key, own = (None, None) if key is None else mx.random.split(key)
+            evidence = self.evidence(guess, z, key=own)
+        return self.decoder.features(
+            ids, mask, z, shared=self.shared, evidence=evidence, key=key
+        )
+
+    def evidence(
+        self, guess: Guess, z: mx.array, *, key: mx.array | None = None
+    ) -> Evidence:
+        """What the corrector reads in guesses at sentences of ``z [B, E]``."""
+        tokens = self.decoder.embedding(guess.ids)  # [B, G, D]
+        return self.corrector(tokens, guess, z, key=key)
 
     def __call__(self, ids: mx.array, mask: mx.array) -> mx.array:
         """Student vectors ``[B, E]``; the same as ``encode`` without dropout."""
@@ -160,6 +183,7 @@ class LatticeFlow(EnergyFlow):
         encoder: Maps ids to surfaces ``[B, S]``; none for vectors alone.
         decoder: As in ``EnergyFlow``.
         shared: As in ``EnergyFlow``.
+        corrector: As in ``EnergyFlow``.
         lattice: Sends vectors or surfaces through the cube.
     """
 
@@ -176,8 +200,9 @@ class LatticeFlow(EnergyFlow):
         decoder: TCNDecoder | None,
         shared: Iterable[TCNBlock],
         lattice: EnergyLattice,
+        corrector: Corrector | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, shared)
+        super().__init__(encoder, decoder, shared, corrector)
         self.lattice = lattice
 
     @property

@@ -63,6 +63,13 @@ def test_corrections_are_to_be_had_from_the_command(command):
     assert found != lines(codec.decode(ROWS, max_length=8))
 
 
+def test_samples_are_to_be_had_from_the_command_whatever_the_chunks(command):
+    codec = trained_codec()
+    whole = lines(codec.decode(ROWS, samples=4, max_length=8))
+    assert command(codec, "samples=4", "max_length=8", "batch_size=2") == whole
+    assert whole != lines(codec.decode(ROWS, max_length=8))
+
+
 @pytest.mark.parametrize("settings", [{"temperature": 1.5, "seed": 3}, {}])
 def test_chunks_of_the_file_do_not_show_in_the_texts(command, settings):
     """Sentence i depends on the seed and on i, wherever the file is cut."""
@@ -76,7 +83,8 @@ def test_arguments_are_the_settings_of_decoding_and_the_files():
     names = {f.name: f.default for f in dataclasses.fields(decode.DecodeArgs)}
     settings = {f.name: f.default for f in dataclasses.fields(Decoding)}
     assert settings.items() <= names.items()
-    assert names.keys() - settings.keys() == {"run", "input", "output", "batch_size"}
+    files = {"run", "input", "output", "batch_size", "function"}
+    assert names.keys() - settings.keys() == files
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from energyflow_mlx import load
+from energyflow_mlx.build.data import load_held_out
+from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluate import EvaluateArgs, EvaluateData, evaluate
+from energyflow_mlx.evaluation.held_out import decoding_metrics
 from energyflow_mlx.evaluation.similarity import cosine_rows, spearman
 from energyflow_mlx.runs.folder import RunFolder
 from tests.build.test_run import small
@@ -41,6 +44,40 @@ def test_recall_in_groups_counts_sentences_of_a_kind(trained, capsys, tmp_path):
     assert found["group_recall_at_1"] == 1.0
     with pytest.raises(InputError, match="divide the 4 sentences, got 3"):
         table(capsys, run=str(trained[0]), data=data, groups=3)
+
+
+def test_figures_after_corrections_are_those_of_the_decoded_texts(trained, capsys):
+    folder = trained[0]
+    found = table(capsys, run=str(folder), corrections=[2, 0], samples=2)
+    assert found["corrections_0"].keys() == found["corrections_2"].keys()
+    assert found["corrections_2"]["cosine"] >= found["corrections_0"]["cosine"]
+    codec = load(folder)
+    config, objectives = codec.config, build_objectives(codec.config)
+    held_out, embed = load_held_out(config, objectives, codec.tokenizer)
+    for number in (0, 2):
+        texts = codec.decode(
+            held_out.targets, corrections=number, samples=2, embedder="teacher"
+        )
+        figures = found[f"corrections_{number}"]
+        assert figures.pop("sentences_per_second") > 0
+        again = cosine_rows(embed(texts), held_out.targets).mean()
+        assert figures["cosine"] == pytest.approx(again, abs=1e-5)
+        expected = decoding_metrics(texts, held_out.texts)
+        assert {k: figures[k] for k in expected} == pytest.approx(expected)
+        assert any(k.startswith("exact_") for k in figures)
+
+
+@pytest.mark.parametrize("given", [[-1], "many", [0, 1.5], [True]])
+def test_numbers_of_corrections_are_checked(trained, capsys, given):
+    with pytest.raises(InputError, match=r"corrections must be numbers >= 0, such as"):
+        table(capsys, run=str(trained[0]), corrections=given)
+
+
+def test_what_the_vocabulary_cannot_write_is_not_reachable(trained, capsys, tmp_path):
+    (tmp_path / "val.txt").write_text("A dog runs.\n\u5149 \u222e qz.\n")
+    data = EvaluateData(val=str(tmp_path / "val.txt"))
+    found = table(capsys, run=str(trained[0]), data=data)
+    assert found["reachable"] == 0.5
 
 
 def stored(folder):

@@ -25,7 +25,7 @@ from energyflow_mlx.evaluation.similarity import StsPairs, read_sts
 from energyflow_mlx.runtime.blas import cache_folder
 from energyflow_mlx.teacher.function import Embed as EmbedFunction
 from energyflow_mlx.teacher.function import FunctionTeacher
-from energyflow_mlx.teacher.load import teacher_from
+from energyflow_mlx.teacher.load import embed_with, teacher_from
 from energyflow_mlx.teacher.teacher import (
     PrecomputedTeacher,
     Teacher,
@@ -297,10 +297,7 @@ def _embed(teacher: AnyTeacher, config: Config) -> Embed | None:
     """The teacher's vectors of texts; none where only stored vectors are its own."""
     if config.teacher.kind == "precomputed":
         return None
-    encode = partial(teacher.encode, batch_size=config.teacher.batch_size)
-    # Texts that a decoder made up may have no word that a function knows.
-    lenient = isinstance(teacher, FunctionTeacher)
-    return partial(encode, may_be_zero=True) if lenient else encode
+    return embed_with(teacher, config.teacher.batch_size)
 
 
 def load_run_data(

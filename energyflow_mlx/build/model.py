@@ -1,6 +1,7 @@
 """The only place where config becomes models: typed, greppable, no names in files."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,7 @@ from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.model import EnergyFlow, LatticeFlow
 from energyflow_mlx.nn.transformer import LayerList
 from energyflow_mlx.text.blocks import BlockList
+from energyflow_mlx.text.corrector import DILATIONS, Corrector
 from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 
@@ -22,7 +24,7 @@ from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 # balance; the teacher's own word embeddings are about ten times smaller.
 _TABLE_RMS = 0.5
 
-PARTS = {"lattice", "shared", "encoder", "decoder"}
+PARTS = {"lattice", "shared", "encoder", "decoder", "corrector"}
 
 
 def build_encoder(
@@ -81,6 +83,16 @@ def build_decoder(config: Config, vocab_size: int, dimension: int) -> TCNDecoder
     )
 
 
+def build_corrector(config: Config, dimension: int) -> Corrector:
+    """What reads guesses for the decoder, at the decoder's widths."""
+    decoder = config.decoder
+    blocks = replace(
+        _blocks(config, decoder, causal=False), dilations=DILATIONS, shared=0
+    )
+    films = len(decoder.dilations) if decoder.conditioning == "film" else 0
+    return Corrector(dimension, blocks, films=films)
+
+
 def _blocks(
     config: Config, part: TcnEncoderConfig | DecoderConfig, *, causal: bool
 ) -> BlockList:
@@ -107,7 +119,7 @@ def build_model(
 
     Args:
         config: The run's configuration.
-        parts: What to build of ``lattice``, ``shared``, ``encoder``, ``decoder``.
+        parts: What to build of ``PARTS``.
         vocab_size: Number of student tokens V.
         dimension: Size E of the teacher's vectors.
 
@@ -118,14 +130,14 @@ def build_model(
     if unknown:
         raise ValueError(f"[build_model] unknown parts {sorted(unknown)}.")
     mx.random.seed(config.seed)
-    # The order of the draws: lattice, shared blocks, encoder, decoder.
+    # The order of the draws: lattice, shared blocks, encoder, decoder, corrector.
     lattice, output_dim = None, dimension
     if "lattice" in parts:
         if config.lattice is None:
             raise ValueError("[build_model] lattice must be configured, got none.")
         lattice = EnergyLattice(config.lattice, dimension)
         output_dim = config.lattice.surface_size
-    shared, encoder, decoder = [], None, None
+    shared, encoder, decoder, corrector = [], None, None, None
     if "shared" in parts:
         shared = _blocks(config, config.decoder, causal=True).build_shared()
     if "encoder" in parts:
@@ -133,9 +145,11 @@ def build_model(
         encoder = build_encoder(config, vocab_size, output_dim, is_bounded=is_bounded)
     if "decoder" in parts:
         decoder = build_decoder(config, vocab_size, dimension)
+    if "corrector" in parts:
+        corrector = build_corrector(config, dimension)
     if lattice is None:
-        return EnergyFlow(encoder, decoder, shared)
-    return LatticeFlow(encoder, decoder, shared, lattice)
+        return EnergyFlow(encoder, decoder, shared, corrector)
+    return LatticeFlow(encoder, decoder, shared, lattice, corrector)
 
 
 def start_tables(

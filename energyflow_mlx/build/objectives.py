@@ -50,6 +50,9 @@ def _check(objectives: dict[str, Objective], config: Config) -> None:
     if "lattice" not in parts:
         expected = f"none, because {names} has no use for one"
         require(config.lattice is None, "lattice", expected, "a lattice")
+    if config.decoder.corrector:
+        expected = f"false, because {names} trains no corrector"
+        require("corrector" in parts, "decoder.corrector", expected, True)
     chosen = config.trainer.train
     owners = {prefix.partition(".")[0] for prefix in TRAINED[chosen] if prefix}
     expected = f"a choice whose parts {names} has"

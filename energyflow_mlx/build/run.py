@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -65,11 +66,8 @@ def run(
         wired_gb=config.trainer.wired_limit_gb,
     )
     group = distributed.join()
-    if config.data.own_pairs.share and group.size > 1:
-        raise InputError(
-            "[distributed] data.own_pairs.share must be 0 with several processes, got "
-            f"{config.data.own_pairs.share}: own pairs are made by one process alone."
-        )
+    if group.size > 1:
+        _require_no_makers(config, objectives.values(), group.size)
     folder = RunFolder(Path(config.run.dir), group.is_writer)
     if not folder.exists():
         for objective in objectives.values():
@@ -101,6 +99,23 @@ def run(
             _prolong(trainer)
         folder.prune(trainer.progress.step, keep=config.trainer.keep)
         return train(trainer, overrides or [], command)
+
+
+def _require_no_makers(
+    config: Config, objectives: Iterable[Objective], processes: int
+) -> None:
+    """Refuse what each of several processes would make for itself, and differently.
+
+    Raises:
+        InputError: The run makes examples of its own.
+    """
+    making = ["data.own_pairs"] if config.data.own_pairs.share else []
+    making += [o.settings.key for o in objectives if o.guessing is not None]
+    if making:
+        raise InputError(
+            f"[distributed] {making[0]} must be trained by one process, got "
+            f"{processes}: each would make examples of its own."
+        )
 
 
 def _require_space(trainer: Trainer) -> None:

@@ -6,6 +6,7 @@ A leaf of the package: it imports nothing but the error types.
 from energyflow_mlx.config.data import DataConfig, TeacherConfig
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.config.objectives import (
+    CorrectionConfig,
     DistillationConfig,
     FlowConfig,
     FlowTextConfig,
@@ -37,6 +38,7 @@ from energyflow_mlx.config.training import (
 
 __all__ = [
     "Config",
+    "CorrectionConfig",
     "DataConfig",
     "DecoderConfig",
     "DistillationConfig",

@@ -13,6 +13,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from energyflow_mlx.config.checks import (
+    COLDEST,
+    COUNT,
+    HOTTEST,
     LARGE,
     MOST_RATE,
     WIDTH,
@@ -20,6 +23,12 @@ from energyflow_mlx.config.checks import (
     require_choice,
     require_range,
     require_share,
+)
+from energyflow_mlx.config.own_pairs import (
+    EMBEDDERS,
+    MOST_HELD,
+    MOST_NOISE,
+    MOST_SAMPLED,
 )
 
 _Settings = TypeVar("_Settings", bound="type[ObjectiveConfig]")
@@ -246,6 +255,47 @@ class ReconstructionConfig(ObjectiveConfig):
         super().__post_init__()
         self.require_not_negative("student_ce", "latent_noise")
         require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+
+
+@objective_settings("correction")
+@dataclass
+class CorrectionConfig(ObjectiveConfig):
+    """The sentence from the teacher's vector and a guess of the decoder's own.
+
+    Attributes:
+        label_smoothing: Share of each target spread over the vocabulary, [0, 1).
+        every: Updates after which guesses are made, with the weights of that moment.
+        count: Sentences that are guessed at each time.
+        kept: Newest guesses kept, in memory and with every checkpoint.
+        temperature: Of the guesses; 0 = greedy.
+        noise: Length of a random vector added to the unit target vector that a guess
+            is decoded from: a decoder that knows its sentences by heart still errs.
+        embedder: Whose vector a guess has: ``teacher`` or ``student``.
+    """
+
+    label_smoothing: float = 0.0
+    every: int = 100
+    count: int = 1024
+    kept: int = 8192
+    temperature: float = 0.7
+    noise: float = 0.7
+    embedder: str = "teacher"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+        require_choice(self.embedder, f"{self.key}.embedder", EMBEDDERS)
+        for name, least, most in (
+            ("every", 1, COUNT),
+            ("count", 1, MOST_SAMPLED),
+            ("kept", 1, MOST_HELD),
+            ("temperature", COLDEST if self.temperature else 0, HOTTEST),
+            ("noise", 0, MOST_NOISE),
+        ):
+            require_range(getattr(self, name), f"{self.key}.{name}", least, most)
+        expected = f">= {self.key}.count = {self.count}"
+        require(self.kept >= self.count, f"{self.key}.kept", expected, self.kept)
 
 
 @objective_settings("paraphrase")

@@ -178,6 +178,8 @@ class DecoderConfig:
         output_condition: Add the vector before the output projection too.
         tied: Output weights = token table.
         dropout: Dropout probability inside the blocks.
+        corrector: Have a part that reads guesses, which ``objectives.correction``
+            trains; it has three blocks of the decoder's widths.
         embedding_init: As for the encoder.
         gelu: ``exact`` (erf) or ``tanh``.
     """
@@ -190,6 +192,7 @@ class DecoderConfig:
     coverage: bool = True
     output_condition: bool = True
     tied: bool = False
+    corrector: bool = False
     dropout: float = 0.0
     embedding_init: str = "teacher"
     gelu: str = "exact"
@@ -201,6 +204,12 @@ class DecoderConfig:
         _check_stack("decoder", self.dilations, self.kernel_size)
         require_choice(self.conditioning, "decoder.conditioning", ("additive", "film"))
         require_share(self.dropout, "decoder.dropout")
+        require(
+            not self.corrector or self.kernel_size % 2 == 1,
+            "decoder.kernel_size",
+            "odd, because decoder.corrector reads both sides of a token",
+            self.kernel_size,
+        )
         require_choice(
             self.embedding_init, "decoder.embedding_init", ("teacher", "normal")
         )

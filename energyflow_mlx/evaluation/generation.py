@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from energyflow_mlx.errors import has_package, install_command
 
 
@@ -63,6 +65,12 @@ def score_generation(
         sentences=len(pairs),
         signature=signature,
     )
+
+
+def exact_rows(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Which sentences are equal to their reference after ``normalize``, ``[N]``."""
+    pairs = zip(hypotheses, references, strict=True)
+    return np.array([normalize(a) == normalize(b) for a, b in pairs])
 
 
 def note_on_bleu(metrics: Mapping[str, object]) -> list[list[str]]:

@@ -4,6 +4,7 @@ Computed through the readback engine in batches. ``final_metrics`` is the one ta
 model, at the end of training and by the evaluate command.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -12,7 +13,8 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.data.batching import cover, pad_rows
-from energyflow_mlx.evaluation.generation import score_generation
+from energyflow_mlx.evaluation.generation import exact_rows, score_generation
+from energyflow_mlx.evaluation.lengths import share_by_length
 from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import (
     cosine_rows,
@@ -22,6 +24,7 @@ from energyflow_mlx.evaluation.similarity import (
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import LatticeOutput
 from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.text.generation import Decoding
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 # Rows of a batch, and what sends them through the lattice.
@@ -124,11 +127,61 @@ def final_metrics(
         return metrics
     for objective in objectives:
         for written in objective.read_back(codec, sample):
+            metrics["reachable"] = reachable(codec, written.truth.texts)
             found = decoding_metrics(written.texts, written.truth.texts)
             if embed is not None:
                 again = cosine_rows(embed(written.texts), written.truth.targets)
                 found["semantic_cosine"] = float(np.mean(again))
             metrics |= {f"{k}{written.suffix}": v for k, v in found.items()}
+    return metrics
+
+
+def reachable(codec: SentenceCodec, texts: Sequence[str]) -> float:
+    """Share of sentences that can be written at all, by a decoder that never errs.
+
+    What the vocabulary cannot spell is lost, and so is what follows the longest text
+    that is read. Compared as ``exact`` is.
+    """
+    rows = codec.tokenizer.encode(texts, codec.config.data.max_length)
+    return float(np.mean(exact_rows(codec.tokenizer.decode(rows), texts)))
+
+
+def correction_metrics(
+    codec: SentenceCodec, held_out: HeldOut, decoding: Decoding, rounds: Sequence[int]
+) -> dict[int, dict[str, float]]:
+    """What decoded sentences are worth after so many corrections each.
+
+    Args:
+        codec: The model.
+        held_out: Sentences with text, and the vectors they are decoded from.
+        decoding: The settings; ``corrections`` is the most of ``rounds``.
+        rounds: Numbers of corrections; 0 = as first decoded, with ``samples`` above 1
+            the best of these.
+
+    Returns:
+        For each of them BLEU, exact matches and token F1, ``exact_`` by length, the
+        mean ``cosine`` of the texts' vectors with their targets, and sentences a
+        second from the start, those of the embedder included.
+    """
+    texts: dict[int, list[str]] = {number: [] for number in rounds}
+    cosines: dict[int, list[np.ndarray]] = {number: [] for number in rounds}
+    seconds = dict.fromkeys(rounds, 0.0)
+    for batch in codec.corrected(held_out.targets, decoding):
+        started = time.perf_counter()
+        for number, found in enumerate(batch):
+            if number in texts:
+                texts[number] += codec.tokenizer.decode(found.ids)
+                cosines[number].append(found.cosine)
+                seconds[number] += time.perf_counter() - started
+    metrics = {}
+    for number, written in texts.items():
+        lengths = share_by_length(exact_rows(written, held_out.texts), held_out.texts)
+        metrics[number] = (
+            decoding_metrics(written, held_out.texts)
+            | {f"exact_{name}": share for name, share in lengths.items()}
+            | {"cosine": float(np.concatenate(cosines[number]).mean())}
+            | {"sentences_per_second": len(written) / seconds[number]}
+        )
     return metrics
 
 

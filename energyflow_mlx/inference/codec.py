@@ -1,7 +1,7 @@
 """Using a trained model: texts to vectors, vectors to texts, streamed in batches."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,15 +11,19 @@ import numpy as np
 
 from energyflow_mlx.config.checks import require_whole
 from energyflow_mlx.data.captions import generate_captions
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.inference.correcting import Embed, Rounds
 from energyflow_mlx.inference.encoder import SentenceEncoder
 from energyflow_mlx.inference.formats import card, folder
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.ops import linear_cross_entropy
 from energyflow_mlx.runtime import jit_headers
-from energyflow_mlx.text.generation import Decoding, Generator, correct
+from energyflow_mlx.teacher.load import embed_with, teacher_from
+from energyflow_mlx.text.generation import Decoding, Generator
+from energyflow_mlx.text.generation.correction import Correction
 from energyflow_mlx.text.token_ids import checked_tokens
 
-_CPU_ROWS, _GPU_ROWS = 128, 2048  # decoded together; every beam is a row
+_CPU_ROWS, _GPU_ROWS = 128, 2048  # decoded together; every beam and try is a row
 _CAPTIONS = 200  # that stored weights are compared on
 TRAVELLERS = 16  # vectors that travel through a lattice together
 
@@ -27,7 +31,7 @@ TRAVELLERS = 16  # vectors that travel through a lattice together
 def default_rows(decoding: Decoding) -> int:
     """Vectors decoded together where nothing else is asked: what fills the device."""
     rows = _CPU_ROWS if mx.default_device() == mx.Device(mx.cpu) else _GPU_ROWS
-    return max(1, rows // decoding.beams)
+    return max(1, rows // (decoding.beams * decoding.samples))
 
 
 @dataclass
@@ -39,6 +43,7 @@ class SentenceCodec(SentenceEncoder):
 
     _losses: Callable[..., tuple[mx.array, mx.array]] = field(init=False)
     _generator: Generator = field(init=False)
+    _teacher: Embed | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Compile the forward passes, once for every batch shape."""
@@ -47,7 +52,10 @@ class SentenceCodec(SentenceEncoder):
         self._losses = mx.compile(losses, inputs=[self.model.state])
         if "decoder" in self.model:
             self._generator = Generator(
-                self.model.decoder, self.tokenizer.special, self.model.shared
+                self.model.decoder,
+                self.tokenizer.special,
+                self.model.shared,
+                self.model.get("corrector"),
             )
 
     def cross_entropy(
@@ -163,7 +171,7 @@ class SentenceCodec(SentenceEncoder):
             batch_size: Vectors decoded together; 0 = as many as suit the device.
             **settings: Fields of ``Decoding``: ``max_length``, ``temperature``,
                 ``top_k``, ``top_p``, ``beams``, ``length_penalty``, ``corrections``,
-                ``seed``; greedy by default.
+                ``samples``, ``embedder``, ``seed``; greedy by default.
 
         Raises:
             InputError: A setting is out of range, or the model lacks a part.
@@ -190,17 +198,43 @@ class SentenceCodec(SentenceEncoder):
             batch_size: As for ``decode``.
             first_row: Number of the first row in the list.
         """
+        texts: list[str] = []
         self.require("decode", "decode")
-        if decoding.corrections:
-            self.require("decode with corrections", "encode")
+        rounds = self._rounds(decoding) if decoding.is_checked else None
+        for start, z in self._batches(vectors, decoding, batch_size):
+            number = first_row + start
+            if rounds is None:
+                numbers = number + np.arange(len(z))
+                ids = self._generator(z, decoding, numbers=numbers)
+            else:
+                *_, last = rounds(z, decoding, number)
+                ids = last.ids
+            texts += self.tokenizer.decode(ids)
+        return texts
+
+    def corrected(
+        self, vectors: np.ndarray, decoding: Decoding, *, batch_size: int = 0
+    ) -> Iterator[Iterator[Correction]]:
+        """For each batch of rows: their sentences after 0, 1, ... corrections.
+
+        Args:
+            vectors: ``[N, E]``.
+            decoding: The settings.
+            batch_size: As for ``decode``.
+        """
+        rounds = self._rounds(decoding)
+        for start, z in self._batches(vectors, decoding, batch_size):
+            yield rounds(z, decoding, start)
+
+    def _batches(
+        self, vectors: np.ndarray, decoding: Decoding, batch_size: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Rows that are decoded together, and the number of the first of them."""
         require_whole(batch_size, "batch_size", 0, room="decode")
         vectors = self._checked(vectors, "decode")
-        texts: list[str] = []
         size = batch_size or default_rows(decoding)
         for start in range(0, len(vectors), size):
-            z = vectors[start : start + size]
-            texts += self.tokenizer.decode(self._told(z, decoding, first_row + start))
-        return texts
+            yield start, vectors[start : start + size]
 
     def _checked(self, vectors: np.ndarray, call: str) -> np.ndarray:
         """Rows as float32; refuses a wrong shape or kind and what is not finite."""
@@ -218,19 +252,52 @@ class SentenceCodec(SentenceEncoder):
             raise ValueError(f"[{call}] vectors must be finite, got NaN or infinity.")
         return vectors
 
-    def _told(self, z: np.ndarray, decoding: Decoding, first_row: int) -> np.ndarray:
-        """Token ids ``[B, T]`` of vectors ``[B, E]``, corrected if asked."""
+    def _rounds(self, decoding: Decoding) -> Rounds:
+        """What corrects sentences and compares tries."""
+        self.require("decode", "decode")
+        return Rounds(
+            self._generator,
+            self.tokenizer,
+            self.embedder(decoding.embedder),
+            self.config.data.max_length,
+            "corrector" in self.model,
+        )
 
-        def tell(condition: np.ndarray) -> np.ndarray:
-            return self._generator(condition, decoding, first_row=first_row)
+    def teach(self, embed: Embed | None) -> None:
+        """Give the model its teacher, which it otherwise loads when it is wanted.
 
-        def hear(ids: np.ndarray) -> np.ndarray:
-            # Through the text: its tokens may differ from those the decoder chose.
-            return self.encode(self.tokenizer.decode(ids), normalize_embeddings=False)
+        Args:
+            embed: The teacher's vectors of texts, ``[N, E]``.
+        """
+        self._teacher = embed
 
-        if not decoding.corrections:
-            return tell(z)
-        return correct(tell, hear, z, rounds=decoding.corrections).ids
+    def embedder(self, name: str) -> Embed:
+        """What gives the vectors that decoded texts are compared by.
+
+        Args:
+            name: ``student``: the model's own encoder, or ``teacher``: its run's.
+
+        Raises:
+            InputError: The model has no trained encoder, or the teacher reads no text
+                or is not there.
+        """
+        if name == "student":
+            if "encoder" not in self.model:
+                raise InputError(
+                    "[decode with corrections] this model has no encoder; "
+                    "embedder=teacher compares texts by its run's teacher."
+                )
+            self.require("decode with corrections", "encode")
+            return functools.partial(self.encode, normalize_embeddings=False)
+        if self._teacher is None:
+            settings = self.config.teacher
+            if settings.kind == "precomputed":
+                raise InputError(
+                    "[decode] embedder must be student: this model's teacher was a "
+                    "file of vectors, which reads no text."
+                )
+            self._teacher = embed_with(teacher_from(settings), settings.batch_size)
+        return self._teacher
 
 
 def _sentence_losses(

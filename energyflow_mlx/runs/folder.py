@@ -27,6 +27,7 @@ MODEL = "model"
 OPTIMIZER = "optimizer"
 SCALE = "scale"
 OWN_PAIRS = "own_pairs"
+GUESSES = "guesses"
 TRAINED = (
     "trained"  # weights that training goes on from, where the model's are averages
 )

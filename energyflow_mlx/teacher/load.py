@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.teacher.bert import BertEncoder
@@ -72,6 +75,21 @@ def teacher_from(
         version=settings.version,
         normalize=settings.normalize,
     )
+
+
+def embed_with(
+    teacher: Teacher | FunctionTeacher, batch_size: int
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """A teacher's vectors of texts, also of texts that a decoder made up.
+
+    Args:
+        teacher: The teacher.
+        batch_size: Most sentences in one forward pass; 0 = as many as suit the device.
+    """
+    encode = partial(teacher.encode, batch_size=batch_size)
+    # Made-up texts may have no word that a function knows.
+    lenient = isinstance(teacher, FunctionTeacher)
+    return partial(encode, may_be_zero=True) if lenient else encode
 
 
 def load_teacher(

@@ -13,6 +13,7 @@ from energyflow_mlx.nn.token_table import TokenTable
 from energyflow_mlx.ops import covered_tokens, layer_norm
 from energyflow_mlx.ops.tcn_block import Film
 from energyflow_mlx.text.blocks import BlockList, run_blocks
+from energyflow_mlx.text.corrector import Evidence
 from energyflow_mlx.text.encoder import check_tokens
 
 Moving = tuple[mx.array, mx.array, list[list[mx.array]]]
@@ -27,6 +28,7 @@ class DecoderState(NamedTuple):
     count: mx.array  # [] float32, tokens so far
     films: list[Film | None]  # per block: scale and shift [B, D]
     blocks: list[list[mx.array]]  # per block: (K-1)*dilation arrays [B, H]
+    guess: mx.array | None = None  # [B, G+1, D], added at each position; last is 0
 
     @property
     def moving(self) -> Moving:
@@ -45,10 +47,11 @@ class DecoderState(NamedTuple):
 
     def select(self, rows: mx.array) -> "DecoderState":
         """Return the state of other rows, ``[B']`` integers, repeats allowed."""
-        output = self.output_condition
+        output, guess = self.output_condition, self.guess
         return self.reorder(rows)._replace(
             condition=self.condition[rows],
             output_condition=None if output is None else output[rows],
+            guess=None if guess is None else guess[rows],
             films=[film and (film[0][rows], film[1][rows]) for film in self.films],
         )
 
@@ -132,6 +135,7 @@ class TCNDecoder(nn.Module):
         z: mx.array,
         shared: Sequence[TCNBlock] = (),
         *,
+        evidence: Evidence | None = None,
         key: mx.array | None = None,
     ) -> mx.array:
         """Compute the features from which each next token is predicted.
@@ -141,10 +145,12 @@ class TCNDecoder(nn.Module):
             mask: 1 for real tokens, ``[B, L]``.
             z: Sentence vectors, ``[B, E]``.
             shared: The shared blocks.
+            evidence: What a corrector read in guesses; none = there are none.
             key: Random key, wanted in training when there is dropout.
 
         Returns:
-            ``[B, L, D]``; position ``l`` depends on ``ids[:, :l+1]`` and ``z`` only.
+            ``[B, L, D]``; position ``l`` depends on ``ids[:, :l+1]``, ``z`` and the
+            evidence only.
 
         Raises:
             ValueError: Shapes, shared blocks or key do not fit.
@@ -160,16 +166,20 @@ class TCNDecoder(nn.Module):
         rate = self._list.dropout
         key = active_key("TCNDecoder", training=self.training, rate=rate, key=key)
         tokens = self.embedding(ids)  # [B, L, D]
+        condition = self._condition(z, evidence)
         if self._has_coverage:
             projection = self.coverage
             x = covered_tokens(
-                tokens, mask, self.condition(z), projection.weight, projection.bias
+                tokens, mask, condition, projection.weight, projection.bias
             )
         else:
-            x = tokens + self.condition(z)[:, None, :]
+            x = tokens + condition[:, None, :]
             x = x * mask[..., None].astype(x.dtype)
-        x = run_blocks([*self.blocks, *shared], x, mask, self._films(z), key=key)
-        added = self.output_condition(z) if self._has_output_condition else None
+        if evidence is not None:
+            x = x + evidence.at(x.shape[1]) * mask[..., None].astype(x.dtype)
+        films = self._films(z, evidence)
+        x = run_blocks([*self.blocks, *shared], x, mask, films, key=key)
+        added = self._output_condition(z, evidence)
         norm = self.norm
         return layer_norm(x, norm.weight, norm.bias, norm.eps, added)
 
@@ -199,30 +209,38 @@ class TCNDecoder(nn.Module):
         z: mx.array,
         shared: Sequence[TCNBlock] = (),
         *,
+        evidence: Evidence | None = None,
         key: mx.array | None = None,
     ) -> mx.array:
         """Return the logits of the next token at every position, ``[B, L, V]``.
 
         Arguments and errors as in :meth:`features`.
         """
-        return self.logits(self.features(ids, mask, z, shared, key=key))
+        h = self.features(ids, mask, z, shared, evidence=evidence, key=key)
+        return self.logits(h)
 
-    def init_state(self, z: mx.array, shared: Sequence[TCNBlock] = ()) -> DecoderState:
+    def init_state(
+        self,
+        z: mx.array,
+        shared: Sequence[TCNBlock] = (),
+        evidence: Evidence | None = None,
+    ) -> DecoderState:
         """Prepare generation from ``z [B, E]``; the conditioning is computed once."""
         self._list.check_shared("TCNDecoder", shared)
         blocks = [*self.blocks, *shared]
-        has_output = self._has_output_condition
-        condition = self.condition(z)
+        condition = self._condition(z, evidence)
         if self._has_coverage:
             condition = condition + self.coverage.bias
-        films = [film and (film[0][:, 0], film[1][:, 0]) for film in self._films(z)]
+        films = self._films(z, evidence)
+        films = [film and (film[0][:, 0], film[1][:, 0]) for film in films]
         return DecoderState(
             condition=condition,
-            output_condition=self.output_condition(z) if has_output else None,
+            output_condition=self._output_condition(z, evidence),
             coverage=mx.zeros((z.shape[0], self._list.dim)),
             count=mx.zeros(()),
             films=films,
             blocks=[block.init_state(z.shape[0]) for block in blocks],
+            guess=evidence.at(evidence.tokens.shape[1] + 1) if evidence else None,
         )
 
     def step(
@@ -249,6 +267,10 @@ class TCNDecoder(nn.Module):
         if self._has_coverage:
             said = (coverage * mx.rsqrt(count)).astype(x.dtype)
             x = mx.addmm(x, said, self.coverage.weight.T)
+        if state.guess is not None:
+            last = state.guess.shape[1] - 1
+            place = mx.minimum(state.count, last).astype(mx.int32)
+            x = x + mx.take(state.guess, place, axis=1)
         states = []
         blocks = [*self.blocks, *shared]
         for block, past, film in zip(blocks, state.blocks, state.films, strict=True):
@@ -259,7 +281,26 @@ class TCNDecoder(nn.Module):
         state = state._replace(blocks=states, coverage=coverage, count=count)
         return self.logits(self.norm(x), offset), state
 
-    def _films(self, z: mx.array) -> list[Film | None]:
+    def _condition(self, z: mx.array, evidence: Evidence | None) -> mx.array:
+        """What is added to each token, ``[B, D]``."""
+        added = self.condition(z)
+        return added if evidence is None else added + evidence.condition
+
+    def _output_condition(
+        self, z: mx.array, evidence: Evidence | None
+    ) -> mx.array | None:
+        """What is added before the final norm, ``[B, D]``, if anything."""
+        if not self._has_output_condition:
+            return None
+        added = self.output_condition(z)
+        return added if evidence is None else added + evidence.output_condition
+
+    def _films(self, z: mx.array, evidence: Evidence | None) -> list[Film | None]:
+        """Scale and shift ``[B, 1, D]`` of each block, or none of them."""
         if not self._has_films:
             return [None] * self._list.count
-        return [film(z) for film in self.films]
+        films: list[Film | None] = [film(z) for film in self.films]
+        if evidence is None:
+            return films
+        pairs = zip(films, evidence.films, strict=True)
+        return [own and (own[0] + more[0], own[1] + more[1]) for own, more in pairs]

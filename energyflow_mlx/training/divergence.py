@@ -21,6 +21,7 @@ from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.distributed import Group
+from energyflow_mlx.text.corrector import Guess
 from energyflow_mlx.text.tokenizer import Tokenizer
 from energyflow_mlx.training.precision import most_skipped
 from energyflow_mlx.training.state import Progress
@@ -30,7 +31,7 @@ from energyflow_mlx.training.update import Stepper
 _MOST_SENTENCES = 256  # in a file
 _MOST_NAMES = 4  # in a line
 # Kinds of causes; the first one that is found explains those after it.
-_KINDS = ("weight", "target", "loss", "gradient of")
+_KINDS = ("weight", "target", "guess", "loss", "gradient of")
 
 
 class Diverged(FloatingPointError):
@@ -118,7 +119,7 @@ class Inquiry:
             facts = {"objective": name, "update": step, "not_finite": causes}
             facts |= {k: _plain(v) for k, v in numbers.items()}
             facts |= {"lr": submitted.lr, "made_of": contents.kind}
-            facts |= self._sentences(contents.batch)
+            facts |= self._sentences(contents.batch, contents.guess)
             text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
             write_text(path, text + "\n")
         key = next((k for k, v in numbers.items() if not math.isfinite(v)), "update")
@@ -146,6 +147,7 @@ class Inquiry:
             found = stepper.micro_gradients(submitted.objective, batch, key)
             gradients = stepper.packing.split(found.gradients)
             own = {"target": batch.target, "loss": found.loss}
+            own |= {} if batch.guess is None else {"guess": batch.guess.vector}
             # Its squares are added up: they have to be finite too.
             squares = {path: mx.square(g) for path, g in gradients.items()}
             own |= {f"gradient of {path}": square for path, square in squares.items()}
@@ -157,8 +159,11 @@ class Inquiry:
         by_kind = ([n for n in bad if n.startswith(kind)] for kind in _KINDS)
         return next((names for names in by_kind if names), [])
 
-    def _sentences(self, batch: Batch) -> dict[str, Any]:
-        """Text, ids and length of the target of each, the worst targets first."""
+    def _sentences(self, batch: Batch, guess: Guess | None) -> dict[str, Any]:
+        """Text, ids and length of the target of each, the worst targets first.
+
+        Beside them what was guessed, where anything was.
+        """
         norms = np.linalg.norm(batch.target.astype(np.float64), axis=1)
         worst = np.argsort(np.isfinite(norms), kind="stable")[:_MOST_SENTENCES]
         rows = [batch.ids[i][batch.mask[i] > 0] for i in worst]
@@ -167,6 +172,12 @@ class Inquiry:
             {"text": text, "ids": list(map(int, row)), "target_norm": _plain(length)}
             for text, row, length in zip(texts, rows, lengths, strict=True)
         ]
+        if guess is not None:
+            read = [guess.ids[i][guess.mask[i] > 0] for i in worst]
+            for sentence, text in zip(
+                sentences, self.tokenizer.decode(read), strict=True
+            ):
+                sentence["guess"] = text
         return {"sentences": sentences, "left_out": len(norms) - len(worst)}
 
     def _advice(self, name: str, causes: list[str], progress: Progress) -> str:

@@ -32,6 +32,8 @@ from energyflow_mlx.training.token_rows import (
     whole_rows,
 )
 
+Update = list[StepBatch]
+
 
 @dataclass
 class RunData:
@@ -132,7 +134,7 @@ class Feed:
                 batch_size=self.batch_size,
             )
 
-    def updates(self, start: int) -> Generator[list[StepBatch]]:
+    def updates(self, start: int) -> Generator[Update]:
         """Endless updates from number ``start``, the same after a restart.
 
         The next ones are prepared and copied to the device on a thread.
@@ -149,12 +151,12 @@ class Feed:
         batches = self._batcher.batches(start)
         return batches if self._pairs is None else self._pairs.put_into(batches, start)
 
-    def _prepared(self, start: int) -> Iterator[list[StepBatch]]:
+    def _prepared(self, start: int) -> Iterator[Update]:
         for number, batch in self._batches(start):
             # Copied here too: it took 0.8 ms of the training thread with an H200.
             yield self.prepared(batch, number)
 
-    def prepared(self, batch: Batch, number: int) -> list[StepBatch]:
+    def prepared(self, batch: Batch, number: int) -> Update:
         """Update ``number``, made of a batch: its micro-batches, on the device."""
         return on_device(self.micro_batches(batch, self.rows_of(batch, number)))
 
@@ -169,7 +171,7 @@ class Feed:
         total = batch.mask.sum()
         return draw_candidates(rows, self._shares, total, count, (seed, number))
 
-    def micro_batches(self, batch: Batch, rows: TokenRows) -> list[StepBatch]:
+    def micro_batches(self, batch: Batch, rows: TokenRows) -> Update:
         """Cut out this process's micro-batches, which share the rows of their update.
 
         Sharing lets the parts' table gradients ``[U, D]`` be added up, over
@@ -200,7 +202,7 @@ class Feed:
         return self._capacities.get(length, size * length)
 
 
-def on_device(update: list[StepBatch]) -> list[StepBatch]:
+def on_device(update: Update) -> list[StepBatch]:
     """Micro-batches of NumPy arrays as MLX's, their rows still shared."""
     rows = TokenRows(*(None if a is None else mx.array(a) for a in update[0].rows))
     found = []

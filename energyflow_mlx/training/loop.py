@@ -37,10 +37,10 @@ from energyflow_mlx.training.divergence import (
     require_trained,
 )
 from energyflow_mlx.training.ending import Ending
-from energyflow_mlx.training.feed import Feed, RunData
+from energyflow_mlx.training.feed import Feed, RunData, Update
+from energyflow_mlx.training.makers import makers_for
 from energyflow_mlx.training.objectives.base import Objective
-from energyflow_mlx.training.one_update import Update, UpdateRunner
-from energyflow_mlx.training.own_pairs import OwnPairs
+from energyflow_mlx.training.one_update import UpdateRunner
 from energyflow_mlx.training.reporting import show_validation, shown
 from energyflow_mlx.training.samples import FollowedSentences
 from energyflow_mlx.training.saving import SaveClock
@@ -53,6 +53,7 @@ from energyflow_mlx.training.state import (
 from energyflow_mlx.training.submitted import Submitted
 from energyflow_mlx.training.timing import UpdateTimings
 from energyflow_mlx.training.update import Stepper
+from energyflow_mlx.training.updates import Updates
 from energyflow_mlx.training.validation import Validation, measures_of
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Trainer(UpdateRunner):
     engine: ReadbackEngine = field(init=False)
     stepper: Stepper = field(init=False)
     validation: Validation = field(init=False)
-    own_pairs: OwnPairs = field(init=False)
+    updates: Updates = field(init=False)
     progress: Progress = field(default_factory=Progress)
     timings: UpdateTimings = field(default_factory=UpdateTimings)
 
@@ -105,9 +106,12 @@ class Trainer(UpdateRunner):
         self.validation = Validation(
             self.objectives, self.codec, self.data, self.stepper
         )
-        self.own_pairs = OwnPairs(
-            *(self.config, self.codec, self.data),
-            *(self.feed, self.alternation, objectives),
+        makers = makers_for(
+            *(self.config, objectives, self.codec, self.data),
+            *(self.feed, self.alternation),
+        )
+        self.updates = Updates(
+            self.feed, makers, self.validation.kept_weights, self.display.doing
         )
         self._trained = self.start.trained if self.start else frozenset()
         self._ending, self._means = Ending(self.group), RunningMeans()
@@ -146,7 +150,7 @@ class Trainer(UpdateRunner):
             )
         self.stepper.restore(TrainState.from_arrays(arrays))
         self.progress.take_over(found.meta)
-        self.own_pairs.restore(found)
+        self.updates.restore(found)
         self._means = RunningMeans.from_json(found.meta.get("means", {}))
         self._log_digest = found.meta.get("log", "")
         self._trained |= Record.from_json(found.meta, ()).trained
@@ -159,8 +163,8 @@ class Trainer(UpdateRunner):
         Raises:
             Diverged: The state is not finite; nothing is written.
         """
-        progress, own_pairs = self.progress, self.own_pairs
-        arrays = self.stepper.state.arrays() | own_pairs.arrays()
+        progress, updates = self.progress, self.updates
+        arrays = self.stepper.state.arrays() | updates.arrays()
         if bad := not_finite(arrays, self.engine):
             raise Diverged(
                 f"[train] the state after {progress.step} updates must be finite to be "
@@ -168,7 +172,7 @@ class Trainer(UpdateRunner):
             )
         log = {"log": log_digest, "means": self._means.to_json()}
         known = self.record().to_json() | {"dimension": self.data.dimension}
-        known |= own_pairs.to_json()
+        known |= updates.to_json()
         with self._clock.saving():
             self.folder.save(
                 progress.step,
@@ -199,7 +203,7 @@ class Trainer(UpdateRunner):
         """Values of update after update; each is read while the next one computes.
 
         Nothing is in flight when the values of an update come that a validation, a
-        checkpoint or the making of own pairs follows.
+        checkpoint or the making of examples follows.
 
         Args:
             feed: The updates' batches.
@@ -211,11 +215,8 @@ class Trainer(UpdateRunner):
             epoch, number = divmod(step, self.steps_per_epoch)
             if number == 0:
                 logger.info("epoch %d begins at update %d", epoch + 1, step)
-            if self.own_pairs.are_due(step):
-                with self.display.doing("making own pairs"):
-                    self.own_pairs.make(step, self.validation.kept_weights())
             started = time.perf_counter()
-            update = self.own_pairs.in_place_of(next(feed), step)
+            update = next(feed)
             batch_ms = (time.perf_counter() - started) * 1e3
             submitted = self.submit(step, update)
             self._submitted = step + 1
@@ -242,14 +243,14 @@ class Trainer(UpdateRunner):
 
     def _must_land(self, step: int) -> bool:
         """Whether nothing may be in flight after ``step`` updates."""
-        return self._state_is_wanted(step) or self.own_pairs.are_due(step)
+        return self._state_is_wanted(step) or self.updates.is_due(step)
 
     # -- the loop ------------------------------------------------------------
 
     def _to_the_end(self, log: MetricsLog) -> Generator[dict[str, float]]:
         """Values of update after update, from the present one, past every rollback."""
         while self.progress.step < self.total:
-            with closing(self.feed.updates(self.progress.step)) as feed:
+            with closing(self.updates.updates(self.progress.step)) as feed:
                 try:
                     yield from self.landed(feed, range(self.progress.step, self.total))
                 except Diverged as error:
@@ -332,11 +333,13 @@ class Trainer(UpdateRunner):
         log.write(
             {"kind": "train", "step": progress.step, "epoch": epoch, **means}
             | progress.skips()
+            | self.updates.figures()
             | {"samples_per_second": rate, "seconds": progress.seconds}
         )
         log.write(
             {"kind": "timing", "step": progress.step, **self.timings.take()}
-            | {**self.own_pairs.take(), "traces": sum(self.stepper.traces.values())}
+            | self.updates.timings()
+            | {"traces": sum(self.stepper.traces.values())}
         )
         self.display.progress(
             progress.step, self.total, means | {"samples_per_second": rate}
@@ -381,6 +384,6 @@ class Trainer(UpdateRunner):
             "name": self.config.name,
             "status": status,
             **self.progress.summary(metric, self.steps_per_epoch),
-            **self.own_pairs.to_json(),
+            **self.updates.to_json(),
             **({"init": self.start.to_json()} if self.start else {}),
         }

@@ -15,19 +15,17 @@ from energyflow_mlx.runtime.distributed import Group
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.divergence import Inquiry
 from energyflow_mlx.training.ending import ASKED, Ending
-from energyflow_mlx.training.feed import Feed
+from energyflow_mlx.training.feed import Feed, Update
 from energyflow_mlx.training.objectives.base import Objective, StepBatch
-from energyflow_mlx.training.own_pairs import OwnPairs
 from energyflow_mlx.training.precision import most_skipped
 from energyflow_mlx.training.random_keys import MOST_KEYS, update_keys
-from energyflow_mlx.training.schedule import learning_rate
+from energyflow_mlx.training.schedule import scheduled
 from energyflow_mlx.training.state import Gradients, Progress, add_gradients
 from energyflow_mlx.training.submitted import Submitted
 from energyflow_mlx.training.update import Stepper
+from energyflow_mlx.training.updates import Updates
 
 logger = logging.getLogger(__name__)
-
-Update = list[StepBatch]
 
 
 class UpdateRunner:
@@ -40,7 +38,7 @@ class UpdateRunner:
         engine: Starts and computes.
         stepper: Has the state.
         feed: Gives the batches.
-        own_pairs: Puts others in the place of some.
+        updates: Makes them of these, and of what the run makes itself.
         alternation: Which objective takes which update.
         progress: Of the run; takes note of updates that are skipped.
     """
@@ -51,7 +49,7 @@ class UpdateRunner:
     engine: ReadbackEngine
     stepper: Stepper
     feed: Feed
-    own_pairs: OwnPairs
+    updates: Updates
     alternation: Alternation
     progress: Progress
     _ending: Ending
@@ -60,17 +58,10 @@ class UpdateRunner:
 
     def learning_rate(self, step: int, name: str) -> float:
         """Learning rate of update ``step``, on its own objective's schedule."""
-        optimizer = self.config.optimizer
-        own = self._updates_of[name]
-        warmup = min(optimizer.warmup_steps, own // 4)
-        scheduled = learning_rate(
-            self.alternation.counts(step)[name],
-            base=self.objectives[name].settings.peak_lr,
-            floor=optimizer.min_lr,
-            warmup=warmup,
-            decay=optimizer.decay_steps or own - warmup,
-        )
-        return scheduled * self.progress.rate_factor
+        peak = self.objectives[name].settings.peak_lr
+        done, own = self.alternation.counts(step)[name], self._updates_of[name]
+        rate = scheduled(self.config.optimizer, peak, done, own)
+        return rate * self.progress.rate_factor
 
     def submit(self, step: int, update: Update) -> Submitted:
         """Build update ``step`` and start it on the device; waits for none of it.
@@ -127,7 +118,7 @@ class UpdateRunner:
         moved, progress = bool(values.pop("moved")), self.progress
         progress.note_update(moved=moved, loss_scale=values.pop("loss_scale", None))
         if progress.skipped_in_row >= most_skipped(self.config):
-            contents = self.own_pairs.contents_of(step)
+            contents = self.updates.contents_of(step)
             raise self._inquiry.divergence(submitted, values, contents, progress)
         logger.debug("update %d: %s grad_norm %.4g", step, name, values["grad_norm"])
         for key in ("loss", "grad_norm"):

@@ -13,8 +13,7 @@ and the ring; a checkpoint holds the latter two, so a resumed run makes the same
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +30,12 @@ from energyflow_mlx.runs.folder import OWN_PAIRS
 from energyflow_mlx.runtime.received import built
 from energyflow_mlx.text.generation.decoding import LONGEST
 from energyflow_mlx.training.alternation import Alternation
-from energyflow_mlx.training.feed import Feed, RunData
+from energyflow_mlx.training.feed import Feed, RunData, Update
 from energyflow_mlx.training.held_rows import held_rows
-from energyflow_mlx.training.objectives.base import Objective, StepBatch
 from energyflow_mlx.training.random_keys import host_seed
 from energyflow_mlx.training.submitted import Contents
+from energyflow_mlx.training.updates import Maker
 
-Update = list[StepBatch]
-Weights = AbstractContextManager[None]
-
-OWN = "own pairs"
 _SHORTEST = 4  # start, two tokens, end
 _SAMPLING, _DRAWING = 0, 1  # uses of random numbers
 
@@ -67,7 +62,7 @@ class Tally:
         return {name: now[name] - then[name] for name in now}
 
 
-class OwnPairs:
+class OwnPairs(Maker):
     """Makes the pairs of a run, holds them, and puts them in the sentences' place.
 
     An update of own pairs passes over the batch of sentences that it would have had:
@@ -79,6 +74,8 @@ class OwnPairs:
         tally: What was made.
     """
 
+    doing = "making own pairs"
+
     def __init__(
         self,
         config: Config,
@@ -86,9 +83,9 @@ class OwnPairs:
         data: RunData,
         feed: Feed,
         alternation: Alternation,
-        objectives: Iterable[Objective],
+        takers: Collection[str],
     ) -> None:
-        """Plan the pairs; with a share of 0 there never are any.
+        """Plan the pairs.
 
         Args:
             config: The run's configuration.
@@ -96,19 +93,18 @@ class OwnPairs:
             data: Sentences and vectors.
             feed: Makes updates of batches.
             alternation: Says what each update trains.
-            objectives: What is trained; ``build.objectives`` has checked that one of
-                them takes own pairs, and that there is an embedder.
+            takers: Objectives some of whose updates are to be made of own pairs.
         """
         self._settings, self._seed = config.data.own_pairs, config.seed
         self._buckets, self._parts = config.data.buckets, config.trainer.accumulate
         self._normalize = config.teacher.normalize
         self._codec, self._data, self._feed = codec, data, feed
         self._alternation = alternation
-        self._takers = [o.name for o in objectives if o.takes_own_pairs]
+        self._takers = takers
         self._longest = max(map(len, data.train_ids))
         self._held_out = {row.tobytes() for row in data.held_out.ids}
         self.ring = PairRing(
-            self._settings.ring if self._settings.share else 0,
+            self._settings.ring,
             self._longest,
             data.train_targets.shape[1],
             data.tokenizer.vocab_size,
@@ -118,36 +114,29 @@ class OwnPairs:
 
     # -- making pairs --------------------------------------------------------
 
-    def are_due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether pairs are made right before update ``step``."""
         settings = self._settings
-        is_turn = step % settings.every == 0 and step >= max(settings.start, 1)
-        return settings.share > 0 and is_turn
+        return step % settings.every == 0 and step >= max(settings.start, 1)
 
-    def make(self, step: int, weights: Weights) -> None:
-        """Sample sentences, embed those worth it, and put the pairs into the ring.
-
-        Args:
-            step: Number of the update that follows.
-            weights: Context in which the model, in evaluation mode, has the weights
-                that are measured.
-        """
+    def make(self, step: int) -> None:
+        """Sample sentences, embed those worth it, and put the pairs into the ring."""
         started = time.perf_counter()
         seed = host_seed(self._seed, step, _SAMPLING)
         random = np.random.Generator(np.random.PCG64(seed))
         settings = self._settings
-        with weights:
-            texts = self._codec.decode(
-                self._vectors(random),
-                max_length=min(self._longest, LONGEST),
-                temperature=settings.temperature,
-                seed=seed,
-            )
-            ids = self._codec.tokenizer.encode(texts, self._longest + 1)
-            chosen = self._worth_keeping(ids)
-            ids, texts = [ids[i] for i in chosen], [texts[i] for i in chosen]
-            vectors = self._embedded(texts, ids)
-        vectors = vectors.astype(HELD_VECTOR)
+        texts = self._codec.decode(
+            self._vectors(random),
+            max_length=min(self._longest, LONGEST),
+            temperature=settings.temperature,
+            seed=seed,
+        )
+        ids = self._codec.tokenizer.encode(texts, self._longest + 1)
+        chosen = self._worth_keeping(ids)
+        ids, texts = [ids[i] for i in chosen], [texts[i] for i in chosen]
+        vectors = self._embedded(texts, ids)
+        with np.errstate(over="ignore"):  # an infinity makes no pair
+            vectors = vectors.astype(HELD_VECTOR)
         has_vector = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
         kept = np.flatnonzero(has_vector)
         self.ring.add([ids[i] for i in kept], vectors[kept])
@@ -203,28 +192,9 @@ class OwnPairs:
 
     # -- using them ----------------------------------------------------------
 
-    def in_place_of(self, update: Update, step: int) -> Update:
-        """The update, or one of own pairs where it is their turn and there are enough.
-
-        Args:
-            update: Of sentences.
-            step: Its number.
-        """
-        drawn = self._drawn(update[0].ids.shape[1], step)
-        if drawn is None:
-            return update
-        self.tally.updates += 1
-        return self._feed.prepared(drawn, step)
-
-    def contents_of(self, step: int) -> Contents:
-        """What update ``step`` is made of while the ring is as it is."""
-        batch = self._feed.batch_of(step)
-        drawn = self._drawn(batch.ids.shape[1], step)
-        return Contents("sentences", batch) if drawn is None else Contents(OWN, drawn)
-
-    def _drawn(self, length: int, step: int) -> Batch | None:
-        """Pairs for update ``step``, of the length of its sentences, if it has any."""
-        if not self._take(step):
+    def contents_of(self, step: int, length: int) -> Contents | None:
+        """Pairs for update ``step``, where it is their turn and there are enough."""
+        if not self._is_turn(step):
             return None
         number = int(bucket_of(np.array([length]), self._buckets)[0])
         above = self._buckets[number - 1] if number else 0
@@ -237,12 +207,18 @@ class OwnPairs:
         drawn = [batch for batch in batches if batch is not None]
         if len(drawn) < len(batches):
             return None
-        return Batch(*map(np.concatenate, zip(*drawn, strict=True)))
+        batch = Batch(*map(np.concatenate, zip(*drawn, strict=True)))
+        return Contents("own pairs", batch)
 
-    def _take(self, step: int) -> bool:
+    def prepared(self, contents: Contents, step: int) -> Update:
+        """Update ``step`` of such pairs, on the device."""
+        self.tally.updates += 1
+        return self._feed.prepared(contents.batch, step)
+
+    def _is_turn(self, step: int) -> bool:
         """Whether update ``step`` is the pairs' turn: evenly spread over their own."""
         name, share = self._alternation.objective_of(step), self._settings.share
-        if not share or name not in self._takers:
+        if name not in self._takers:
             return False
         before = self._alternation.counts(step)[name]
         return math.floor((before + 1) * share) > math.floor(before * share)
@@ -260,8 +236,6 @@ class OwnPairs:
         Raises:
             InputError: They are not those of a run like this one.
         """
-        if not self._settings.share:
-            return
         where, meta = str(found.path), found.meta.get(OWN_PAIRS, {})
         tally = built(Tally, meta, f"[checkpoint] {where}: {OWN_PAIRS}")
         size, like = self._settings.ring, self.ring.arrays()
@@ -278,15 +252,11 @@ class OwnPairs:
         self.tally, self._reported = tally, dataclasses.replace(tally)
 
     def to_json(self) -> dict[str, Any]:
-        """The tally, for checkpoint and summary; empty where none are to be made."""
-        if not self._settings.share:
-            return {}
+        """The tally, for checkpoint and summary."""
         return {OWN_PAIRS: dataclasses.asdict(self.tally)}
 
-    def take(self) -> dict[str, float]:
-        """What was made since the last call, for the log; empty where none are made."""
-        if not self._settings.share:
-            return {}
+    def timings(self) -> dict[str, float]:
+        """What was made since the last call, for the log."""
         found = self.tally.since(self._reported)
         self._reported = dataclasses.replace(self.tally)
         made = {f"own_pairs_{name}": value for name, value in found.items()}

@@ -19,8 +19,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.training.feed import Update
 from energyflow_mlx.training.loop import Trainer
-from energyflow_mlx.training.one_update import Update
 from energyflow_mlx.training.timing import UpdateTimings
 
 Report = dict[str, Any]
@@ -83,7 +83,7 @@ def _spread(times: list[float]) -> dict[str, float]:
 def _each_alone(trainer: Trainer, steps: range) -> list[float]:
     """Time of each update when nothing overlaps, ms."""
     times = []
-    with closing(trainer.feed.updates(steps.start)) as feed:
+    with closing(trainer.updates.updates(steps.start)) as feed:
         for step in steps:
             started = time.perf_counter()
             trainer.run_update(step, next(feed))
@@ -97,7 +97,7 @@ def _as_in_training(
     """Time from one update's values to the next's, and the host's share, ms."""
     times = []
     trainer.timings = UpdateTimings()
-    with closing(trainer.feed.updates(steps.start)) as feed:
+    with closing(trainer.updates.updates(steps.start)) as feed:
         started = time.perf_counter()
         for _ in trainer.landed(feed, steps):
             times.append((time.perf_counter() - started) * 1e3)
@@ -126,7 +126,7 @@ def _size(tree: Any) -> int:
 def _first_of_each(trainer: Trainer, steps: range) -> dict[str, tuple[int, Update]]:
     """The first update of each objective."""
     found: dict[str, tuple[int, Update]] = {}
-    with closing(trainer.feed.updates(steps.start)) as feed:
+    with closing(trainer.updates.updates(steps.start)) as feed:
         for step in steps:
             update = next(feed)
             found.setdefault(trainer.alternation.objective_of(step), (step, update))
@@ -251,7 +251,7 @@ def _captured_graph(trainer: Trainer, step: int, update: Update) -> str:
 def _shapes(trainer: Trainer, steps: range) -> dict[str, int]:
     """How many of the micro-batches have each shape, as ``BxL``."""
     shapes: Counter[str] = Counter()
-    with closing(trainer.feed.updates(steps.start)) as feed:
+    with closing(trainer.updates.updates(steps.start)) as feed:
         for _ in steps:
             shapes["x".join(map(str, next(feed)[0].ids.shape))] += 1
     return dict(shapes)

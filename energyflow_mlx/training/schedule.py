@@ -2,6 +2,8 @@
 
 import math
 
+from energyflow_mlx.config import OptimizerConfig
+
 
 def learning_rate(
     step: int, *, base: float, floor: float, warmup: int, decay: int
@@ -28,3 +30,22 @@ def learning_rate(
         return base
     progress = min(step - warmup, decay) / decay
     return floor + (base - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def scheduled(optimizer: OptimizerConfig, peak: float, step: int, total: int) -> float:
+    """Learning rate of an objective's update ``step``; its warm-up is short if it is.
+
+    Args:
+        optimizer: Warm-up, decay and floor.
+        peak: Peak learning rate of the objective.
+        step: Number of the update among those of the objective, from 0.
+        total: Updates that the objective has in all.
+    """
+    warmup = min(optimizer.warmup_steps, total // 4)
+    return learning_rate(
+        step,
+        base=peak,
+        floor=optimizer.min_lr,
+        warmup=warmup,
+        decay=optimizer.decay_steps or total - warmup,
+    )

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.readback import Flight, Readback
+from energyflow_mlx.text.corrector import Guess
 from energyflow_mlx.training.objectives.base import StepBatch
 
 
@@ -36,7 +37,9 @@ class Contents(NamedTuple):
     Attributes:
         kind: In words.
         batch: Its sentences, of all processes.
+        guess: Guesses at them that it learns from, NumPy arrays; none = it has none.
     """
 
     kind: str
     batch: Batch
+    guess: Guess | None = None

@@ -11,7 +11,7 @@ import pytest
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.data import read_sets
 from energyflow_mlx.build.run import lengths_for, run
-from energyflow_mlx.config import TeacherConfig, TokenizerConfig
+from energyflow_mlx.config import CorrectionConfig, TeacherConfig, TokenizerConfig
 from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.data.vectors import unit_rows
 from energyflow_mlx.errors import InputError
@@ -393,10 +393,15 @@ def test_a_shortened_size_that_is_not_shorter_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_own_pairs_and_several_processes_are_refused(tmp_path, monkeypatch):
-    config = small(tmp_path, TEN)
-    config.data.own_pairs.share = 0.5
+def test_examples_of_its_own_and_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "join", lambda: distributed.Group(0, 2))
-    with pytest.raises(InputError, match="own_pairs.share must be 0 with several proc"):
-        run(config)
-    assert not (tmp_path / "run").exists()
+    for key in ("data.own_pairs", "objectives.correction"):
+        config = small(tmp_path, TEN)
+        if key == "data.own_pairs":
+            config.data.own_pairs.share = 0.5
+        else:
+            config.objectives.correction = CorrectionConfig(lr=1e-3)
+            config.decoder.corrector = True
+        with pytest.raises(InputError, match=f"{key} must be trained by one process, "):
+            run(config)
+        assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Commands to strike, each over in a second: seven kinds of run, and what uses one."""
+"""Commands to strike, each over in a second: eight kinds of run, and what uses one."""
 
 from dataclasses import dataclass
 
@@ -49,6 +49,11 @@ def _training(*words):
 RUNS = {
     "ab": _training(*_AB),
     "accumulate": _training(*_AB, *_WORDS, "trainer.accumulate=4"),
+    "correct": _training(
+        *("+experiment=correct", *_SMALL, *_DECODER, *_WORDS),
+        *("objectives.correction.share=1", "objectives.correction.every=2"),
+        *("objectives.correction.count=8", "objectives.correction.kept=16"),
+    ),
     "distill": _training("+experiment=distill", *_SMALL, *_WORDS),
     "flow": _training("+experiment=flow", *_SMALL, *_LATTICE, *_WORDS),
     "flow_text": _training(

@@ -44,11 +44,16 @@ def test_a_kill_before_an_operation_changes_nothing_of_a_run(bench, name, ending
     check(bench, point(bench, "ab", name, ending))
 
 
-def test_a_kill_before_a_checkpoint_makes_the_same_own_pairs_again(bench):
+@pytest.mark.parametrize(
+    ("kind", "group"), [("own_pairs", "own_pairs"), ("correct", "guesses")]
+)
+def test_a_kill_before_a_checkpoint_changes_nothing_that_a_run_makes_itself(
+    bench, kind, group
+):
     saved = "/run/checkpoints/step_00000004"
-    state = bench.undisturbed("own_pairs").state
-    assert "run/checkpoints/step_00000005/own_pairs.safetensors" in state
-    check(bench, point(bench, "own_pairs", "rename", saved))
+    state = bench.undisturbed(kind).state
+    assert f"run/checkpoints/step_00000005/{group}.safetensors" in state
+    check(bench, point(bench, kind, "rename", saved))
 
 
 def test_a_kill_between_the_first_record_and_its_checkpoint_leaves_one_record(bench):

@@ -66,13 +66,25 @@ def data(cache):
 def made(cache, data, tmp_path):
     """A trainer that has made pairs once."""
     trainer = make_trainer(tiny(cache), data, tmp_path)
-    trainer.own_pairs.make(8, trainer.validation.kept_weights())
+    make(trainer)
     return trainer
+
+
+def pairs_of(trainer):
+    """What makes a trainer's pairs."""
+    (maker,) = trainer.updates._makers
+    return maker
+
+
+def make(trainer):
+    """Make pairs as before update 8."""
+    with trainer.validation.kept_weights():
+        pairs_of(trainer).make(8)
 
 
 def held(trainer):
     """Ids and vectors of the pairs that a trainer holds."""
-    arrays = trainer.own_pairs.ring.arrays()
+    arrays = pairs_of(trainer).ring.arrays()
     rows = zip(arrays["ids"], arrays["lengths"], strict=True)
     return [ids[:n].astype(np.int32) for ids, n in rows], arrays["vectors"]
 
@@ -106,7 +118,7 @@ def test_a_pair_is_a_sampled_sentence_and_the_teachers_vector_of_its_text(made):
 def test_sentences_are_sampled_from_the_decoder_as_it_is(made):
     seed = host_seed(made.config.seed, 8, 0)
     random = np.random.Generator(np.random.PCG64(seed))
-    texts = spoken(made, made.own_pairs._vectors(random), seed)
+    texts = spoken(made, pairs_of(made)._vectors(random), seed)
     spelt = {row.tobytes() for row in made.codec.tokenizer.encode(texts, 99)}
     ids, _ = held(made)
     assert len(ids) > 10 and {row.tobytes() for row in ids} <= spelt
@@ -119,15 +131,15 @@ def test_held_out_repeated_short_and_unended_sentences_are_left_out(made, monkey
         *(data.held_out.texts[0], "a dog runs.", "a dog runs.", "dog", ""),
         *("a " * (longest + 5), "two cats sleep."),
     ]
-    forget(made.own_pairs.ring)
+    forget(pairs_of(made).ring)
     monkeypatch.setattr(made.codec, "decode", lambda *_, **__: texts)
-    made.own_pairs.make(8, made.validation.kept_weights())
+    make(made)
     ids, _ = held(made)
     assert tokenizer.decode(ids) == ["a dog runs.", "two cats sleep."]
 
 
 def test_sampled_vectors_are_perturbed_interpolated_and_of_unit_length(made):
-    own, targets = made.own_pairs, made.data.train_targets
+    own, targets = pairs_of(made), made.data.train_targets
 
     def nearest(**settings):
         for name, value in settings.items():
@@ -149,14 +161,16 @@ def test_own_pairs_make_their_share_of_the_reconstruction_updates_only(
     """Of the shape that the sentences had; ids, vectors and targets belong together."""
     config = tiny(cache, data__buckets=[12, 16, 32])
     trainer = make_trainer(config, data, tmp_path)
-    own, feed = trainer.own_pairs, trainer.feed.updates(0)
-    assert own.in_place_of([update := next(feed)[0]], 1)[0] is update  # none yet
+    own, feed = pairs_of(trainer), trainer.feed.updates(0)
+    assert (
+        trainer.updates._in_place_of([update := next(feed)[0]], 1)[0] is update
+    )  # none yet
     own.ring.add(data.train_ids, data.train_targets + 1)
     vector_of = dict(zip(map(bytes, data.train_ids), data.train_targets, strict=True))
     turns = {True: [], False: []}
     for step in range(1, 25):
         (plain,) = update = next(feed)
-        (found,) = own.in_place_of(update, step)
+        (found,) = trainer.updates._in_place_of(update, step)
         if trainer.alternation.objective_of(step) != B:
             assert found is plain
             continue
@@ -183,9 +197,9 @@ def test_pairs_of_usual_lengths_bring_no_new_shape(cache, data, tmp_path):
         config.data.own_pairs.every = 1000
         trainer = make_trainer(config, data, tmp_path / str(share))
         if share:
-            trainer.own_pairs.ring.add(data.train_ids, data.train_targets)
+            pairs_of(trainer).ring.add(data.train_ids, data.train_targets)
         trainer.run()
-        assert bool(trainer.own_pairs.tally.updates) == bool(share)
+        assert bool(pairs_of(trainer).tally.updates) == bool(share)
         traces.append(trainer.stepper.traces)
     assert traces[0] == traces[1]
 
@@ -217,7 +231,7 @@ def test_the_students_own_vectors_need_no_teacher(cache, data, tmp_path, monkeyp
     config = tiny(cache, data__own_pairs__embedder="student")
     trainer = make_trainer(config, data, tmp_path)
     monkeypatch.setattr(trainer.data, "embed", None)
-    trainer.own_pairs.make(8, trainer.validation.kept_weights())
+    make(trainer)
     ids, vectors = held(trainer)
     own = trainer.codec.encode_ids(ids, normalize=True)
     np.testing.assert_allclose(vectors, own, atol=2e-3)
@@ -228,10 +242,10 @@ def test_a_vector_of_zeros_makes_no_pair(made, monkeypatch):
         return np.array([[0.0] * 384 if "a" in t else [1.0] * 384 for t in texts])
 
     monkeypatch.setattr(made.data, "embed", embed)
-    forget(made.own_pairs.ring)
+    forget(pairs_of(made).ring)
     texts = ["a dog runs.", "two mice sing."]
     monkeypatch.setattr(made.codec, "decode", lambda *_, **__: texts)
-    made.own_pairs.make(8, made.validation.kept_weights())
+    make(made)
     assert made.codec.tokenizer.decode(held(made)[0]) == ["two mice sing."]
 
 
@@ -258,16 +272,16 @@ def test_a_run_says_what_was_made_used_and_how_long_it_took(whole):
     rows = records(folder, "timing")
     for name, value in made.items():
         assert sum(r[f"own_pairs_{name}"] for r in rows) == pytest.approx(value)
-    assert rows[-1]["own_pairs_held"] == len(trainer.own_pairs.ring) == made["kept"]
+    assert rows[-1]["own_pairs_held"] == len(pairs_of(trainer).ring) == made["kept"]
     assert [r["step"] for r in rows if r["own_pairs_sampled"]] == [9, 17]
 
 
 def test_pairs_are_made_every_so_many_updates_from_the_start_on(cache, data, tmp_path):
     trainer = make_trainer(tiny(cache, data__own_pairs__start=12), data, tmp_path)
-    due = [step for step in range(40) if trainer.own_pairs.are_due(step)]
+    due = [step for step in range(40) if pairs_of(trainer).is_due(step)]
     assert due == [16, 24, 32]
     trainer = make_trainer(tiny(cache, data__own_pairs__start=0), data, tmp_path / "0")
-    assert [step for step in range(20) if trainer.own_pairs.are_due(step)] == [8, 16]
+    assert [step for step in range(20) if pairs_of(trainer).is_due(step)] == [8, 16]
 
 
 def test_a_resumed_run_ends_with_the_same_bits(whole, cache, data, tmp_path):
@@ -277,12 +291,12 @@ def test_a_resumed_run_ends_with_the_same_bits(whole, cache, data, tmp_path):
     name = "checkpoints/step_00000012"
     (tmp_path / name).symlink_to(folder / name)
     resumed = make_trainer(tiny(cache), data, tmp_path)
-    assert resumed.progress.step == 12 and len(resumed.own_pairs.ring) > 0
+    assert resumed.progress.step == 12 and len(pairs_of(resumed).ring) > 0
     again = resumed.run()
     for part in ("sampled", "kept", "updates"):
         assert again["own_pairs"][part] == summary["own_pairs"][part]
     one, two = (
-        t.stepper.state.arrays() | t.own_pairs.arrays() for t in (trainer, resumed)
+        t.stepper.state.arrays() | t.updates.arrays() for t in (trainer, resumed)
     )
     assert one.keys() == two.keys()
     assert all(mx.array_equal(one[path], two[path]) for path in one)
@@ -334,7 +348,7 @@ def test_an_update_of_own_pairs_that_diverges_names_their_sentences(
     name = "checkpoints/step_00000012"
     (tmp_path / name).symlink_to(folder / name)
     trainer = make_trainer(tiny(cache), data, tmp_path)
-    ring = trainer.own_pairs.ring
+    ring = pairs_of(trainer).ring
     ring._vectors[:] = np.nan
     with pytest.raises(Diverged, match="not finite: target"):
         trainer.run()

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.text.corrector import Evidence
 from energyflow_mlx.text.decoder import DecoderState, Moving, TCNDecoder
 from energyflow_mlx.text.generation.decoding import Decoding
 from energyflow_mlx.text.generation.sampling import (
@@ -92,18 +93,23 @@ class BeamSearch:
         weights = [decoder.state, [block.state for block in shared]]
         self._step = mx.compile(self._advance, inputs=weights)
 
-    def __call__(self, z: mx.array, decoding: Decoding) -> np.ndarray:
+    def __call__(
+        self, z: mx.array, decoding: Decoding, evidence: Evidence | None = None
+    ) -> np.ndarray:
         """Search the sentences of ``z [B, E]``.
 
         Args:
             z: Sentence vectors.
             decoding: Length, number of beams K kept per sentence, length penalty.
+            evidence: What a corrector read in guesses; none = there are none.
 
         Returns:
             ``[B, T]`` int32 with ``T <= max_length``.
         """
         b, width = z.shape[0], decoding.beams
-        state = self._decoder.init_state(mx.repeat(z, width, axis=0), self._shared)
+        wide = None if evidence is None else evidence.repeat(width)
+        z = mx.repeat(z, width, axis=0)
+        state = self._decoder.init_state(z, self._shared, wide)
         first_only = mx.where(mx.arange(width) == 0, 0.0, -mx.inf)
         beams = _Beams(
             tokens=mx.full((b, width), self._special.start, dtype=mx.int32),

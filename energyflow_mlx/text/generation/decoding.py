@@ -1,6 +1,6 @@
 """How vectors become sentences: each setting of decoding, its default and range."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from energyflow_mlx.config.checks import (
@@ -11,12 +11,15 @@ from energyflow_mlx.config.checks import (
     bounds,
     require_bounds,
 )
+from energyflow_mlx.config.own_pairs import EMBEDDERS
 from energyflow_mlx.errors import InputError
 
 LONGEST = 4096  # tokens
 _MOST_BEAMS = 1024  # each is a row of every matrix product
+_MOST_SAMPLES = 1024  # so is each of these
 _MOST_ROUNDS = 1000
 _FACTOR = 1e4  # of an exponent: beyond it nothing changes
+_DRAWN_AT = 0.7  # temperature of the tries after the first, where none is given
 
 
 def _setting(default: Any, meaning: str, least: float, most: float = COUNT) -> Any:
@@ -36,7 +39,12 @@ class Decoding:
         beams: Above 1, beam search; not together with sampling.
         length_penalty: Beam search ranks by ``log p / length^length_penalty``.
         corrections: Rounds of iterative correction (see ``correction``) after the
-            first guess; they want an encoder, which ``generate`` does not have.
+            first guess; they want an embedder, which ``generate`` does not have.
+        samples: Tries of each row in each round, of which the best by the embedder's
+            cosine is kept. The first is as the other settings say, the others are
+            drawn, at a temperature of 0.7 where that is 0.
+        embedder: Whose vectors the texts are compared by: those of the ``student``,
+            the model's own encoder, or of its run's ``teacher``.
         seed: Seed of the sampling.
     """
 
@@ -49,7 +57,22 @@ class Decoding:
     corrections: int = _setting(
         0, "times a text is encoded and mended", 0, _MOST_ROUNDS
     )
+    samples: int = _setting(1, "tries a round, the best is kept", 1, _MOST_SAMPLES)
+    embedder: str = field(
+        default="student",
+        metadata={"help": "student or teacher: whose vectors judge"},
+    )
     seed: int = _setting(0, "seed of the sampling", 0, MOST_SEED)
+
+    @property
+    def drawn(self) -> "Decoding":
+        """Settings of a round's tries after the first."""
+        return replace(self, temperature=self.temperature or _DRAWN_AT)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether texts are embedded and compared with their vectors."""
+        return self.corrections > 0 or self.samples > 1
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -60,6 +83,16 @@ class Decoding:
         require_bounds(self, "decode")
         if not self.top_p:
             raise InputError(f"[decode] top_p must be above 0, got {self.top_p}.")
+        if self.embedder not in EMBEDDERS:
+            raise InputError(
+                f"[decode] embedder must be {' or '.join(EMBEDDERS)}, got "
+                f"{self.embedder}."
+            )
+        if self.beams > 1 and self.samples > 1:
+            raise InputError(
+                "[decode] beams must be 1 when samples is above 1, "
+                f"got {self.beams} and {self.samples}."
+            )
         if 0 < self.temperature < COLDEST:
             raise InputError(
                 f"[decode] temperature must be 0 or >= {COLDEST}, got "

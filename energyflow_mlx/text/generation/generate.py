@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.nn.tcn import TCNBlock
+from energyflow_mlx.text.corrector import Corrector, Evidence, Guess
 from energyflow_mlx.text.decoder import DecoderState, Moving, TCNDecoder
 from energyflow_mlx.text.generation.beam import BeamSearch
 from energyflow_mlx.text.generation.decoding import Decoding
@@ -40,6 +41,7 @@ class Generator:
             here.
         special: Start, end and padding token.
         shared: The blocks the decoder shares.
+        corrector: What reads guesses; none = there are none to be read.
     """
 
     def __init__(
@@ -47,27 +49,36 @@ class Generator:
         decoder: TCNDecoder,
         special: SpecialIds,
         shared: Sequence[TCNBlock] = (),
+        corrector: Corrector | None = None,
     ) -> None:
         self._decoder = decoder
+        self._corrector = corrector
         self._special = special
         self._shared = shared
         self._steps: dict[tuple[float, int, float], Step] = {}
         self._beams = BeamSearch(decoder, special, shared)
 
     def __call__(
-        self, z: mx.array | np.ndarray, decoding: Decoding, *, first_row: int = 0
+        self,
+        z: mx.array | np.ndarray,
+        decoding: Decoding,
+        *,
+        numbers: np.ndarray | None = None,
+        guess: Guess | None = None,
+        told: np.ndarray | None = None,
     ) -> np.ndarray:
         """Generate one sentence per vector.
 
         The start and padding tokens are never chosen. A sampled sentence depends on
-        ``decoding.seed`` and on its number ``first_row + i`` only: whoever splits a
-        long list into batches gets the same sentences by passing the number of each
-        batch's first row.
+        ``decoding.seed`` and on its number only: whoever splits a long list into
+        batches gets the same sentences by passing the numbers of each batch's rows.
 
         Args:
             z: Sentence vectors, ``[B, E]``.
-            decoding: The settings; corrections are not done here.
-            first_row: Number of the first sentence.
+            decoding: The settings; corrections and samples are not done here.
+            numbers: Number of each sentence, ``[B]``; none = 0 to B - 1.
+            guess: What the sentences may be, NumPy arrays or MLX's; wants a corrector.
+            told: Vectors that the guesses are compared with, ``[B, E]``; none = ``z``.
 
         Returns:
             Token ids, ``[B, max_length]`` int32: each row ends with the end token and
@@ -78,16 +89,26 @@ class Generator:
         padded = np.full(shape, self._special.pad, dtype=np.int32)
         if z.shape[0] == 0:
             return padded
+        evidence = None
+        if guess is not None:
+            evidence = self._evidence(guess, z if told is None else mx.array(told))
         if decoding.beams > 1:
-            ids = self._beams(z, decoding)
+            ids = self._beams(z, decoding, evidence)
             padded[:, : ids.shape[1]] = ids
             return padded
         uniform = None
         if decoding.temperature > 0.0:
-            rows = first_row + np.arange(z.shape[0])
+            rows = np.arange(z.shape[0]) if numbers is None else numbers
             uniform = uniform_numbers(decoding.seed, rows, decoding.max_length)
-        self._fill(padded, z, self._step(decoding), uniform)
+        state = self._decoder.init_state(z, self._shared, evidence)
+        self._fill(padded, state, self._step(decoding), uniform)
         return padded
+
+    def _evidence(self, guess: Guess, z: mx.array) -> Evidence:
+        """What the corrector reads in guesses at the sentences of ``z``."""
+        assert self._corrector is not None, "guesses want a corrector"
+        guess = Guess(*map(mx.array, guess))
+        return self._corrector(self._decoder.embedding(guess.ids), guess, z)
 
     def _step(self, decoding: Decoding) -> Step:
         """The compiled step that chooses as the settings say."""
@@ -99,17 +120,20 @@ class Generator:
         return self._steps[key]
 
     def _fill(
-        self, padded: np.ndarray, z: mx.array, step: Step, uniform: np.ndarray | None
+        self,
+        padded: np.ndarray,
+        state: DecoderState,
+        step: Step,
+        uniform: np.ndarray | None,
     ) -> None:
-        """Write the sentences of ``z`` into ``padded``, token by token.
+        """Write the sentences that begin at ``state`` into ``padded``, token by token.
 
         Whether rows have ended is read ``look_back`` steps late, so that the device has
         work while the host looks. A row that has ended only writes padding.
         """
-        state = self._decoder.init_state(z, self._shared)
-        token = mx.full((z.shape[0],), self._special.start, dtype=mx.int32)
-        done = mx.zeros(z.shape[0], dtype=mx.bool_)
-        rows = np.arange(z.shape[0])
+        rows = np.arange(len(padded))
+        token = mx.full(rows.shape, self._special.start, dtype=mx.int32)
+        done = mx.zeros(rows.shape, dtype=mx.bool_)
         numbers = None if uniform is None else mx.array(uniform)
         banned = forbidden(self._decoder.embedding.weight.shape[0], self._special)
         chosen: list[mx.array] = []

@@ -13,13 +13,14 @@ from typing import Any, ClassVar, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, CorrectionConfig
 from energyflow_mlx.data.batching import TargetRows
 from energyflow_mlx.evaluation.flow_record import FlowRecord
 from energyflow_mlx.evaluation.held_out import HeldOut, ReadBack
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.text.corrector import Guess
 from energyflow_mlx.training.token_rows import TokenRows
 
 Arrays = dict[str, mx.array]
@@ -36,6 +37,7 @@ class StepBatch(NamedTuple):
         rows: Rows of the token tables that the update touches.
         controls: Values of the objective's schedules, scalars by name.
         targets: The real next tokens; none where nothing is written.
+        guess: What the sentences may be; none where the decoder reads no guess.
     """
 
     ids: mx.array
@@ -44,6 +46,7 @@ class StepBatch(NamedTuple):
     rows: TokenRows
     controls: Mapping[str, mx.array] = {}
     targets: TargetRows | None = None
+    guess: Guess | None = None
 
 
 class Outcome(NamedTuple):
@@ -121,6 +124,11 @@ class Objective:
     @property
     def pair_file(self) -> str | None:
         """File of the pairs that its updates are made of, in place of sentences."""
+        return None
+
+    @property
+    def guessing(self) -> CorrectionConfig | None:
+        """How the guesses that its updates read are made; none = it reads none."""
         return None
 
     def require_micro_batch(self, rows: int) -> None:

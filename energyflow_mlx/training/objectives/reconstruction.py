@@ -78,14 +78,16 @@ def sentence_loss(
 
     Args:
         model: Model with a decoder.
-        batch: The sentences.
+        batch: The sentences, and guesses at them, if any.
         z: Vectors they are decoded from, ``[B, E]``.
         key: Random key of the dropouts.
         smoothing: Label smoothing.
     """
     ids, mask, rows = batch.ids, batch.mask, batch.targets
     assert rows is not None, "who writes text packs its targets"
-    features = model.decode_features(ids[:, :-1], mask[:, :-1], z, key=key)
+    features = model.decode_features(
+        ids[:, :-1], mask[:, :-1], z, guess=batch.guess, key=key
+    )
     flat = features.reshape(-1, features.shape[-1])  # [B * (L-1), D]
     h = pack_rows(flat, rows.position, rows.place)  # [T, D]
     target, lowered = candidate_softmax(batch.rows, rows.token)

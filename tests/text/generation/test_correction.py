@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from energyflow_mlx.text.generation.correction import correct
+from energyflow_mlx.text.generation.correction import EXACT, correct
 
 
 class Grid:
@@ -15,11 +15,27 @@ class Grid:
         self.asked = []
 
     def decode(self, z):
-        self.asked.append(np.array(z))
         return np.round((z + self.bias) * 20).astype(np.int32)
 
-    def encode(self, ids):
+    def tell(self, attempt):
+        self.asked.append(attempt)
+        return self.decode(attempt.condition)[:, None]
+
+    def embed(self, ids):
         return ids / 20.0
+
+
+class Reader(Grid):
+    """A stand-in that reads its guess: one number of it at a time is put right."""
+
+    def tell(self, attempt):
+        if attempt.ids is None:
+            return super().tell(attempt)
+        self.asked.append(attempt)
+        ids, right = attempt.ids.copy(), np.round(attempt.target * 20)
+        column = (attempt.round - 1) % ids.shape[1]
+        ids[:, column] = right[:, column]
+        return ids[:, None]
 
 
 def targets(n=6, size=4):
@@ -27,56 +43,117 @@ def targets(n=6, size=4):
     return z / np.linalg.norm(z, axis=1, keepdims=True)
 
 
+def corrected(grid, z, **settings):
+    return list(correct(grid.tell, grid.embed, z, **settings))
+
+
 def test_correction_brings_a_biased_decoder_nearer_to_its_target():
-    grid = Grid()
-    result = correct(grid.decode, grid.encode, targets(), rounds=4)
-    assert (result.cosine >= result.first_cosine).all()
-    assert result.first_cosine.mean() < 0.96
-    assert result.cosine.mean() > 0.99
+    found = corrected(Grid(), targets(), rounds=4)
+    assert len(found) == 5
+    assert found[0].cosine.mean() < 0.96
+    assert found[-1].cosine.mean() > 0.99
 
 
-def test_the_returned_cosine_is_that_of_the_returned_sentence():
-    grid, z = Grid(), targets()
-    result = correct(grid.decode, grid.encode, z * 7, rounds=3)
-    vectors = grid.encode(result.ids)
-    cosine = (vectors * z).sum(1) / np.linalg.norm(vectors, axis=1)
-    np.testing.assert_allclose(result.cosine, cosine, atol=1e-5)
+@pytest.mark.parametrize("kind", [Grid, Reader])
+def test_the_cosine_of_a_row_never_falls(kind):
+    reads = kind is Reader
+    found = corrected(kind(bias=0.8), targets(40), rounds=5, reads_guesses=reads)
+    for before, after in zip(found, found[1:], strict=False):
+        assert (after.cosine >= before.cosine).all()
+
+
+@pytest.mark.parametrize("kind", [Grid, Reader])
+def test_a_row_does_not_depend_on_the_rows_beside_it(kind):
+    z, order = targets(12), np.random.default_rng(1).permutation(12)
+    settings = {"reads_guesses": kind is Reader, "rounds": 3}
+    whole, turned = (corrected(kind(), rows, **settings)[-1] for rows in (z, z[order]))
+    np.testing.assert_array_equal(turned.ids, whole.ids[order])
+    np.testing.assert_array_equal(turned.cosine, whole.cosine[order])
+
+
+@pytest.mark.parametrize("kind", [Grid, Reader])
+def test_the_returned_cosine_is_that_of_the_returned_sentence(kind):
+    grid, z = kind(), targets()
+    settings = {"reads_guesses": kind is Reader, "rounds": 3}
+    for result in corrected(grid, z * 7, **settings):
+        vectors = grid.embed(result.ids)
+        cosine = (vectors * z).sum(1) / np.linalg.norm(vectors, axis=1)
+        np.testing.assert_allclose(result.cosine, cosine, atol=1e-5)
 
 
 def test_the_condition_moves_by_the_difference_between_target_and_guess():
     grid, z = Grid(), targets(1)
-    correct(grid.decode, grid.encode, z, rounds=1, rate=0.5)
-    guess = grid.encode(grid.decode(z))
+    corrected(grid, z, rounds=1, rate=0.5)
+    guess = grid.embed(grid.decode(z))
     guess = guess / np.linalg.norm(guess, axis=1, keepdims=True)
     moved = z + 0.5 * (z - guess)
     moved = moved / np.linalg.norm(moved, axis=1, keepdims=True)
-    np.testing.assert_allclose(grid.asked[1], moved, atol=1e-5)
+    np.testing.assert_allclose(grid.asked[1].condition, moved, atol=1e-5)
 
 
 def test_a_worse_guess_is_not_kept():
-    good, bad = np.array([[1, 0]]), np.array([[0, 1]])
+    good, bad = np.array([[[1, 0]]]), np.array([[[0, 1]]])
     answers, asked = iter([good, bad, bad, bad]), []
 
-    def decode(z):
-        asked.append(z[0])
+    def tell(attempt):
+        asked.append(attempt.condition[0])
         return next(answers)
 
-    result = correct(
-        decode,
-        lambda ids: ids.astype(np.float32),
-        np.array([[1.0, 0.1]]),
-        rounds=3,
-    )
-    np.testing.assert_array_equal(result.ids, good)
-    assert result.cosine[0] == result.first_cosine[0]
+    target = np.array([[1.0, 0.1]])
+    *_, last = correct(tell, lambda ids: ids.astype(np.float32), target, rounds=3)
+    np.testing.assert_array_equal(last.ids, good[0])
     # After each failure the next attempt stays half as far from the best condition.
     moves = [np.linalg.norm(z - asked[0]) for z in asked[1:]]
     np.testing.assert_allclose(moves[1:], np.array(moves[:-1]) / 2, rtol=0.02)
 
 
+def test_the_best_try_of_a_round_is_kept():
+    tries = np.array([[[0, 1], [3, 1], [1, 0]], [[1, 1], [0, 2], [5, 0]]])
+    target = np.array([[1.0, 0.0], [0.1, 1.0]])
+    (found,) = correct(
+        lambda attempt: tries, lambda ids: ids.astype(np.float32), target, rounds=0
+    )
+    np.testing.assert_array_equal(found.ids, [[1, 0], [0, 2]])
+
+
+def test_a_decoder_that_reads_guesses_gets_each_once_with_its_vector():
+    grid, z = Reader(), 3 * targets()
+    found = corrected(grid, z, rounds=3, reads_guesses=True)
+    first, *later = grid.asked
+    assert first.ids is None and first.vectors is None
+    for attempt in later:
+        np.testing.assert_array_equal(attempt.target, z[attempt.rows])
+        got_one = np.ones(len(z), bool)
+        if attempt.round > 1:
+            before, after = found[attempt.round - 2], found[attempt.round - 1]
+            got_one = after.cosine > before.cosine
+        reads = attempt.ids is not None
+        assert (got_one[attempt.rows] == reads).all()
+        if reads:
+            ids = found[attempt.round - 1].ids[attempt.rows]
+            np.testing.assert_array_equal(attempt.ids, ids)
+            lengths = np.linalg.norm(attempt.vectors, axis=1)
+            np.testing.assert_allclose(lengths, 3.0, atol=1e-4)
+    assert {(a.round, a.ids is not None) for a in later} >= {
+        (1, True),
+        (2, True),
+        (3, False),
+    }
+
+
+@pytest.mark.parametrize("kind", [Grid, Reader])
+def test_rows_that_are_exact_are_left_alone(kind):
+    grid = kind(bias=0.0)
+    z = np.array([[1.0, 0, 0, 0], [0.61, 0.5, 0.5, 0.33]], np.float32)
+    found = corrected(grid, z, rounds=2, reads_guesses=kind is Reader)
+    assert found[0].cosine[0] > EXACT > found[0].cosine[1]
+    assert list(grid.asked[0].rows) == [0, 1]
+    assert all(list(attempt.rows) == [1] for attempt in grid.asked[1:])
+
+
 def test_no_rounds_is_plain_decoding():
     grid, z = Grid(), targets()
-    result = correct(grid.decode, grid.encode, z, rounds=0)
-    np.testing.assert_array_equal(result.ids, grid.decode(z))
+    (found,) = corrected(grid, z, rounds=0)
+    np.testing.assert_array_equal(found.ids, grid.decode(z))
     with pytest.raises(ValueError, match="rounds must be at least 0, got -1"):
-        correct(grid.decode, grid.encode, z, rounds=-1)
+        corrected(grid, z, rounds=-1)

@@ -23,6 +23,10 @@ from energyflow_mlx.text.generation import Decoding
         ({"beams": 0}, "beams must be >= 1, got 0"),
         ({"length_penalty": -0.5}, "length_penalty must be >= 0, got -0.5"),
         ({"corrections": -1}, "corrections must be >= 0, got -1"),
+        ({"samples": 0}, "samples must be >= 1, got 0"),
+        ({"samples": 1025}, "samples must be <= 1024, got 1025"),
+        ({"embedder": "me"}, "embedder must be teacher or student, got me"),
+        ({"beams": 2, "samples": 2}, "beams must be 1 when samples is above 1"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"beams": 2, "temperature": 0.5}, "beams must be 1 when temperature"),
     ],
@@ -30,6 +34,11 @@ from energyflow_mlx.text.generation import Decoding
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(InputError, match=r"\[decode\] " + message):
         Decoding(**settings)
+
+
+def test_tries_after_the_first_are_drawn_whatever_the_first_is():
+    assert Decoding().drawn.temperature == 0.7
+    assert Decoding(temperature=1.5, seed=4).drawn == Decoding(temperature=1.5, seed=4)
 
 
 def test_settings_cannot_change_after_they_were_checked():

@@ -1,0 +1,116 @@
+"""Rounds of correction by a trained model: tries, guesses, embedded texts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from energyflow_mlx.data.batching import pad_rows
+from energyflow_mlx.text.corrector import Guess
+from energyflow_mlx.text.generation import Decoding, Generator, correct
+from energyflow_mlx.text.generation.correction import Attempt, Correction
+from energyflow_mlx.text.tokenizer import Tokenizer
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+# A sampled sentence's number holds the row's, its try's and its round's.
+_TRY, _ROUND = 40, 50
+_LEAST_ROWS = 8
+_GUESS_STEP = 16  # guesses are padded to multiples of this: few shapes are compiled
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Corrects the sentences of vectors.
+
+    Attributes:
+        generator: Generates sentences.
+        tokenizer: Text to ids and back.
+        embed: Vectors of texts, ``[N, E]``.
+        longest: Most tokens of a guess.
+        reads_guesses: Whether the generator has a corrector.
+    """
+
+    generator: Generator
+    tokenizer: Tokenizer
+    embed: Embed
+    longest: int
+    reads_guesses: bool
+
+    def __call__(
+        self, z: np.ndarray, decoding: Decoding, first_row: int
+    ) -> Iterator[Correction]:
+        """Sentences of vectors after 0, 1, ... corrections; see ``correct``.
+
+        Args:
+            z: Vectors, ``[B, E]``.
+            decoding: The settings.
+            first_row: Number of the first sentence in its list.
+        """
+
+        def tell(attempt: Attempt) -> np.ndarray:
+            return self._tries(attempt, decoding, first_row, len(z))
+
+        def embed(ids: np.ndarray) -> np.ndarray:
+            # Through the text: its tokens may differ from those the decoder chose.
+            return self.embed(self.tokenizer.decode(ids))
+
+        return correct(
+            tell,
+            embed,
+            z,
+            rounds=decoding.corrections,
+            reads_guesses=self.reads_guesses,
+        )
+
+    def _tries(
+        self, attempt: Attempt, decoding: Decoding, first_row: int, most: int
+    ) -> np.ndarray:
+        """Tries of every row of an attempt, ``[n, K, T]``."""
+        asked = len(attempt.rows)
+        filled = np.arange(_rows_for(asked, most)) % asked
+        z, told = attempt.condition[filled], attempt.target[filled]
+        guess = self._guess(attempt)
+        # A moved condition is another question: it needs no other numbers.
+        turn = 0 if attempt.ids is None else attempt.round
+        numbers = (first_row + attempt.rows[filled]) + (turn << _ROUND)
+
+        def generate(settings: Decoding, tries: np.ndarray) -> np.ndarray:
+            each = np.repeat(np.arange(len(filled)), len(tries))
+            own = None if guess is None else Guess(*(a[filled][each] for a in guess))
+            streams = numbers[each] + np.tile(tries << _TRY, len(filled))
+            ids = self.generator(
+                z[each], settings, numbers=streams, guess=own, told=told[each]
+            )
+            return ids.reshape(len(filled), len(tries), -1)[:asked]
+
+        found = [generate(decoding, np.zeros(1, np.int64))]
+        if decoding.samples > 1:
+            found.append(generate(decoding.drawn, np.arange(1, decoding.samples)))
+        return np.concatenate(found, axis=1)
+
+    def _guess(self, attempt: Attempt) -> Guess | None:
+        """What the corrector reads, if anything."""
+        if attempt.ids is None or attempt.vectors is None:
+            return None
+        return guess_of(
+            self.tokenizer.encode(self.tokenizer.decode(attempt.ids), self.longest),
+            attempt.vectors,
+        )
+
+
+def guess_of(rows: Sequence[np.ndarray], vectors: np.ndarray) -> Guess:
+    """Guesses padded to few lengths, as NumPy arrays.
+
+    Args:
+        rows: Token ids of each, start and end included.
+        vectors: Their vectors, ``[n, E]``.
+    """
+    longest = max(len(row) for row in rows)
+    ids, mask = pad_rows(rows, -(-longest // _GUESS_STEP) * _GUESS_STEP)
+    return Guess(ids, mask, vectors)
+
+
+def _rows_for(asked: int, most: int) -> int:
+    """Rows to decode together for ``asked`` of them: few sizes, so few compilations."""
+    return min(most, max(_LEAST_ROWS, 1 << (asked - 1).bit_length()))
