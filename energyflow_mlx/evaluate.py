@@ -34,6 +34,7 @@ Figures = dict[str, Any]
 
 _MOST_QUERIES = 1000  # held-out sentences among which confused ones are looked for
 _MOST_CONFUSED = 50  # of them that are kept, the worst first
+_MOST_FAILURES = 50  # decoded sentences that are kept, likewise
 
 
 @dataclass
@@ -42,6 +43,10 @@ class EvaluateData:
 
     val: Any = field(
         default=None, metadata={"help": "held-out sentences: FILE or [FILES]"}
+    )
+    sources: Any = field(
+        default=None,
+        metadata={"help": "with corrections: where each is from, FILE or [FILES]"},
     )
 
 
@@ -117,6 +122,14 @@ def similarity_of(
     return found, points
 
 
+def _with_mean(found: Figures, points: Figures) -> Figures:
+    """Spearman of each set, and their mean where there are several."""
+    if len(points) < 2:
+        return {"spearman": found}
+    mean = float(np.mean([found[stem] for stem in points]))
+    return {"spearman": found, "spearman_mean": mean}
+
+
 def evaluate_run(args: EvaluateArgs, folder: Path, display: "RunDisplay") -> Figures:
     """Metrics of a trained run, on its own held-out sentences or on ``data.val``.
 
@@ -145,7 +158,8 @@ def evaluate_run(args: EvaluateArgs, folder: Path, display: "RunDisplay") -> Fig
         encode = partial(codec.encode, batch_size=args.batch_size)
         objectives = build_objectives(codec.config).values()
         sizes = {size for objective in objectives for size in objective.sizes}
-        result["spearman"], details["sts"] = similarity_of(sts, encode, display, sizes)
+        found, details["sts"] = similarity_of(sts, encode, display, sizes)
+        result |= _with_mean(found, details["sts"])
     return result | {"details": details}
 
 
@@ -158,10 +172,11 @@ def _held_out_metrics(
     """The table that training ends with, and the sentences that were confused."""
     from energyflow_mlx.build.data import load_held_out
     from energyflow_mlx.build.objectives import build_objectives
+    from energyflow_mlx.evaluation.corrections import numbers_of
     from energyflow_mlx.evaluation.held_out import final_metrics
     from energyflow_mlx.teacher import import_function
 
-    config, rounds = codec.config, _rounds(args.corrections)
+    config, rounds = codec.config, numbers_of(args.corrections)
     if rounds:
         codec.require("evaluate corrections", "decode")
     objectives = build_objectives(config)
@@ -188,42 +203,58 @@ def _held_out_metrics(
         )
     if args.groups:
         found |= _recall_in_groups(args, codec, list(held_out.texts))
+    if "decoder" in codec.model and held_out.texts:
+        found |= _reach(codec, held_out.texts)
+    details: Figures = {}
     if rounds:
         with display.task("correcting"):
-            found |= _corrected(args, codec, held_out, rounds)
+            after, details["failures"] = _corrected(args, codec, held_out, rounds)
+            found |= after
     found["sentences"] = len(held_out.ids)
     with display.task("confused sentences"):
-        return found, _confused(codec, list(objectives.values()), held_out)
+        return found, details | _confused(codec, list(objectives.values()), held_out)
 
 
-def _rounds(given: Any) -> list[int]:
-    """Numbers of corrections to measure after, rising.
+def _reach(codec: "SentenceCodec", texts: Sequence[str]) -> Figures:
+    """What a decoder that never errs could write of the sentences."""
+    from energyflow_mlx.config.data import LONGEST
+    from energyflow_mlx.evaluation.reachable import reach
 
-    Raises:
-        InputError: Something else was given.
-    """
-    numbers = [] if given is None else given if isinstance(given, list) else [given]
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise InputError(
-            f"[evaluate] corrections must be numbers >= 0, such as [0,1,4,8], got "
-            f"{given}."
-        )
-    return sorted(set(numbers))
+    words, longest = codec.tokenizer, codec.config.data.max_length
+    rows, back = words.encode(texts, LONGEST), words.encode(texts, longest)
+    lengths = np.array([len(row) for row in rows])
+    is_unknown = np.array([bool((r == words.special.unknown).any()) for r in rows])
+    return reach(texts, words.decode(back), lengths, longest, is_unknown)
 
 
 def _corrected(
     args: EvaluateArgs, codec: "SentenceCodec", held_out: "HeldOut", rounds: list[int]
-) -> Figures:
-    """What decoded sentences are worth after each number of corrections."""
-    from energyflow_mlx.evaluation.held_out import correction_metrics
+) -> tuple[Figures, list[Figures]]:
+    """What decoded sentences are worth after each number of corrections; the worst."""
+    from energyflow_mlx.evaluation.corrections import (
+        correction_figures,
+        failures,
+        read_labels,
+    )
+    from energyflow_mlx.evaluation.held_out import written_after
+    from energyflow_mlx.evaluation.lengths import by_label, by_length
     from energyflow_mlx.text.generation import Decoding
 
+    if not held_out.texts:
+        raise InputError("[evaluate] data.val must hold texts to be corrected.")
     decoding = Decoding(
         corrections=rounds[-1], samples=args.samples, embedder=args.embedder
     )
-    sample = held_out.spread(args.decode_samples or len(held_out.texts))
-    found = correction_metrics(codec, sample, decoding, rounds)
-    return {f"corrections_{number}": figures for number, figures in found.items()}
+    rows = held_out.spread_rows(args.decode_samples or len(held_out.texts))
+    sample = held_out.subset(rows)
+    groups = {"length": by_length(sample.texts)}
+    if args.data.sources is not None:
+        paths = as_paths(args.data.sources, "data.sources")
+        labels = read_labels(paths, len(held_out.texts))
+        groups["source"] = by_label([labels[row] for row in rows])
+    found = written_after(codec, sample, decoding, rounds)
+    figures = correction_figures(found, sample.texts, groups)
+    return figures, failures(found, sample.texts, _MOST_FAILURES)
 
 
 def _confused(
@@ -286,7 +317,7 @@ def evaluate_teacher(args: EvaluateArgs, name: str, display: "RunDisplay") -> Fi
     def encode(texts: Sequence[str]) -> np.ndarray:
         return teacher.encode(texts, batch_size=args.batch_size)
 
-    return {"spearman": similarity_of(sts, encode, display)[0]}
+    return _with_mean(*similarity_of(sts, encode, display))
 
 
 def _store(folder: Path, result: Figures) -> None:
@@ -311,7 +342,6 @@ def evaluate(args: EvaluateArgs) -> None:
         DiskError: The result is shown, and could not be stored.
     """
     from energyflow_mlx.display import RunDisplay
-    from energyflow_mlx.evaluation.generation import note_on_bleu
 
     require_bounds(args, "evaluate")
     for key, given in (("data.val", args.data.val), ("sts", args.sts)):
@@ -327,20 +357,35 @@ def evaluate(args: EvaluateArgs) -> None:
             raise InputError("[evaluate] run=PATH or teacher=NAME must be given.")
     details = result.pop("details", {})
     result["seconds"] = round(time.perf_counter() - started, 3)
-    rows: list[list[Any]] = []
-    for name, value in result.items():
-        if isinstance(value, dict):
-            rows += [[f"{name} {stem}", number] for stem, number in value.items()]
-        else:
-            rows.append([name, value])
-    rows += note_on_bleu(result)
     with RunDisplay() as display:
-        title = args.run or f"teacher {args.teacher}"
-        display.table(title, ["metric", "value"], rows)
+        _show(display, args.run or f"teacher {args.teacher}", result)
     sys.stdout.write(json_text(result) + "\n")
     sys.stdout.flush()
     if args.run is not None:
         _store(Path(args.run), result | {"details": details})
+
+
+def _show(display: "RunDisplay", title: str, result: Figures) -> None:
+    """The figures in a table; those after corrections in one of their own."""
+    from energyflow_mlx.evaluation.corrections import (
+        HEADS,
+        PREFIX,
+        SPEED,
+        correction_rows,
+    )
+    from energyflow_mlx.evaluation.generation import note_on_bleu
+
+    rows: list[list[Any]] = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            named = [[f"{name} {stem}", number] for stem, number in value.items()]
+            rows += [] if name.startswith(PREFIX) else named
+        else:
+            rows.append([name, value])
+    rows += note_on_bleu(result)
+    display.table(title, ["metric", "value"], rows)
+    if corrected := correction_rows(result):
+        display.table("After corrections", [*HEADS, SPEED], corrected)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluate import EvaluateArgs, EvaluateData, evaluate
-from energyflow_mlx.evaluation.held_out import decoding_metrics
+from energyflow_mlx.evaluation.generation import decoding_metrics
 from energyflow_mlx.evaluation.similarity import cosine_rows, spearman
 from energyflow_mlx.runs.folder import RunFolder
 from tests.build.test_run import small
@@ -33,6 +33,10 @@ def test_without_files_it_measures_the_runs_own_held_out_sentences(trained, caps
     folder, summary = trained
     found = table(capsys, run=str(folder), decode_samples=2)
     assert found.pop("seconds") > 0 and found.pop("sentences") == 6
+    causes = ("length", "unknown", "punctuation", "other")
+    limits = [found.pop(f"unreachable_{cause}") for cause in causes]
+    assert found.pop("reachable") + sum(limits) == pytest.approx(1)
+    assert 0 <= found.pop("changed_case") <= 1
     assert found == pytest.approx(summary["final"], rel=1e-5)
 
 
@@ -64,7 +68,10 @@ def test_figures_after_corrections_are_those_of_the_decoded_texts(trained, capsy
         assert figures["cosine"] == pytest.approx(again, abs=1e-5)
         expected = decoding_metrics(texts, held_out.texts)
         assert {k: figures[k] for k in expected} == pytest.approx(expected)
-        assert any(k.startswith("exact_") for k in figures)
+        lengths = figures["length"].values()
+        assert sum(own["sentences"] for own in lengths) == len(texts)
+        mean = sum(own["sentences"] * own["exact"] for own in lengths) / len(texts)
+        assert figures["exact"] == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("given", [[-1], "many", [0, 1.5], [True]])
@@ -77,7 +84,42 @@ def test_what_the_vocabulary_cannot_write_is_not_reachable(trained, capsys, tmp_
     (tmp_path / "val.txt").write_text("A dog runs.\n\u5149 \u222e qz.\n")
     data = EvaluateData(val=str(tmp_path / "val.txt"))
     found = table(capsys, run=str(trained[0]), data=data)
-    assert found["reachable"] == 0.5
+    assert found["reachable"] == 0.5 == found["unreachable_unknown"]
+    assert found["changed_case"] == 0.5
+
+
+def test_what_is_not_exact_is_stored_before_and_after_and_by_source(
+    trained, capsys, tmp_path
+):
+    texts = ["A dog runs.", "A cat sleeps.", "Two cars.", "A dog sits."]
+    (tmp_path / "val.txt").write_text("\n".join(texts))
+    (tmp_path / "val.src").write_text("x\ny\nx\nx\n")
+    data = EvaluateData(
+        val=str(tmp_path / "val.txt"), sources=str(tmp_path / "val.src")
+    )
+    printed = table(capsys, run=str(trained[0]), data=data, corrections=[0, 1])
+    source = printed["corrections_1"]["source"]
+    assert {name: own["sentences"] for name, own in source.items()} == {"x": 3, "y": 1}
+    found = stored(trained[0])["details"]["failures"]
+    assert len(found) == round(4 * (1 - printed["corrections_1"]["exact"])) > 0
+    for failure in found:
+        assert failure["sentence"] in texts
+        before, after = failure["written"]
+        assert after["cosine"] >= before["cosine"]
+        assert (before["corrections"], after["corrections"]) == (0, 1)
+
+
+def test_several_sts_sets_have_a_mean(trained, capsys, tmp_path):
+    lines = ["5\tA dog runs.\tA dog is running.", "1\tA cat.\tTwo cars."]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join([*lines, "0\tSnow.\tA man."]))
+        lines.reverse()
+    paths = [str(tmp_path / f"{name}.tsv") for name in ("a", "b")]
+    found = table(capsys, run=str(trained[0]), sts=paths)
+    assert found["spearman_mean"] == pytest.approx(
+        np.mean([*found["spearman"].values()])
+    )
+    assert "spearman_mean" not in table(capsys, run=str(trained[0]), sts=paths[0])
 
 
 def stored(folder):

@@ -11,8 +11,7 @@ import pytest
 from energyflow_mlx import plot
 from energyflow_mlx.config import command_line as cli
 from energyflow_mlx.errors import InputError, require_package
-from energyflow_mlx.evaluation.generation import note_on_bleu
-from energyflow_mlx.evaluation.held_out import decoding_metrics
+from energyflow_mlx.evaluation.generation import decoding_metrics, note_on_bleu
 from tests.commands import CHECKOUT
 
 

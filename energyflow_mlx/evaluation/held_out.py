@@ -13,8 +13,8 @@ import mlx.core as mx
 import numpy as np
 
 from energyflow_mlx.data.batching import cover, pad_rows
-from energyflow_mlx.evaluation.generation import exact_rows, score_generation
-from energyflow_mlx.evaluation.lengths import share_by_length
+from energyflow_mlx.evaluation.corrections import Written
+from energyflow_mlx.evaluation.generation import decoding_metrics
 from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import (
     cosine_rows,
@@ -52,8 +52,12 @@ class HeldOut:
 
     def spread(self, count: int) -> "HeldOut":
         """``count`` sentences with text, evenly spread over the set."""
+        return self.subset(self.spread_rows(count))
+
+    def spread_rows(self, count: int) -> np.ndarray:
+        """Numbers of ``count`` sentences with text, evenly spread over the set."""
         count = min(count, len(self.texts))
-        return self.subset(np.linspace(0, len(self.texts) - 1, count).astype(int))
+        return np.linspace(0, len(self.texts) - 1, count).astype(int)
 
     def subset(self, numbers: np.ndarray) -> "HeldOut":
         """Sentences with text, by their numbers ``[n]``, in that order."""
@@ -127,7 +131,6 @@ def final_metrics(
         return metrics
     for objective in objectives:
         for written in objective.read_back(codec, sample):
-            metrics["reachable"] = reachable(codec, written.truth.texts)
             found = decoding_metrics(written.texts, written.truth.texts)
             if embed is not None:
                 again = cosine_rows(embed(written.texts), written.truth.targets)
@@ -136,20 +139,10 @@ def final_metrics(
     return metrics
 
 
-def reachable(codec: SentenceCodec, texts: Sequence[str]) -> float:
-    """Share of sentences that can be written at all, by a decoder that never errs.
-
-    What the vocabulary cannot spell is lost, and so is what follows the longest text
-    that is read. Compared as ``exact`` is.
-    """
-    rows = codec.tokenizer.encode(texts, codec.config.data.max_length)
-    return float(np.mean(exact_rows(codec.tokenizer.decode(rows), texts)))
-
-
-def correction_metrics(
+def written_after(
     codec: SentenceCodec, held_out: HeldOut, decoding: Decoding, rounds: Sequence[int]
-) -> dict[int, dict[str, float]]:
-    """What decoded sentences are worth after so many corrections each.
+) -> dict[int, Written]:
+    """Decode sentences once; what they were after each number of corrections.
 
     Args:
         codec: The model.
@@ -157,32 +150,17 @@ def correction_metrics(
         decoding: The settings; ``corrections`` is the most of ``rounds``.
         rounds: Numbers of corrections; 0 = as first decoded, with ``samples`` above 1
             the best of these.
-
-    Returns:
-        For each of them BLEU, exact matches and token F1, ``exact_`` by length, the
-        mean ``cosine`` of the texts' vectors with their targets, and sentences a
-        second from the start, those of the embedder included.
     """
-    texts: dict[int, list[str]] = {number: [] for number in rounds}
-    cosines: dict[int, list[np.ndarray]] = {number: [] for number in rounds}
-    seconds = dict.fromkeys(rounds, 0.0)
+    found = {number: Written([], np.zeros(0), 0.0) for number in rounds}
     for batch in codec.corrected(held_out.targets, decoding):
         started = time.perf_counter()
-        for number, found in enumerate(batch):
-            if number in texts:
-                texts[number] += codec.tokenizer.decode(found.ids)
-                cosines[number].append(found.cosine)
-                seconds[number] += time.perf_counter() - started
-    metrics = {}
-    for number, written in texts.items():
-        lengths = share_by_length(exact_rows(written, held_out.texts), held_out.texts)
-        metrics[number] = (
-            decoding_metrics(written, held_out.texts)
-            | {f"exact_{name}": share for name, share in lengths.items()}
-            | {"cosine": float(np.concatenate(cosines[number]).mean())}
-            | {"sentences_per_second": len(written) / seconds[number]}
-        )
-    return metrics
+        for number, best in enumerate(batch):
+            if number in found:
+                own = found[number]
+                own.texts += codec.tokenizer.decode(best.ids)
+                own.cosines = np.concatenate([own.cosines, best.cosine])
+                own.seconds += time.perf_counter() - started
+    return found
 
 
 def vector_metrics(vectors: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -222,13 +200,6 @@ def shortened_metrics(
         if size in sizes:
             found[f"p_at_1_{size}"] = precision_at(part, targets[:, :size], (1,))[1]
     return found
-
-
-def decoding_metrics(texts: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
-    """BLEU where it is installed, share of exact matches and token F1 of sentences."""
-    scores = score_generation(texts, truth)
-    bleu = {} if scores.bleu is None else {"bleu": scores.bleu}
-    return bleu | {"exact": scores.exact, "token_f1": scores.token_f1}
 
 
 def mean_cross_entropy(

@@ -1,4 +1,4 @@
-"""Shares of sentences by their length: whether short or long ones go wrong."""
+"""Groups of sentences by their length: whether short or long ones go wrong."""
 
 from collections.abc import Sequence
 
@@ -8,27 +8,27 @@ import numpy as np
 _BOUNDS = (5, 10, 15, 20)
 
 
-def bucket_names() -> list[str]:
-    """Name of each bucket, as ``6_to_10_words``."""
-    starts = [1, *(bound + 1 for bound in _BOUNDS)]
-    names = [f"{a}_to_{b}_words" for a, b in zip(starts, _BOUNDS, strict=False)]
-    return [*names, f"from_{starts[-1]}_words"]
-
-
-def share_by_length(holds: np.ndarray, truth: Sequence[str]) -> dict[str, float]:
-    """Share of the sentences of each length that something holds of.
+def by_length(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Numbers of the sentences in each bucket, under names as ``6 to 10 words``.
 
     Args:
-        holds: Whether it does, ``[N]``.
-        truth: The sentences; their length is that in words between white space.
+        texts: The sentences; their length is that in words between white space.
 
     Returns:
-        Share by name of the bucket; a bucket without sentences is left out.
+        Short ones first; a bucket without sentences is left out.
     """
-    words = np.array([len(text.split()) for text in truth])
+    words = np.array([len(text.split()) for text in texts])
     numbers = np.searchsorted(_BOUNDS, words)
-    return {
-        name: float(np.mean(holds[numbers == number]))
-        for number, name in enumerate(bucket_names())
-        if (numbers == number).any()
-    }
+    starts = [1, *(bound + 1 for bound in _BOUNDS)]
+    names = [f"{a} to {b} words" for a, b in zip(starts, _BOUNDS, strict=False)]
+    names.append(f"from {starts[-1]} words")
+    found = {name: np.flatnonzero(numbers == n) for n, name in enumerate(names)}
+    return {name: rows for name, rows in found.items() if len(rows)}
+
+
+def by_label(labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """Numbers of the sentences of each label, in the order of the labels' names."""
+    found: dict[str, list[int]] = {}
+    for number, label in enumerate(labels):
+        found.setdefault(label, []).append(number)
+    return {label: np.array(found[label]) for label in sorted(found)}

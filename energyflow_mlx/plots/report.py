@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from energyflow_mlx.evaluation.corrections import ALL, HEADS, SPEED, correction_rows
 from energyflow_mlx.evaluation.flow_record import (
     Cube,
     FlowRecord,
@@ -60,6 +61,8 @@ def write_report(folder: Path, facts: RunFacts, flows: Sequence[Flows] = ()) -> 
         Section("figures", "Figures", _figures(facts)),
         Section("curves", "Curves", draw_curves(facts.curves)),
         Section("sentences", "Held-out sentences, decoded", _samples(facts)),
+        Section("corrections", "Decoded after corrections", _corrected(facts)),
+        Section("failures", "Not decoded exactly", _failures(facts.evaluation)),
         Section("confused", "Confused sentences", _confused(facts.evaluation)),
         Section("sts", "Similarity of sentence pairs", _sts(facts.evaluation)),
         Section("flows", "Flows through the lattice", _flows(facts.name, flows)),
@@ -137,6 +140,7 @@ def _figures(facts: RunFacts) -> str:
     evaluated = {k: v for k, v in facts.evaluation.items() if k != "details"}
     for stem, value in evaluated.pop("spearman", {}).items():
         evaluated[f"spearman {stem}"] = value
+    evaluated = {k: v for k, v in evaluated.items() if not isinstance(v, dict)}
     columns = {"end of training": facts.figures, "latest evaluation": evaluated}
     columns = {head: found for head, found in columns.items() if found}
     names = list(dict.fromkeys(name for found in columns.values() for name in found))
@@ -170,6 +174,36 @@ def _sample_table(samples: Sequence[Record], *, with_step: bool = False) -> str:
     heads = {"step": "update", "original": "held-out sentence"}
     rows = [[sample[key] for key in keys] for sample in samples]
     return table([heads.get(key, key) for key in keys], rows)
+
+
+def _corrected(facts: RunFacts) -> str:
+    """Figures after each number of corrections, of all sentences and of groups."""
+    rows = correction_rows(facts.evaluation)
+    if not rows:
+        return ""
+    every = [row[2:] for row in rows if row[0] == ALL]
+    head = table([*HEADS[2:], SPEED], every)
+    groups = [row[:-1] for row in rows if row[0] != ALL]
+    return head + folded("By length and source", table(HEADS, groups))
+
+
+def _failures(evaluation: Record) -> str:
+    """The worst of the decoded sentences, before and after corrections."""
+    found = evaluation.get("details", {}).get("failures", [])
+    if not found:
+        return ""
+    rows: list[list[Any]] = []
+    for failure in found:
+        sentence = failure["sentence"]
+        for own in failure["written"]:
+            rows.append([sentence, own["corrections"], own["text"], own["cosine"]])
+            sentence = ""
+    head = (
+        "<p>Held-out sentences that are not exact after the most corrections, those "
+        "whose text's vector is farthest from the one it was decoded from first.</p>\n"
+    )
+    columns = ["held-out sentence", "corrections", "decoded", "cosine"]
+    return head + table(columns, rows)
 
 
 def _confused(evaluation: Record) -> str:
