@@ -27,6 +27,7 @@ from energyflow_mlx.runs.start import remove_leftovers, start
 from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
+from energyflow_mlx.training.console import RunConsole
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.objectives import Objective
@@ -74,7 +75,7 @@ def run(
     display = RunDisplay(
         log_every=config.trainer.log_every,
         title=config.name,
-        console=None if group.is_writer else Console(quiet=True, force_terminal=False),
+        console=_console(is_writer=group.is_writer),
     )
     with group.watched(), display, closing(FolderLock(folder.lock)) as lock:
         begun = _Begun(*group.of_first(partial(_begun, folder, config, lock)))
@@ -96,6 +97,13 @@ def run(
             _prolong(trainer)
         folder.prune(trainer.progress.step, keep=config.trainer.keep)
         return train(trainer, overrides or [], command)
+
+
+def _console(*, is_writer: bool) -> Console:
+    """Where the process shows the run; nowhere, unless it is the first one."""
+    if is_writer:
+        return RunConsole(highlight=False)
+    return Console(quiet=True, force_terminal=False)
 
 
 def _require_space(trainer: Trainer) -> None:
