@@ -1,6 +1,7 @@
 """The trainer's command in two processes: one run folder, one voice, one end."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from energyflow_mlx.runs import checkpoint
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from tests.build.tiny import SENTENCES, run_words
 from tests.commands import CHECKOUT
 from tests.docs.pages import SNIPPETS, compose_config
-from tests.processes import finish, free_ports, start
+from tests.processes import DO_NOT_COMPILE, finish, free_ports, start
 
 LAUNCHER = Path(sys.executable).with_name("mlx.launch")
 TRAIN = ["-m", "energyflow_mlx.train", "+experiment=ab"]
@@ -42,6 +45,14 @@ def launched(words, tmp_path_factory):
         check=True,
     )
     return folder, done.stdout, done.stderr
+
+
+def await_records(run, process):
+    """Wait until a run has logged something."""
+    path, deadline = run / "metrics.jsonl", time.monotonic() + 120
+    while not path.exists() or not read_metrics(path):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
 
 
 def test_one_process_writes_and_shows_the_run(launched):
@@ -76,12 +87,7 @@ def test_a_killed_process_ends_the_other_with_one_line(words, tmp_path):
     run = tmp_path / "run"
     command = [*TRAIN, *words, f"run.dir={run}", "trainer.epochs=100000"]
     processes = start(2, tmp_path, command)
-    deadline = time.monotonic() + 30
-    while not (run / "metrics.jsonl").exists() or not read_metrics(
-        run / "metrics.jsonl"
-    ):
-        assert time.monotonic() < deadline and processes[0].poll() is None
-        time.sleep(0.05)
+    await_records(run, processes[0])
     processes[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     (_, errors), _ = finish(processes, timeout=30)
@@ -101,12 +107,7 @@ def test_a_signal_to_one_process_ends_all_after_the_same_update(
     run = tmp_path / "run"
     command = [*TRAIN, *words, f"run.dir={run}"]
     processes = start(2, tmp_path, [*command, "trainer.epochs=100000"])
-    deadline = time.monotonic() + 60
-    while not (run / "metrics.jsonl").exists() or not read_metrics(
-        run / "metrics.jsonl"
-    ):
-        assert time.monotonic() < deadline and processes[0].poll() is None
-        time.sleep(0.05)
+    await_records(run, processes[0])
     processes[1].send_signal(number)
     (said, errors), (silent, _) = finish(processes, timeout=60)
     assert [p.returncode for p in processes] == [128 + number] * 2, errors
@@ -118,6 +119,51 @@ def test_a_signal_to_one_process_ends_all_after_the_same_update(
     finish(again)
     assert [p.returncode for p in again] == [0, 0]
     steps = [r["step"] for r in read_metrics(run / "metrics.jsonl")]
+    assert steps == sorted(steps) and steps[-1] == step + 2
+
+
+def members(session):
+    """Processes of a session that have not ended."""
+    command = ["ps", "-s", str(session), "-o", "stat="]
+    listed = subprocess.run(command, capture_output=True, text=True).stdout
+    return [state for state in listed.split() if not state.startswith("Z")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg), (signal.SIGHUP, os.killpg)],
+    ids=["SIGTERM to the launcher", "Ctrl-C", "a terminal that closes"],
+)
+def test_an_end_of_the_launcher_saves_the_run_and_leaves_no_process(
+    number, send, words, tmp_path
+):
+    """The launcher alone is told, or the terminal tells all of its session."""
+    run = tmp_path / "run"
+    port = min(free_ports(2))
+    launch = [LAUNCHER, "-n", "2", "--backend", "ring", "--starting-port", str(port)]
+    command = [*TRAIN, *words, f"run.dir={run}"]
+    with subprocess.Popen(
+        [*launch, "--", sys.executable, *command, "trainer.epochs=100000"],
+        cwd=CHECKOUT,
+        env=os.environ | DO_NOT_COMPILE,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as launcher:
+        await_records(run, launcher)
+        send(launcher.pid, number)
+        deadline = time.monotonic() + 120
+        while members(launcher.pid):
+            assert time.monotonic() < deadline, members(launcher.pid)
+            time.sleep(0.1)
+    step = max(checkpoint.steps(run / "checkpoints"))
+    assert step > 0 and not list(run.rglob(".tmp-*"))
+    again = start(2, tmp_path, [*command, f"trainer.max_steps={step + 2}"])
+    finish(again)
+    assert [p.returncode for p in again] == [0, 0]
+    steps = [r["step"] for r in RunFolder(run).read_log()]
     assert steps == sorted(steps) and steps[-1] == step + 2
 
 

@@ -28,6 +28,7 @@ from energyflow_mlx.runs.start import remove_leftovers, start
 from energyflow_mlx.runs.trackers import require_trackers
 from energyflow_mlx.runtime import device, distributed, jit_headers
 from energyflow_mlx.teacher.function import Embed
+from energyflow_mlx.training.console import RunConsole
 from energyflow_mlx.training.feed import RunData
 from energyflow_mlx.training.loop import Trainer
 from energyflow_mlx.training.objectives import Objective
@@ -77,7 +78,7 @@ def run(
     display = RunDisplay(
         log_every=config.trainer.log_every,
         title=config.name,
-        console=None if group.is_writer else Console(quiet=True, force_terminal=False),
+        console=_console(is_writer=group.is_writer),
     )
     with group.watched(), display, closing(FolderLock(folder.lock)) as lock:
         begun = _Begun(*group.of_first(partial(_begun, folder, config, lock)))
@@ -116,6 +117,13 @@ def _require_no_makers(
             f"[distributed] {making[0]} must be trained by one process, got "
             f"{processes}: each would make examples of its own."
         )
+
+
+def _console(*, is_writer: bool) -> Console:
+    """Where the process shows the run; nowhere, unless it is the first one."""
+    if is_writer:
+        return RunConsole(highlight=False)
+    return Console(quiet=True, force_terminal=False)
 
 
 def _require_space(trainer: Trainer) -> None:

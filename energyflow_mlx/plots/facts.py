@@ -6,8 +6,6 @@ from typing import Any
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.plots.curves import Curves, curves_of
 from energyflow_mlx.runs.folder import RunFolder, differences, flatten
-from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.runs.samples import read_samples
 from energyflow_mlx.runtime.received import require_type
 
 Record = dict[str, Any]
@@ -57,14 +55,14 @@ def read_facts(run: RunFolder) -> RunFacts:
         InputError: The folder, its configuration or its log is missing, or a result
             holds values of another type.
     """
-    config, records = run.read_config(), read_metrics(run.metrics)
+    config, records = run.read_config(), run.read_log()
     return RunFacts(
         name=run.path.resolve().name,
         settings=flatten(config.to_json()),
         changed=frozenset(differences(type(config)(), config)),
         summary=_read_summary(run),
         evaluation=_read_evaluation(run),
-        samples=read_samples(run.samples),
+        samples=run.read_samples(),
         records=records,
         curves=curves_of(records),
     )

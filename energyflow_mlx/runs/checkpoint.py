@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -294,6 +295,18 @@ def _best_of(path: Path) -> int | None:
         return _named_best(read_header(path)["meta"])
     except InputError:
         return None
+
+
+def newest_meta(folder: Path) -> dict[str, Any]:
+    """Meta data of the newest checkpoint whose header is whole; its arrays stay unread.
+
+    Empty where there is none.
+    """
+    for path in candidates(Path(folder)):
+        with suppress(InputError):
+            meta: dict[str, Any] = read_header(path)["meta"]
+            return meta
+    return {}
 
 
 def steps(folder: Path) -> list[int]:

@@ -15,8 +15,9 @@ import mlx.core as mx
 from energyflow_mlx.config import Config, read_config
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runs import checkpoint
-from energyflow_mlx.runs.metrics import MetricsLog, NoLog
+from energyflow_mlx.runs.metrics import MetricsLog, NoLog, read_metrics
 from energyflow_mlx.runs.results import read_result, read_summary
+from energyflow_mlx.runs.samples import read_samples
 from energyflow_mlx.runs.trackers import TrackedLog, TrackedRun
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
 from energyflow_mlx.runtime.disk import obstacle
@@ -31,6 +32,10 @@ GUESSES = "guesses"
 TRAINED = (
     "trained"  # weights that training goes on from, where the model's are averages
 )
+
+# Under which a checkpoint has the digest of each log, as it was then.
+LOG = "log"
+SAMPLES_LOG = "samples_log"
 
 # What Hydra puts into a folder when it is told to; never ours to remove.
 _OF_HYDRA = ".hydra"
@@ -276,6 +281,22 @@ class RunFolder:
         run = TrackedRun(self.trackers, config.name, config.run.project, settings)
         names = config.trackers
         return TrackedLog(self.metrics, self.trackers_state, run, names)
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Records of the metrics log; what is missing or damaged is said.
+
+        Raises:
+            InputError: The file is missing, or none.
+        """
+        return read_metrics(self.metrics, self._known(LOG))
+
+    def read_samples(self) -> list[dict[str, Any]]:
+        """Followed sentences, update after update; what is missing is said."""
+        return read_samples(self.samples, self._known(SAMPLES_LOG))
+
+    def _known(self, log: str) -> str:
+        """Digest of a log when the newest checkpoint was written; may be empty."""
+        return checkpoint.newest_meta(self.checkpoints).get(log, "")
 
     # -- checkpoints ---------------------------------------------------------
 

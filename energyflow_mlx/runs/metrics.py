@@ -54,7 +54,7 @@ class MetricsLog:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self.path)
-            self._chain = _last_chain(self.path)
+            self._chain = digest_at_end(self.path)
             self._file = self.path.open("a", encoding="utf-8", newline="\n")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ class MetricsLog:
                 when records have gone since.
         """
         self._file.close()
-        records, damage = _read(self.path)
+        records, damage, _ = _read(self.path)
         lines, chain = [], ""
         for record in records:
             if record.get("step", step) <= step:
@@ -145,26 +145,34 @@ class NoLog(MetricsLog):
         """Nothing to close."""
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, digest: str = "") -> list[dict[str, Any]]:
     """Read the records of a metrics file, non-finite values restored.
 
     A last line without its line end is what a kill leaves behind, and is skipped. A
     damaged line is left out, and a warning names it.
 
+    Args:
+        path: The file.
+        digest: What ``MetricsLog.digest`` was at some record, where that is known; a
+            warning says when the file ends before it.
+
     Raises:
         InputError: The file is missing, or none.
     """
     path = Path(path)
-    records, damage = _read(path)
+    records, damage, chains = _read(path)
+    if not damage and digest not in chains:
+        damage = ["lines that the newest checkpoint knows of are missing at its end"]
     _warn(path, damage)
     return records
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records of a file's whole lines, and what is wrong with the others."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """The records of a file's whole lines, what is wrong with others, the chain."""
     lines = read_bytes(path, "metrics").split(b"\n")
     damage = ["skipped a torn last line"] if lines.pop() else []
     records = []
+    chains = [""]
     chain: str | None = ""  # none: after a damaged line it is unknown
     for number, line in enumerate(lines, 1):
         signed = _SIGNED.fullmatch(line)
@@ -181,7 +189,8 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             if chain is not None and follows != _chained(chain, own):
                 damage.append(f"before line {number} there are lines missing")
             chain = follows
-    return records, damage
+            chains.append(follows)
+    return records, damage, chains
 
 
 def _warn(path: Path, damage: Sequence[str]) -> None:
@@ -212,8 +221,8 @@ def _signed(text: str, chain: str) -> tuple[str, str]:
     return f'{body}{comma}"{DIGEST}": "{own}{chain}"}}\n', chain
 
 
-def _last_chain(path: Path) -> str:
-    """The chain of digests at the end of a file; empty where it has none."""
+def digest_at_end(path: Path) -> str:
+    """What ``MetricsLog.digest`` is of a file; empty where there is none."""
     lines = read_bytes(path, "metrics").splitlines() if path.exists() else []
     signed = (_SIGNED.fullmatch(line) for line in reversed(lines))
     return next((match[3].decode() for match in signed if match), "")

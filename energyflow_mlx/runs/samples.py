@@ -17,7 +17,7 @@ _KINDS = {
 }
 
 
-def read_samples(path: Path, step: int | None = None) -> list[dict[str, Any]]:
+def read_samples(path: Path, digest: str = "") -> list[dict[str, Any]]:
     """What was written out, in the order of the file; empty where there is no file.
 
     Records that are no samples are left out, with one warning that names the first; so
@@ -25,10 +25,11 @@ def read_samples(path: Path, step: int | None = None) -> list[dict[str, Any]]:
 
     Args:
         path: The file.
-        step: Those after so many updates alone; none = all.
+        digest: As for ``read_metrics``.
     """
     try:
-        records = read_metrics(path) if is_there(path) else []
+        is_wanted = is_there(path) or digest
+        records = read_metrics(path, digest) if is_wanted else []
     except InputError as error:
         logger.warning("%s; left out", str(error).removesuffix("."))
         return []
@@ -39,7 +40,7 @@ def read_samples(path: Path, step: int | None = None) -> list[dict[str, Any]]:
             "[samples] %s: record %d is no sample; left out, as %d in all",
             *(path, first, len(records) - len(whole)),
         )
-    return [record for record in whole if step in (None, record["step"])]
+    return whole
 
 
 def _is_sample(record: dict[str, Any]) -> bool:

@@ -9,11 +9,12 @@ updates; a second signal does not wait. A signal that the process was started to
 """
 
 import os
+import select
 import signal
 import sys
 import termios
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -115,7 +116,7 @@ class Raised:
             Raised._watch = None
 
     def _raise(self, number: int, _frame: FrameType | None) -> NoReturn:
-        leave_lost_terminals(self._terminals)
+        leave_lost_outputs(self._terminals)
         raise Interrupted(number)
 
     def _unraisable(self, dropped: Any) -> None:
@@ -136,9 +137,21 @@ class Held:
     Nothing changes where this is not the main thread.
     """
 
+    _present: "Held | None" = None
+
     def __init__(self) -> None:
         self._asked: signal.Signals | None = None
         self._former: _Handlers = {}
+
+    @classmethod
+    def hang_up(cls) -> None:
+        """Do as if the terminal had closed, for output that nobody reads any more.
+
+        Not where an end was asked for already: a second signal would not wait for it.
+        """
+        leave_lost_outputs()
+        if cls._present is None or cls._present.asked is None:
+            signal.raise_signal(signal.SIGHUP)
 
     @property
     def asked(self) -> signal.Signals | None:
@@ -154,6 +167,7 @@ class Held:
         asked = number or self._asked
         assert asked is not None
         self._asked = asked
+        leave_lost_outputs()  # of a launcher, which has gone with its pipes
         raise Interrupted(asked)
 
     def __enter__(self) -> "Held":
@@ -161,6 +175,7 @@ class Held:
         if threading.current_thread() is threading.main_thread():
             self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
             self._former = _take_over(self._note)
+            Held._present = self
         return self
 
     def __exit__(
@@ -171,11 +186,12 @@ class Held:
     ) -> None:
         """Handle them as before; one that nobody looked at is not forgotten."""
         _give_back(self._former)
+        Held._present = None
         if self._asked is not None and error is None:
             self.end()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        leave_lost_terminals(self._terminals)
+        leave_lost_outputs(self._terminals)
         if self._asked is not None:
             raise Interrupted(number)
         self._asked = signal.Signals(number)
@@ -206,21 +222,35 @@ class _Watch:
         os.close(self._write)
 
 
-def leave_lost_terminals(terminals: list[int]) -> None:
-    """Let output that went to a terminal which has gone go nowhere.
+def leave_lost_outputs(terminals: Collection[int] = ()) -> None:
+    """Let output to a terminal or a pipe's reader which has gone go nowhere.
 
     Every write to it would fail from now on, in the middle of a save too.
 
     Args:
         terminals: File descriptors that were terminals.
     """
-    for descriptor in terminals:
-        try:
-            termios.tcgetattr(descriptor)
-        except termios.error:
+    for descriptor in (1, 2):
+        is_terminal = descriptor in terminals
+        if (_has_gone if is_terminal else _has_no_reader)(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
+
+
+def _has_gone(terminal: int) -> bool:
+    try:
+        termios.tcgetattr(terminal)
+    except termios.error:
+        return True
+    return False
+
+
+def _has_no_reader(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)
+    lost = select.POLLERR | select.POLLHUP
+    return any(state & lost for _, state in poll.poll(0))
 
 
 def _take_over(handler: Callable[[int, FrameType | None], Any]) -> _Handlers:

@@ -24,7 +24,7 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import install_parameters
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.runs.checkpoint import require_match
-from energyflow_mlx.runs.folder import MODEL, RunFolder
+from energyflow_mlx.runs.folder import LOG, MODEL, SAMPLES_LOG, RunFolder
 from energyflow_mlx.runs.metrics import MetricsLog
 from energyflow_mlx.runs.record import Record, Start
 from energyflow_mlx.runtime.distributed import ALONE, Group
@@ -116,7 +116,7 @@ class Trainer(UpdateRunner):
         self._trained = self.start.trained if self.start else frozenset()
         self._ending, self._means = Ending(self.group), RunningMeans()
         self._clock = SaveClock(settings.save_minutes if self.group.is_writer else 0)
-        self._saved, self._log_digest = -1, ""
+        self._saved, self._log_digest, self._samples_digest = -1, "", ""
         self._inquiry = Inquiry(
             self.config, self.stepper, self.folder, self.codec.tokenizer, self.group
         )
@@ -152,13 +152,14 @@ class Trainer(UpdateRunner):
         self.progress.take_over(found.meta)
         self.updates.restore(found)
         self._means = RunningMeans.from_json(found.meta.get("means", {}))
-        self._log_digest = found.meta.get("log", "")
+        self._log_digest = found.meta.get(LOG, "")
+        self._samples_digest = found.meta.get(SAMPLES_LOG, "")
         self._trained |= Record.from_json(found.meta, ()).trained
         self.progress.require_batch(self.feed.batch_size, self.folder.path)
         logger.info("resumed %s at update %d", self.folder.path, self.progress.step)
 
     def save(self, log_digest: str = "") -> None:
-        """Write a checkpoint of the present state, and the digest of its log.
+        """Write a checkpoint of the present state, and the digests of its logs.
 
         Raises:
             Diverged: The state is not finite; nothing is written.
@@ -170,14 +171,15 @@ class Trainer(UpdateRunner):
                 f"[train] the state after {progress.step} updates must be finite to be "
                 f"saved, got others in {listed(bad)}; try lower learning rates."
             )
-        log = {"log": log_digest, "means": self._means.to_json()}
+        logs = {LOG: log_digest, SAMPLES_LOG: self._followed.digest}
         known = self.record().to_json() | {"dimension": self.data.dimension}
         known |= updates.to_json()
+        known |= {"means": self._means.to_json()}
         with self._clock.saving():
             self.folder.save(
                 progress.step,
                 arrays,
-                progress.to_json() | known | log,
+                progress.to_json() | known | logs,
                 keep=self.config.trainer.keep,
                 best=progress.best_step,
             )
@@ -270,7 +272,7 @@ class Trainer(UpdateRunner):
         progress.rollbacks = done + 1
         progress.rate_factor *= settings.rollback_factor
         log.truncate_after(progress.step, self._log_digest)
-        self._followed.truncate_after(progress.step)
+        self._followed.truncate_after(progress.step, self._samples_digest)
         self._save_after(log)  # whoever resumes goes on with these rates
         logger.warning(
             "%s rolled back to update %d, rollback %d of %d: learning rates times %g",
@@ -316,7 +318,7 @@ class Trainer(UpdateRunner):
         """Go back to the state's own records; measure the start, once."""
         progress = self.progress
         log.truncate_after(progress.step if progress.is_begun else -1, self._log_digest)
-        self._followed.truncate_after(progress.step)
+        self._followed.truncate_after(progress.step, self._samples_digest)
         wants_start = any(o.measured_at_start for o in self.objectives.values())
         if wants_start and not progress.is_begun:
             self._validate(log)

@@ -9,7 +9,6 @@ from energyflow_mlx.config import Config
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.evaluation.generation import note_on_bleu
 from energyflow_mlx.runs.folder import OWN_PAIRS, RunFolder
-from energyflow_mlx.runs.samples import read_samples
 from energyflow_mlx.training.objectives.base import Objective
 from energyflow_mlx.training.samples import PLAIN, Record
 from energyflow_mlx.training.state import Progress
@@ -98,7 +97,8 @@ def show_result(
     (metric, value), best = next(iter(summary["best"].items())), summary["best"]["step"]
     display.table(measured(summary), ["metric", "value"], rows)
     display.message(f"best at update {best}: {metric} {value:.4f}")
-    display.lines(sample_lines(read_samples(folder.samples, best), _AT_END))
+    written = [record for record in folder.read_samples() if record["step"] == best]
+    display.lines(sample_lines(written, _AT_END))
     parts = {part.partition(".")[0] for o in objectives for part in o.parts}
     display.message("Next:")
     for command in next_commands(folder.read_config(), folder.path, parts):

@@ -21,7 +21,7 @@ from energyflow_mlx.evaluation.held_out import Embed, HeldOut, Measured, ReadBac
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.folder import RunFolder
-from energyflow_mlx.runs.metrics import MetricsLog
+from energyflow_mlx.runs.metrics import MetricsLog, digest_at_end
 from energyflow_mlx.training.feed import RunData
 
 PLAIN = "plain"  # name of the path whose metrics have no suffix
@@ -64,12 +64,23 @@ class FollowedSentences:
         sentences = data.held_out.subset(numbers)
         return cls(codec, objectives, sentences, numbers.tolist(), data.embed, folder)
 
-    def truncate_after(self, step: int) -> None:
-        """Drop records of later updates, so that a resumed run writes them anew."""
+    @property
+    def digest(self) -> str:
+        """Digest of all that was written, as that of the metrics log."""
+        return digest_at_end(self.folder.samples)
+
+    def truncate_after(self, step: int, digest: str = "") -> None:
+        """Drop records of later updates, so that a resumed run writes them anew.
+
+        Args:
+            step: The last one that stays.
+            digest: What ``digest`` was at that step, where it is known; a warning says
+                when records have gone since.
+        """
         path = self.folder.samples
-        if self.folder.is_writer and path.is_file():
+        if self.folder.is_writer and (digest or path.is_file()):
             with MetricsLog(path) as log:
-                log.truncate_after(step)
+                log.truncate_after(step, digest)
 
     def write_out(self, step: int) -> list[Record]:
         """The sentences as the model writes them now, path after path.

@@ -18,7 +18,6 @@ from typing import NamedTuple
 from energyflow_mlx import InputError, load
 from energyflow_mlx.config import read_config
 from energyflow_mlx.runs.folder import RunFolder
-from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.runtime.atomic import TEMPORARY_PREFIX
 from tests.faults.kinds import TEXTS
 from tests.faults.state import LOCK
@@ -94,8 +93,8 @@ READERS = {
     "vectors": _vectors,
     "texts": _texts,
     "state": _state,
-    "log": lambda run: read_metrics(run / "metrics.jsonl"),
-    "samples": lambda run: read_metrics(run / "samples.jsonl"),
+    "log": lambda run: RunFolder(run).read_log(),
+    "samples": lambda run: RunFolder(run).read_samples(),
     "summary": lambda run: RunFolder(run).read_summary(),
 }
 _LOGS = ("log", "samples")  # lists, of which a reader may leave out what is damaged
@@ -130,6 +129,16 @@ class Examiner:
         log.propagate = False
         self.right = {name: [read(self.run)] for name, read in READERS.items()}
         self._add_last_states()
+        self.earlier = {name: self._earlier(name) for name in _LOGS}
+
+    def _earlier(self, name):
+        """What a log was before: a process killed a little sooner had left as much.
+
+        Its records up to the newest checkpoint are in all of them.
+        """
+        records, saved = self.right[name][0], max(RunFolder(self.run).steps())
+        kept = sum(record["step"] <= saved for record in records)
+        return [records[:count] for count in range(kept, len(records) + 1)]
 
     def _add_last_states(self):
         """What every checkpoint alone gives: good states, where newer ones are lost."""
@@ -170,7 +179,7 @@ class Examiner:
 
     def _judge(self, name, value):
         right = self.right[name]
-        if value == right[0]:
+        if value == right[0] or value in self.earlier.get(name, ()):
             return None
         if not self.heard.lines:
             return f"{name}: silent"

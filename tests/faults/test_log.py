@@ -161,3 +161,18 @@ def test_a_log_that_was_cut_at_its_end_is_noticed_when_the_run_goes_on(
     make_trainer(config, tiny_data(), folder).run()
     (said,) = [m for m in caplog.messages if m.startswith("[metrics]")]
     assert "lines up to step 3 are missing at its end" in said
+
+
+def test_a_log_that_was_cut_at_its_end_is_noticed_when_it_is_read(
+    whole, tmp_path, caplog
+):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole[0], folder.path)
+    records = folder.read_log()
+    assert not caplog.records
+    lines = folder.metrics.read_bytes().splitlines(keepends=True)
+    for count in range(len(lines)):
+        caplog.clear()
+        folder.metrics.write_bytes(b"".join(lines[:count]))
+        assert folder.read_log() == records[:count]
+        assert "missing at its end" in caplog.text, count

@@ -37,3 +37,22 @@ def test_what_is_no_object_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match="not readable JSON|must be a JSON object"):
         read_signed(tmp_path / "a.json")
+
+
+def test_a_digest_whose_key_was_hit_is_no_file_without_one(tmp_path):
+    path = tmp_path / "a.json"
+    write_signed(path, VALUES)
+    whole = path.read_bytes()
+    key = whole.index(b"sha256")
+    for place in range(key, key + len("sha256")):
+        for bit in range(8):
+            broken = bytearray(whole)
+            broken[place] ^= 1 << bit
+            path.write_bytes(broken)
+            with pytest.raises(InputError, match=r"a\.json"):
+                read_signed(path)
+
+
+def test_an_object_whose_last_value_is_a_text_needs_no_digest(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"a": 1, "word": "sha256"}))
+    assert read_signed(tmp_path / "a.json") == {"a": 1, "word": "sha256"}

@@ -12,7 +12,6 @@ from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.runs.samples import read_samples
 from tests.build.test_run import small
 
 CHANGES = {
@@ -42,7 +41,8 @@ def test_the_same_sentences_are_written_at_every_validation(trained):
 def test_they_are_what_the_weights_of_that_update_decode(trained):
     """The best checkpoint decodes the same texts from the teacher's vectors."""
     folder, codec = trained[0], load(trained[0].path)
-    records = read_samples(folder.samples, folder.best().meta["step"])
+    best = folder.best().meta["step"]
+    records = [r for r in folder.read_samples() if r["step"] == best]
     objectives = build_objectives(codec.config)
     held_out, embed = load_held_out(codec.config, objectives, codec.tokenizer)
     numbers = [r["sentence"] for r in records]
@@ -57,7 +57,7 @@ def test_they_are_what_the_weights_of_that_update_decode(trained):
 def test_another_seed_follows_others(trained, tmp_path):
     from energyflow_mlx.data.dataset import permutation
 
-    numbers = [r["sentence"] for r in read_samples(trained[0].samples, 2)]
+    numbers = [r["sentence"] for r in trained[0].read_samples()[:3]]
     assert numbers == sorted(permutation(6, 42)[:3].tolist())
     assert numbers != sorted(permutation(6, 3)[:3].tolist())
 
@@ -74,6 +74,39 @@ def test_a_resumed_run_writes_each_validation_once(trained, tmp_path):
         file.write(json.dumps(stale) + "\n")
     run(small(tmp_path, CHANGES))
     assert folder.samples.read_text() == before
+
+
+@pytest.mark.parametrize("lines", range(6))
+def test_lines_that_went_from_the_end_are_told(trained, tmp_path, caplog, lines):
+    """Whole lines, and so nothing in the file itself says so."""
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(trained[0].path, folder.path)
+    whole = folder.read_samples()
+    assert not caplog.records
+    kept = folder.samples.read_bytes().splitlines(keepends=True)[:lines]
+    folder.samples.write_bytes(b"".join(kept))
+    assert folder.read_samples() == whole[:lines]
+    (said,) = caplog.messages
+    assert "samples.jsonl" in said and "missing at its end" in said
+
+
+def test_a_file_that_went_is_told(trained, tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(trained[0].path, folder.path)
+    folder.samples.unlink()
+    assert folder.read_samples() == []
+    (said,) = caplog.messages
+    assert "samples.jsonl" in said and "left out" in said
+
+
+def test_a_run_that_goes_on_says_that_samples_went(trained, tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(trained[0].path, folder.path)
+    folder.samples.write_bytes(b"")
+    run(small(tmp_path, CHANGES | {"trainer.max_steps": 6}))
+    (said,) = [m for m in caplog.messages if "samples.jsonl" in m]
+    assert "lines up to step 4 are missing at its end" in said
+    assert {r["step"] for r in folder.read_samples()} == {6}
 
 
 def test_none_are_followed_where_none_are_asked_for(tmp_path):
