@@ -52,7 +52,7 @@ def read_labels(paths: Sequence[str], count: int) -> list[str]:
     labels = [line.strip() for path in paths for _, line in read_lines(Path(path))]
     if len(labels) != count:
         raise InputError(
-            f"[evaluate] data.sources must have {count} lines, one for each held-out "
+            f"[evaluate] sources must have {count} lines, one for each held-out "
             f"sentence, got {len(labels)}."
         )
     return labels

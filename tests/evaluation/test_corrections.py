@@ -65,5 +65,5 @@ def test_labels_are_as_many_as_sentences(tmp_path):
     (tmp_path / "b.src").write_text("talk\n")
     paths = [str(tmp_path / "a.src.gz"), str(tmp_path / "b.src")]
     assert read_labels(paths, 3) == ["wiki", "news", "talk"]
-    with pytest.raises(InputError, match="data.sources must have 4 lines, .* got 3"):
+    with pytest.raises(InputError, match="sources must have 4 lines, .* got 3"):
         read_labels(paths, 4)
