@@ -226,7 +226,7 @@ def _held_out_metrics(
 
 def _corrected(
     args: EvaluateArgs, codec: "SentenceCodec", held_out: "HeldOut", rounds: list[int]
-) -> tuple[Figures, list[Figures]]:
+) -> tuple[Figures, Figures]:
     """What decoded sentences are worth after each number of corrections; the worst."""
     from energyflow_mlx.evaluation.corrections import (
         correction_figures,

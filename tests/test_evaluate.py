@@ -113,8 +113,14 @@ def test_what_is_not_exact_is_stored_before_and_after_and_by_source(
     printed = table(capsys, sources=str(sources), **given)
     source = printed["corrections_1"]["source"]
     assert {name: own["sentences"] for name, own in source.items()} == {"x": 3, "y": 1}
-    found = stored(trained[0])["details"]["failures"]
-    assert len(found) == round(4 * (1 - printed["corrections_1"]["exact"])) > 0
+    told = stored(trained[0])["details"]["failures"]
+    found = told["worst"]
+    assert (
+        told["wrong"]
+        == len(found)
+        == round(4 * (1 - printed["corrections_1"]["exact"]))
+        > 0
+    )
     for failure in found:
         assert failure["sentence"] in texts
         before, after = failure["written"]
