@@ -114,6 +114,8 @@ def test_what_is_not_exact_is_stored_before_and_after_and_by_source(
     source = printed["corrections_1"]["source"]
     assert {name: own["sentences"] for name, own in source.items()} == {"x": 3, "y": 1}
     told = stored(trained[0])["details"]["failures"]
+    two = table(capsys, sources=str(sources), decode_samples=2, **given)
+    assert two["corrections_1"]["source"]["x"]["sentences"] == 2  # the first, the last
     found = told["worst"]
     assert (
         told["wrong"]
