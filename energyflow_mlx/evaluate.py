@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from energyflow_mlx.config import command_line as cli
-from energyflow_mlx.config.checks import as_paths, bounds, require_bounds
+from energyflow_mlx.config.checks import (
+    as_paths,
+    bounds,
+    require_bounds,
+    require_choice,
+)
+from energyflow_mlx.config.own_pairs import EMBEDDERS
 from energyflow_mlx.errors import DiskError, InputError
 from energyflow_mlx.runtime.json_text import json_text
 
@@ -43,10 +49,6 @@ class EvaluateData:
 
     val: Any = field(
         default=None, metadata={"help": "held-out sentences: FILE or [FILES]"}
-    )
-    sources: Any = field(
-        default=None,
-        metadata={"help": "with corrections: where each is from, FILE or [FILES]"},
     )
 
 
@@ -84,6 +86,13 @@ class EvaluateArgs:
     )
     embedder: str = field(
         default="teacher", metadata={"help": "with corrections: teacher or student"}
+    )
+    sources: Any = field(
+        default=None,
+        metadata={"help": "with corrections: where each is from, FILE or [FILES]"},
+    )
+    vectors: str = field(
+        default="teacher", metadata={"help": "with corrections: whose are decoded"}
     )
     batch_size: int = field(
         default=0,
@@ -173,7 +182,7 @@ def _held_out_metrics(
     from energyflow_mlx.build.data import load_held_out
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.evaluation.corrections import numbers_of
-    from energyflow_mlx.evaluation.held_out import final_metrics
+    from energyflow_mlx.evaluation.held_out import final_metrics, reach_of
     from energyflow_mlx.teacher import import_function
 
     config, rounds = codec.config, numbers_of(args.corrections)
@@ -204,7 +213,7 @@ def _held_out_metrics(
     if args.groups:
         found |= _recall_in_groups(args, codec, list(held_out.texts))
     if "decoder" in codec.model and held_out.texts:
-        found |= _reach(codec, held_out.texts)
+        found |= reach_of(codec, held_out.texts)
     details: Figures = {}
     if rounds:
         with display.task("correcting"):
@@ -215,21 +224,9 @@ def _held_out_metrics(
         return found, details | _confused(codec, list(objectives.values()), held_out)
 
 
-def _reach(codec: "SentenceCodec", texts: Sequence[str]) -> Figures:
-    """What a decoder that never errs could write of the sentences."""
-    from energyflow_mlx.config.data import LONGEST
-    from energyflow_mlx.evaluation.reachable import reach
-
-    words, longest = codec.tokenizer, codec.config.data.max_length
-    rows, back = words.encode(texts, LONGEST), words.encode(texts, longest)
-    lengths = np.array([len(row) for row in rows])
-    is_unknown = np.array([bool((r == words.special.unknown).any()) for r in rows])
-    return reach(texts, words.decode(back), lengths, longest, is_unknown)
-
-
 def _corrected(
     args: EvaluateArgs, codec: "SentenceCodec", held_out: "HeldOut", rounds: list[int]
-) -> tuple[Figures, list[Figures]]:
+) -> tuple[Figures, Figures]:
     """What decoded sentences are worth after each number of corrections; the worst."""
     from energyflow_mlx.evaluation.corrections import (
         correction_figures,
@@ -247,9 +244,14 @@ def _corrected(
     )
     rows = held_out.spread_rows(args.decode_samples or len(held_out.texts))
     sample = held_out.subset(rows)
+    require_choice(args.vectors, "vectors", EMBEDDERS)
+    if args.vectors == "student":
+        is_unit = codec.config.teacher.normalize
+        own = codec.encode(sample.texts, normalize_embeddings=is_unit)
+        sample = replace(sample, targets=own)
     groups = {"length": by_length(sample.texts)}
-    if args.data.sources is not None:
-        paths = as_paths(args.data.sources, "data.sources")
+    if args.sources is not None:
+        paths = as_paths(args.sources, "sources")
         labels = read_labels(paths, len(held_out.texts))
         groups["source"] = by_label([labels[row] for row in rows])
     found = written_after(codec, sample, decoding, rounds)

@@ -74,6 +74,20 @@ def test_figures_after_corrections_are_those_of_the_decoded_texts(trained, capsy
         assert figures["exact"] == pytest.approx(mean)
 
 
+def test_the_students_own_vectors_are_decoded_where_asked(trained, capsys):
+    given = {"run": str(trained[0]), "corrections": 0, "decode_samples": 2}
+    found = table(capsys, vectors="student", embedder="student", **given)
+    codec = load(trained[0])
+    objectives = build_objectives(codec.config)
+    held_out, _ = load_held_out(codec.config, objectives, codec.tokenizer)
+    sample = held_out.spread(2)
+    own = codec.encode(sample.texts)
+    again = cosine_rows(codec.encode(codec.decode(own)), own).mean()
+    assert found["corrections_0"]["cosine"] == pytest.approx(again, abs=1e-5)
+    with pytest.raises(InputError, match="vectors must be one of teacher, student"):
+        table(capsys, vectors="mine", **given)
+
+
 @pytest.mark.parametrize("given", [[-1], "many", [0, 1.5], [True]])
 def test_numbers_of_corrections_are_checked(trained, capsys, given):
     with pytest.raises(InputError, match=r"corrections must be numbers >= 0, such as"):
@@ -94,14 +108,21 @@ def test_what_is_not_exact_is_stored_before_and_after_and_by_source(
     texts = ["A dog runs.", "A cat sleeps.", "Two cars.", "A dog sits."]
     (tmp_path / "val.txt").write_text("\n".join(texts))
     (tmp_path / "val.src").write_text("x\ny\nx\nx\n")
-    data = EvaluateData(
-        val=str(tmp_path / "val.txt"), sources=str(tmp_path / "val.src")
-    )
-    printed = table(capsys, run=str(trained[0]), data=data, corrections=[0, 1])
+    data, sources = EvaluateData(val=str(tmp_path / "val.txt")), tmp_path / "val.src"
+    given = {"run": str(trained[0]), "data": data, "corrections": [0, 1]}
+    printed = table(capsys, sources=str(sources), **given)
     source = printed["corrections_1"]["source"]
     assert {name: own["sentences"] for name, own in source.items()} == {"x": 3, "y": 1}
-    found = stored(trained[0])["details"]["failures"]
-    assert len(found) == round(4 * (1 - printed["corrections_1"]["exact"])) > 0
+    told = stored(trained[0])["details"]["failures"]
+    two = table(capsys, sources=str(sources), decode_samples=2, **given)
+    assert two["corrections_1"]["source"]["x"]["sentences"] == 2  # the first, the last
+    found = told["worst"]
+    assert (
+        told["wrong"]
+        == len(found)
+        == round(4 * (1 - printed["corrections_1"]["exact"]))
+        > 0
+    )
     for failure in found:
         assert failure["sentence"] in texts
         before, after = failure["written"]

@@ -21,6 +21,7 @@ from energyflow_mlx.data.batching import lengths_that_pad_least
 from energyflow_mlx.display import RunDisplay
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
+from energyflow_mlx.runs.checkpoint import sizes_of
 from energyflow_mlx.runs.folder import RunFolder, deciding, has_other_length
 from energyflow_mlx.runs.lock import FolderLock
 from energyflow_mlx.runs.room import require_room
@@ -133,9 +134,11 @@ def _require_space(trainer: Trainer) -> None:
         DiskError: There is no room for them.
     """
     left = trainer.total - trainer.progress.step
-    arrays = trainer.stepper.state.arrays()
+    sizes = sizes_of(trainer.stepper.state.arrays())
+    if made := trainer.updates.most_bytes:
+        sizes.append(made)
     saves = left + 1 if left > 0 else 0
-    require_room(trainer.folder, arrays, trainer.config.trainer.keep, saves)
+    require_room(trainer.folder, sizes, trainer.config.trainer.keep, saves)
 
 
 def _prolong(trainer: Trainer) -> None:

@@ -37,6 +37,11 @@ class PairRing:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of R pairs."""
+        return sum(a.nbytes for a in (self._ids, self._lengths, self._vectors))
+
     def add(self, ids: Sequence[np.ndarray], vectors: np.ndarray) -> None:
         """Take pairs in; of more than R the last R stay.
 

@@ -15,7 +15,7 @@ Figures = dict[str, Any]
 Groups = Mapping[str, np.ndarray]
 
 PREFIX = "corrections_"
-HEADS = ("sentences", "number", "corrections", "BLEU", "exact", "token F1", "cosine")
+HEADS = ("group", "sentences", "corrections", "BLEU", "exact", "token F1", "cosine")
 SPEED = "sentences/s"
 _SCORES = ("bleu", "exact", "token_f1", "cosine")
 ALL = "all"
@@ -52,7 +52,7 @@ def read_labels(paths: Sequence[str], count: int) -> list[str]:
     labels = [line.strip() for path in paths for _, line in read_lines(Path(path))]
     if len(labels) != count:
         raise InputError(
-            f"[evaluate] data.sources must have {count} lines, one for each held-out "
+            f"[evaluate] sources must have {count} lines, one for each held-out "
             f"sentence, got {len(labels)}."
         )
     return labels
@@ -85,14 +85,15 @@ def correction_figures(
 
     Returns:
         For each number of corrections, under ``corrections_N``, the scores and
-        ``sentences_per_second``, and for each kind of group the scores and the number
-        of ``sentences`` by name.
+        ``sentences_per_second``, and for each kind of group the scores by name; each
+        with the number of ``sentences``.
     """
     result: dict[str, Figures] = {}
     for number, written in found.items():
         every = np.arange(len(truth))
         speed = len(truth) / max(written.seconds, 1e-9)
-        figures = _scores(written, truth, every) | {"sentences_per_second": speed}
+        figures: Figures = {"sentences": len(truth)} | _scores(written, truth, every)
+        figures["sentences_per_second"] = speed
         for kind, members in groups.items():
             figures[kind] = {
                 name: {"sentences": len(rows)} | _scores(written, truth, rows)
@@ -108,9 +109,7 @@ def _scores(written: Written, truth: Sequence[str], rows: np.ndarray) -> Figures
     return scores | {"cosine": float(written.cosines[rows].mean())}
 
 
-def failures(
-    found: Mapping[int, Written], truth: Sequence[str], most: int
-) -> list[Figures]:
+def failures(found: Mapping[int, Written], truth: Sequence[str], most: int) -> Figures:
     """Sentences that are not exact after the most corrections, the farthest first.
 
     Args:
@@ -119,13 +118,14 @@ def failures(
         most: Sentences at most.
 
     Returns:
+        How many are ``wrong`` of how many ``sentences``, and the ``worst``: each a
         ``sentence``, and under ``written`` for each number of corrections the text and
         its cosine.
     """
     last = found[max(found)]
     wrong = np.flatnonzero(~exact_rows(last.texts, truth))
     order = wrong[np.argsort(last.cosines[wrong], kind="stable")]
-    return [
+    worst = [
         {
             "sentence": truth[row],
             "written": [
@@ -136,6 +136,7 @@ def failures(
         }
         for row in order[:most]
     ]
+    return {"wrong": len(wrong), "sentences": len(truth), "worst": worst}
 
 
 def correction_rows(result: Mapping[str, Any]) -> list[list[Any]]:

@@ -12,9 +12,11 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 import numpy as np
 
+from energyflow_mlx.config.data import LONGEST
 from energyflow_mlx.data.batching import cover, pad_rows
 from energyflow_mlx.evaluation.corrections import Written
 from energyflow_mlx.evaluation.generation import decoding_metrics
+from energyflow_mlx.evaluation.reachable import reach
 from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import (
     cosine_rows,
@@ -137,6 +139,15 @@ def final_metrics(
                 found["semantic_cosine"] = float(np.mean(again))
             metrics |= {f"{k}{written.suffix}": v for k, v in found.items()}
     return metrics
+
+
+def reach_of(codec: SentenceCodec, texts: Sequence[str]) -> dict[str, float]:
+    """What a decoder that never errs could write of the sentences; see ``reach``."""
+    words, longest = codec.tokenizer, codec.config.data.max_length
+    rows, back = words.encode(texts, LONGEST), words.encode(texts, longest)
+    lengths = np.array([len(row) for row in rows])
+    is_unknown = np.array([bool((r == words.special.unknown).any()) for r in rows])
+    return reach(texts, words.decode(back), lengths, longest, is_unknown)
 
 
 def written_after(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.corrections import PREFIX
 from energyflow_mlx.plots.curves import Curves, curves_of
 from energyflow_mlx.runs.folder import RunFolder, differences, flatten
 from energyflow_mlx.runtime.received import require_type
@@ -14,6 +15,10 @@ Form = dict[str, Any]  # type of each key
 # What pictures and tables rely on.
 _RETRIEVAL: Form = {"confused": int, "sentences": int, "worst": list[dict[str, Any]]}
 _CONFUSED: Form = dict.fromkeys(("sentence", "nearest"), str)
+_FAILURES: Form = {"wrong": int, "sentences": int, "worst": list[dict[str, Any]]}
+_FAILURE: Form = {"sentence": str, "written": list[dict[str, Any]]}
+_WRITTEN: Form = {"corrections": int, "text": str, "cosine": float}
+_Group = dict[str, float | None]
 _CONFUSED |= dict.fromkeys(("own_cosine", "nearest_cosine"), float)
 
 
@@ -85,6 +90,13 @@ def _read_evaluation(run: RunFolder) -> Record:
         _require(retrieval, _RETRIEVAL, f"{where}: retrieval")
         for pair in retrieval["worst"]:
             _require(pair, _CONFUSED, f"{where}: worst")
+    if failures := details.get("failures"):
+        _require(failures, _FAILURES, f"{where}: failures")
+        for failure in failures["worst"]:
+            _require(failure, _FAILURE, f"{where}: worst")
+            for written in failure["written"]:
+                _require(written, _WRITTEN, f"{where}: written")
+    _require_corrections(found, where)
     for name, points in details.get("sts", {}).items():
         require_type(points, dict[str, list[float]], f"{where}: sts")
         sizes = [len(points.get(key, ())) for key in ("score", "cosine")]
@@ -94,6 +106,17 @@ def _read_evaluation(run: RunFolder) -> Record:
                 f"got {sizes[0]} and {sizes[1]}."
             )
     return found
+
+
+def _require_corrections(found: Record, where: str) -> None:
+    """Refuse figures after corrections that are no table."""
+    for name in (name for name in found if name.startswith(PREFIX)):
+        figures = found[name]
+        require_type(
+            figures, dict[str, float | None | dict[str, _Group]], f"{where}: {name}"
+        )
+        if not name.removeprefix(PREFIX).isdecimal():
+            raise InputError(f"{where}: {name} must end in a number.")
 
 
 def _require(found: Any, form: Form, where: str) -> None:

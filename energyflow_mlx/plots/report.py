@@ -181,29 +181,30 @@ def _corrected(facts: RunFacts) -> str:
     rows = correction_rows(facts.evaluation)
     if not rows:
         return ""
-    every = [row[2:] for row in rows if row[0] == ALL]
-    head = table([*HEADS[2:], SPEED], every)
+    every = [row[1:] for row in rows if row[0] == ALL]
+    head = table([*HEADS[1:], SPEED], every)
     groups = [row[:-1] for row in rows if row[0] != ALL]
     return head + folded("By length and source", table(HEADS, groups))
 
 
 def _failures(evaluation: Record) -> str:
     """The worst of the decoded sentences, before and after corrections."""
-    found = evaluation.get("details", {}).get("failures", [])
+    found = evaluation.get("details", {}).get("failures")
     if not found:
         return ""
     rows: list[list[Any]] = []
-    for failure in found:
+    for failure in found["worst"]:
         sentence = failure["sentence"]
         for own in failure["written"]:
             rows.append([sentence, own["corrections"], own["text"], own["cosine"]])
             sentence = ""
     head = (
-        "<p>Held-out sentences that are not exact after the most corrections, those "
-        "whose text's vector is farthest from the one it was decoded from first.</p>\n"
+        f"<p>{found['wrong']:,} of {found['sentences']:,} held-out sentences are not "
+        "exact after the most corrections. First those whose text's vector is farthest "
+        "from the one that it was decoded from.</p>\n"
     )
     columns = ["held-out sentence", "corrections", "decoded", "cosine"]
-    return head + table(columns, rows)
+    return head + (table(columns, rows) if rows else "")
 
 
 def _confused(evaluation: Record) -> str:

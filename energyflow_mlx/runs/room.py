@@ -1,18 +1,15 @@
 """Room on the disk for a run's checkpoints, and what is said when there is none."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import mlx.core as mx
-
 from energyflow_mlx.errors import DiskError
-from energyflow_mlx.runs import checkpoint
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime.disk import require_space
 
 
 def require_room(
-    folder: RunFolder, arrays: Mapping[str, mx.array], keep: int, saves: int
+    folder: RunFolder, sizes: Sequence[int], keep: int, saves: int
 ) -> None:
     """Refuse to train where the checkpoints would not fit.
 
@@ -20,7 +17,7 @@ def require_room(
 
     Args:
         folder: Of the run.
-        arrays: What a checkpoint holds, by name; they need not be evaluated.
+        sizes: Bytes of the files of a checkpoint, as large as they will be.
         keep: Newest checkpoints that stay.
         saves: Checkpoints that the run may still write at most.
 
@@ -30,9 +27,8 @@ def require_room(
     if not folder.is_writer or not saves:
         return
     new = min(saves, max(1, keep + 2 - len(folder.steps())))
-    sizes = checkpoint.sizes_of(arrays) * new
     said = f"for {new} more checkpoints, as trainer.keep={keep}"
-    require_space(folder.path, sizes, said)
+    require_space(folder.path, [*sizes] * new, said)
 
 
 @contextmanager

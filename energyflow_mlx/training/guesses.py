@@ -8,6 +8,7 @@ the guesses themselves are kept with every checkpoint.
 """
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -161,6 +162,13 @@ class Guesses(Maker):
         """The guesses, for a checkpoint; nothing while there are none."""
         held = vars(self._ring) if len(self._ring) else {}
         return {f"{GUESSES}.{k}": mx.array(a) for k, a in held.items()}
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of as many guesses as are kept."""
+        held = vars(self._ring).values()
+        sizes = [a.itemsize * math.prod(a.shape[1:]) for a in held]
+        return sum(sizes) * self._settings.kept
 
     def restore(self, found: Loaded) -> None:
         """Go on with the guesses of a checkpoint; with none, new ones are made.

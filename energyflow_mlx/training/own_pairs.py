@@ -230,6 +230,11 @@ class OwnPairs(Maker):
         held = self.ring.arrays() if len(self.ring) else {}
         return {f"{OWN_PAIRS}.{name}": mx.array(array) for name, array in held.items()}
 
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of a full ring."""
+        return self.ring.nbytes
+
     def restore(self, found: Loaded) -> None:
         """Go on from a checkpoint's ring and tally.
 

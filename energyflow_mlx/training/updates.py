@@ -66,6 +66,11 @@ class Maker(ABC):
     def arrays(self) -> dict[str, mx.array]:
         """What a checkpoint keeps, as ``KIND.name``; empty where there is nothing."""
 
+    @property
+    @abstractmethod
+    def most_bytes(self) -> int:
+        """Bytes of ``arrays`` once it keeps as much as it ever does."""
+
     @abstractmethod
     def restore(self, found: Loaded) -> None:
         """Go on with what a checkpoint kept.
@@ -144,6 +149,11 @@ class Updates:
         for maker in self._makers:
             kept |= maker.arrays()
         return kept
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of ``arrays`` once they are as many as they will be."""
+        return sum(maker.most_bytes for maker in self._makers)
 
     def restore(self, found: Loaded) -> None:
         """Go on with what a checkpoint kept; errors as of ``Maker.restore``."""

@@ -14,10 +14,10 @@ from energyflow_mlx.build.run import lengths_for, run
 from energyflow_mlx.config import CorrectionConfig, TeacherConfig, TokenizerConfig
 from energyflow_mlx.data.batching import Batch
 from energyflow_mlx.data.vectors import unit_rows
-from energyflow_mlx.errors import InputError
+from energyflow_mlx.errors import DiskError, InputError
 from energyflow_mlx.runs.folder import MODEL, RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
-from energyflow_mlx.runtime import device, distributed
+from energyflow_mlx.runtime import device, disk, distributed
 from energyflow_mlx.teacher import teacher_from
 from energyflow_mlx.training.loop import Trainer
 from tests.teacher.tiny import byte_pairs, unigram, write_teacher_of
@@ -405,3 +405,14 @@ def test_examples_of_its_own_and_several_processes_are_refused(tmp_path, monkeyp
         with pytest.raises(InputError, match=f"{key} must be trained by one process, "):
             run(config)
         assert not (tmp_path / "run").exists()
+
+
+def test_room_is_asked_for_what_a_run_will_have_made_itself(tmp_path, monkeypatch):
+    """A GB is enough for its weights, and not for a ring of two million pairs."""
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 10**9)
+    config = small(tmp_path, TEN)
+    config.data.own_pairs.share = 0.5
+    config.data.own_pairs.ring = 2**21
+    with pytest.raises(DiskError, match="more checkpoints, as trainer.keep="):
+        run(config)
+    assert not (tmp_path / "run" / "config.json").exists()

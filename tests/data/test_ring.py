@@ -110,6 +110,13 @@ def test_a_restored_ring_goes_on_as_the_first_one(count):
         assert np.array_equal(one, two)
 
 
+def test_a_full_ring_has_the_bytes_that_it_says():
+    ring = make_ring()
+    said = ring.nbytes
+    ring.add(*pairs(33))
+    assert sum(array.nbytes for array in ring.arrays().values()) == said
+
+
 def test_ids_of_a_large_vocabulary_are_not_cut_to_two_bytes():
     ring = make_ring(vocab_size=100_000)
     ring.add([np.array([1, 70_000, 99_999, 2], np.int32)], np.ones((1, E)))

@@ -46,17 +46,22 @@ def test_rows_of_the_table_keep_a_group_together():
         *(("length: short", 0), ("length: short", 4)),
         *(("length: long", 0), ("length: long", 4)),
     ]
-    assert rows[1][-1] == pytest.approx(3 / 4) and rows[2][1] == 2
+    assert rows[1][-1] == pytest.approx(3 / 4) and [row[1] for row in rows[1:3]] == [
+        3,
+        2,
+    ]
 
 
 def test_failures_are_those_that_stay_the_farthest_first():
-    found = failures(FOUND, TRUTH, 9)
+    told = failures(FOUND, TRUTH, 9)
+    found = told["worst"]
+    assert (told["wrong"], told["sentences"]) == (2, 3)
     assert [failure["sentence"] for failure in found] == [TRUTH[2], TRUTH[1]]
     assert found[1]["written"] == [
         {"corrections": 0, "text": "two cats", "cosine": 0.4},
         {"corrections": 4, "text": "two dogs", "cosine": 0.6},
     ]
-    assert len(failures(FOUND, TRUTH, 1)) == 1
+    assert len(failures(FOUND, TRUTH, 1)["worst"]) == 1
 
 
 def test_labels_are_as_many_as_sentences(tmp_path):
@@ -65,5 +70,5 @@ def test_labels_are_as_many_as_sentences(tmp_path):
     (tmp_path / "b.src").write_text("talk\n")
     paths = [str(tmp_path / "a.src.gz"), str(tmp_path / "b.src")]
     assert read_labels(paths, 3) == ["wiki", "news", "talk"]
-    with pytest.raises(InputError, match="data.sources must have 4 lines, .* got 3"):
+    with pytest.raises(InputError, match="sources must have 4 lines, .* got 3"):
         read_labels(paths, 4)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.config import Config
+from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.corrections import SPEED
 from energyflow_mlx.plots import Flows, read_facts, write_report
 from energyflow_mlx.plots.curves import curves_of, gid_of, panels_of
 from energyflow_mlx.runs.folder import RunFolder
@@ -20,9 +22,24 @@ needs_chromium = pytest.mark.skipif(
     find_chromium() is None, reason="needs Chromium; none is installed"
 )
 SVG = "{http://www.w3.org/2000/svg}"
+SCORES = {"exact": 0.25, "token_f1": 0.5, "cosine": 0.75, "sentences": 40}
 EVALUATION = {
     **{"cosine": 0.81, "sentences": 40, "spearman": {"pairs": 71.5}},
+    "corrections_0": SCORES | {"sentences_per_second": 50.0},
+    "corrections_4": SCORES | {"exact": 0.5, "length": {"short": SCORES}},
     "details": {
+        "failures": {
+            **{"sentences": 40, "wrong": 20},
+            "worst": [
+                {
+                    "sentence": "A <i> dog.",
+                    "written": [
+                        {"corrections": 0, "text": "a cat.", "cosine": 0.25},
+                        {"corrections": 4, "text": "a dog & a cat.", "cosine": 0.5},
+                    ],
+                }
+            ],
+        },
         "retrieval": {
             **{"sentences": 40, "confused": 1},
             "worst": [
@@ -210,6 +227,45 @@ def test_confused_sentences_are_shown_as_text(tables, page):
     (table,) = tables["confused"]
     assert table[1] == ["A <b> & a c.", "Another one.", "0.25", "0.75"]
     assert "1 of 40 held-out sentences" in page.read_text(encoding="utf-8")
+
+
+def test_figures_after_corrections_stand_below_each_other_and_groups_apart(tables):
+    every, groups = tables["corrections"]
+    assert every == [
+        [
+            *("sentences", "corrections", "BLEU"),
+            *("exact", "token F1", "cosine", SPEED),
+        ],
+        ["40", "0", "–", "0.25", "0.5", "0.75", "50"],
+        ["40", "4", "–", "0.5", "0.5", "0.75", "–"],
+    ]
+    assert groups[1:] == [["length: short", "40", "4", "–", "0.25", "0.5", "0.75"]]
+
+
+def test_what_is_not_decoded_exactly_is_shown_before_and_after(tables, page):
+    (table,) = tables["failures"]
+    assert table[1:] == [
+        ["A <i> dog.", "0", "a cat.", "0.25"],
+        ["", "4", "a dog & a cat.", "0.5"],
+    ]
+    assert "20 of 40 held-out sentences are not" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"corrections_x": {}}, "corrections_x must end in a number"),
+        ({"corrections_1": {"exact": "all"}}, "corrections_1 must be an object"),
+        ({"details": {"failures": {"wrong": 1}}}, "failures: sentences must be"),
+    ],
+)
+def test_an_evaluation_that_nobody_here_wrote_is_refused(tmp_path, change, message):
+    folder = RunFolder(tmp_path)
+    folder.begin(Config())
+    MetricsLog(folder.metrics).close()
+    folder.evaluation.write_text(json.dumps(change))
+    with pytest.raises(InputError, match=message):
+        read_facts(folder)
 
 
 def test_every_pair_of_an_sts_file_is_a_point(page):

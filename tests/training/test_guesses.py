@@ -301,3 +301,10 @@ def test_a_guess_without_a_vector_is_left_out(tmp_path):
     take(trainer, 1)
     assert len(maker._ring) == maker._made == 3
     assert np.isfinite(maker._ring.vectors).all()
+
+
+def test_as_many_guesses_as_are_kept_have_the_bytes_that_are_said(tmp_path):
+    trainer = trainer_in(tmp_path, every=1)
+    said = trainer.updates.most_bytes
+    take(trainer, 4)
+    assert sum(array.nbytes for array in trainer.updates.arrays().values()) == said
