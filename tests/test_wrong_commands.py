@@ -1,6 +1,7 @@
 """Wrong commands: one line that names the fault, status 2, and nothing left behind."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import CHECKOUT
+from tests.processes import DO_NOT_COMPILE
 
 TABLE = Path(__file__).with_suffix(".txt").with_stem("wrong_commands")
 # What a line of text, an argument of a process, or a terminal cannot show.
@@ -44,6 +46,7 @@ def outcomes(tmp_path_factory, request):
     done = subprocess.run(
         [sys.executable, "-m", "tests.wrong_commands", folder],
         cwd=CHECKOUT,
+        env=os.environ | DO_NOT_COMPILE,  # runs of one update, to read afterwards
         input=json.dumps([words(typed) for typed in called]),
         capture_output=True,
         text=True,
