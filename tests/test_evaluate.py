@@ -131,12 +131,14 @@ def test_what_is_not_exact_is_stored_before_and_after_and_by_source(
 
 
 def test_several_sts_sets_have_a_mean(trained, capsys, tmp_path):
-    lines = ["5\tA dog runs.\tA dog is running.", "1\tA cat.\tTwo cars."]
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.tsv").write_text("\n".join([*lines, "0\tSnow.\tA man."]))
-        lines.reverse()
+    """Two sets that people judged otherwise."""
+    pairs = ["A dog runs.\tA dog is running.", "A cat.\tTwo cars.", "Snow.\tA man."]
+    for name, scores in (("a", (5, 1, 0)), ("b", (0, 5, 1))):
+        lines = [f"{score}\t{pair}" for score, pair in zip(scores, pairs, strict=True)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
     paths = [str(tmp_path / f"{name}.tsv") for name in ("a", "b")]
     found = table(capsys, run=str(trained[0]), sts=paths)
+    assert len({*found["spearman"].values()}) == 2
     assert found["spearman_mean"] == pytest.approx(
         np.mean([*found["spearman"].values()])
     )

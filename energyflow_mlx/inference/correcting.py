@@ -49,7 +49,7 @@ class Rounds:
         """
 
         def tell(attempt: Attempt) -> np.ndarray:
-            return self._tries(attempt, decoding, first_row, len(z))
+            return self._tries(attempt, decoding, first_row, len(z) * decoding.kept)
 
         def embed(ids: np.ndarray) -> np.ndarray:
             # Through the text: its tokens may differ from those the decoder chose.
@@ -61,6 +61,7 @@ class Rounds:
             z,
             rounds=decoding.corrections,
             reads_guesses=self.reads_guesses,
+            kept=decoding.kept,
         )
 
     def _tries(
@@ -84,9 +85,11 @@ class Rounds:
             )
             return ids.reshape(len(filled), len(tries), -1)[:asked]
 
+        # First guesses have no other ones beside them: as many tries a row are made.
+        tries = decoding.samples // (decoding.kept if attempt.round else 1)
         found = [generate(decoding, np.zeros(1, np.int64))]
-        if decoding.samples > 1:
-            found.append(generate(decoding.drawn, np.arange(1, decoding.samples)))
+        if tries > 1:
+            found.append(generate(decoding.drawn, np.arange(1, tries)))
         return np.concatenate(found, axis=1)
 
     def _guess(self, attempt: Attempt) -> Guess | None:

@@ -30,6 +30,10 @@ NOT_RUN = {
     "energyflow --": "no command; tests/test_main.py calls it",
     "energyflow train +experiment=encoder_best": "its table has a rank above the width "
     "that this test trains; tests/config composes it",
+    "energyflow train +experiment=decoder_best": "hours of a CPU; "
+    "tests/build/test_recipes.py trains both recipes, made small",
+    "energyflow evaluate run=RUN data.val=broad": "a file with the source of each "
+    "sentence; tests/test_evaluate.py gives one",
     "energyflow doctor kernels": "tests/runtime/test_kernel_check.py runs it",
     "source .venv/bin/activate": "the tests run in the environment already",
     "make bench": "minutes, or installs PyTorch; tests/benchmarks runs its parts",

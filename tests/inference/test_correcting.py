@@ -12,7 +12,7 @@ from energyflow_mlx.build.model import build_model
 from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.inference.correcting import guess_of
+from energyflow_mlx.inference.correcting import Rounds, guess_of
 from energyflow_mlx.nn.losses import cosine
 from energyflow_mlx.text.corrector import Guess
 from energyflow_mlx.text.generation import Decoding
@@ -226,3 +226,35 @@ def test_a_folder_keeps_the_corrector(tmp_path):
 def test_few_bits_are_refused_for_a_corrector(tmp_path):
     with pytest.raises(InputError, match="for a model with corrector, got int8"):
         codec_with_corrector().save_pretrained(tmp_path / "model", dtype="int8")
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 8])
+def test_a_round_makes_as_many_tries_of_a_row_as_asked_for(samples, monkeypatch):
+    """However many of its guesses go on."""
+    made, tries_of = [], Rounds._tries
+
+    def counted(self, attempt, *settings):
+        tries = tries_of(self, attempt, *settings)
+        made.append((attempt.round, tries.shape[0] * tries.shape[1]))
+        return tries
+
+    monkeypatch.setattr(Rounds, "_tries", counted)
+    codec_with_corrector().decode(unseen()[:1], samples=samples, corrections=3)
+    of_round = [sum(n for number, n in made if number == r) for r in range(4)]
+    assert of_round[0] == samples and max(of_round) <= samples
+    assert len({number for number, _ in made}) > 1
+
+
+def test_half_as_many_guesses_as_tries_go_on(monkeypatch):
+    asked, tries_of = [], Rounds._tries
+
+    def watched(self, attempt, *settings):
+        asked.append(len(attempt.rows))
+        return tries_of(self, attempt, *settings)
+
+    monkeypatch.setattr(Rounds, "_tries", watched)
+    codec_with_corrector().decode(
+        unseen()[:1], samples=8, temperature=2.0, corrections=1
+    )
+    first, *later = asked
+    assert first == 1 and sum(later) == 4

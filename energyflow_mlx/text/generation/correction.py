@@ -4,7 +4,7 @@ A decoded sentence is embedded again; where its vector misses the target, the de
 asked once more, for a vector moved by the difference, which any decoder understands.
 One that has a corrector reads the guess and its vector too, once for each guess (Morris
 et al., "Text Embeddings Reveal (Almost) As Much As Text", 2023, section 3). Each row
-keeps its best guess, so its cosine with the target never falls.
+keeps its best guesses, so its cosine with the target never falls.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ class Attempt(NamedTuple):
     """What the decoder is asked in one round, about n of the B rows.
 
     Attributes:
-        rows: Which rows, ``[n]``.
+        rows: Which rows, ``[n]``; one of which several guesses go on is there as often.
         round: Corrections done before; 0 for the first guess.
         condition: Vectors to decode, ``[n, E]``.
         target: Vectors that they should say, ``[n, E]``.
@@ -56,56 +56,133 @@ Tell = Callable[[Attempt], np.ndarray]
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
-class _Best:
-    """The best guess of every row so far, and what its next condition is.
+class _Guesses(NamedTuple):
+    """Guesses at the rows, any number at each.
 
-    condition <- condition + rate * (target - vector of the guess), from the condition
-    that gave the best guess; after a failure the row's rate is halved.
+    Attributes:
+        row: Of each, ``[m]``.
+        ids: ``[m, T]``.
+        vectors: Their unit vectors, ``[m, E]``.
+        cosine: With their targets, ``[m]``.
+        condition: What each was decoded from, of unit length, ``[m, E]``.
+        rate: Share of the difference that its next condition moves by, ``[m]``.
+        is_unread: Whether the decoder is to read it, ``[m]``.
     """
 
-    def __init__(self, told: np.ndarray, rate: float) -> None:
-        self._told = told
+    row: np.ndarray
+    ids: np.ndarray
+    vectors: np.ndarray
+    cosine: np.ndarray
+    condition: np.ndarray
+    rate: np.ndarray
+    is_unread: np.ndarray
+
+    def at(self, places: np.ndarray) -> "_Guesses":
+        """Some of them."""
+        return _Guesses(*(array[places] for array in self))
+
+    def best(self, count: int) -> "_Guesses":
+        """The best so many of each row, no sentence twice; of equal ones the first.
+
+        They come row by row, each row's best first.
+        """
+        kept: list[int] = []
+        taken: dict[int, set[bytes]] = {}
+        for place in np.lexsort((-self.cosine, self.row)):
+            own = taken.setdefault(int(self.row[place]), set())
+            sentence = self.ids[place].tobytes()
+            if len(own) < count and sentence not in own:
+                own.add(sentence)
+                kept.append(int(place))
+        return self.at(np.array(kept))
+
+    @property
+    def first(self) -> np.ndarray:
+        """Place of the best of each row, where they come as ``best`` has them."""
+        return np.unique(self.row, return_index=True)[1]
+
+
+class _Best:
+    """The best guesses at every row so far, and what is asked next.
+
+    condition <- condition + rate * (target - vector of the guess), from the condition
+    that gave the guess; the rate of one that led to nothing better is halved.
+
+    Args:
+        tell: The decoder.
+        embed: Vectors of sentences.
+        told: Vectors to be told, ``[B, E]``.
+        reads: Whether the decoder reads guesses.
+        kept: Guesses of each row that go on.
+    """
+
+    def __init__(
+        self, tell: Tell, embed: Embed, told: np.ndarray, *, reads: bool, kept: int
+    ) -> None:
+        self._tell, self._embed = tell, embed
+        self._told, self._reads, self._kept = told, reads, kept
         self._length = np.linalg.norm(told, axis=-1, keepdims=True)
         self._target = unit_rows(told)
-        self._condition = self._target.copy()
-        self._rates = np.full((len(told), 1), rate, dtype=np.float32)
 
-    def begin(self, tell: Tell, embed: Embed) -> None:
-        """Make the first guess at every row."""
+    def begin(self, rate: float) -> None:
+        """Make the first guesses at every row."""
         rows = np.arange(len(self._told))
-        tries = tell(Attempt(rows, 0, self._told, self._told))
-        self.ids, self.vectors, self.cosine = _nearest(tries, embed, self._target)
+        tries = self._tell(Attempt(rows, 0, self._told, self._told))
+        rates = np.full(len(rows), rate, np.float32)
+        self._guesses = self._heard(tries, rows, self._target, rates).best(self._kept)
 
-    def improve(
-        self, tell: Tell, embed: Embed, rows: np.ndarray, number: int, *, reads: bool
-    ) -> np.ndarray:
-        """Ask once more about some rows; returns which of them got better, ``[n]``.
+    def improve(self, number: int) -> None:
+        """Ask once more from every guess at a row that is not exact.
 
         Args:
-            tell: The decoder.
-            embed: Vectors of sentences.
-            rows: Which, ``[n]``.
             number: Of the round.
-            reads: Whether the decoder reads their guesses.
         """
-        own, target = self.vectors[rows], self._target[rows]
-        moved = unit_rows(self._condition[rows] + self._rates[rows] * (target - own))
-        length = self._length[rows]
-        attempt = Attempt(rows, number, moved * length, self._told[rows])
+        now, found = self._guesses, [self._guesses]
+        best = now.cosine[now.first]
+        is_live = np.repeat(best, np.diff([*now.first, len(now.row)])) <= EXACT
+        unread, read = (np.flatnonzero(is_live & (now.is_unread == b)) for b in (1, 0))
+        for asked, reads in ((unread, True), (read, False)):
+            if len(asked):
+                new = self._asked(now.at(asked), number, reads=reads)
+                nearest = new.cosine.reshape(len(asked), -1).max(axis=1)
+                now.rate[asked[nearest <= now.cosine[asked]]] *= 0.5
+                found.append(new)
+        now.is_unread[unread] = False
+        joined = _Guesses(
+            *(np.concatenate(parts) for parts in zip(*found, strict=True))
+        )
+        self._guesses = joined.best(self._kept)
+
+    def _asked(self, asked: _Guesses, number: int, *, reads: bool) -> _Guesses:
+        """What the decoder says next, ``[m * K]``: K tries for each of some guesses."""
+        row, own, target = asked.row, asked.vectors, self._target[asked.row]
+        moved = unit_rows(asked.condition + asked.rate[:, None] * (target - own))
+        length = self._length[row]
+        attempt = Attempt(row, number, moved * length, self._told[row])
         if reads:
-            attempt = attempt._replace(ids=self.ids[rows], vectors=own * length)
-        ids, vectors, cosine = _nearest(tell(attempt), embed, target)
-        better = cosine > self.cosine[rows]
-        changed = rows[better]
-        self.ids[changed], self.vectors[changed] = ids[better], vectors[better]
-        self.cosine[changed] = cosine[better]
-        self._condition[changed] = moved[better]
-        self._rates[rows[~better]] *= 0.5
-        return better
+            attempt = attempt._replace(ids=asked.ids, vectors=own * length)
+        return self._heard(self._tell(attempt), row, moved, asked.rate)
+
+    def _heard(
+        self,
+        tries: np.ndarray,
+        row: np.ndarray,
+        condition: np.ndarray,
+        rate: np.ndarray,
+    ) -> _Guesses:
+        """Tries ``[m, K, T]`` as guesses, with their vectors."""
+        count = tries.shape[1]
+        row, condition, rate = (np.repeat(a, count, 0) for a in (row, condition, rate))
+        ids = tries.reshape(len(row), -1)
+        vectors = unit_rows(self._embed(ids))
+        cosine = (vectors * self._target[row]).sum(axis=-1)
+        is_unread = np.full(len(row), self._reads)
+        return _Guesses(row, ids, vectors, cosine, condition, rate, is_unread)
 
     def found(self) -> Correction:
-        """What is returned of it."""
-        return Correction(self.ids.copy(), self.cosine.copy())
+        """The best sentence of every row."""
+        best = self._guesses.at(self._guesses.first)
+        return Correction(best.ids, best.cosine)
 
 
 def correct(
@@ -116,11 +193,12 @@ def correct(
     rounds: int,
     reads_guesses: bool = False,
     rate: float = _RATE,
+    kept: int = 1,
 ) -> Iterator[Correction]:
     """Decode vectors, then correct what the sentences miss.
 
-    A row is left alone once its cosine is above ``EXACT``. A guess replaces the best
-    one when its cosine is higher.
+    A row is left alone once its cosine is above ``EXACT``. The best ``kept`` guesses
+    of all rounds go on: each round asks from every one of them.
 
     Args:
         tell: The decoder.
@@ -128,9 +206,10 @@ def correct(
         target: Vectors to be told, ``[B, E]``; compared by direction, and their length
             is that of every condition.
         rounds: Corrections after the first guess.
-        reads_guesses: Whether the decoder can read a guess; it then does so in the
-            round after a row got it.
+        reads_guesses: Whether the decoder can read a guess; it then reads each once, in
+            the round after it was made.
         rate: Share of the difference that a condition moves by.
+        kept: Guesses of a row that go on.
 
     Yields:
         The best sentences after 0, 1, ... ``rounds`` corrections.
@@ -140,33 +219,10 @@ def correct(
     """
     if rounds < 0:
         raise ValueError(f"[correct] rounds must be at least 0, got {rounds}.")
-    best = _Best(np.asarray(target, dtype=np.float32), rate)
-    best.begin(tell, embed)
+    told = np.asarray(target, dtype=np.float32)
+    best = _Best(tell, embed, told, reads=reads_guesses, kept=kept)
+    best.begin(rate)
     yield best.found()
-    is_unread = np.full(len(target), reads_guesses)
     for number in range(1, rounds + 1):
-        rows = np.flatnonzero(best.cosine <= EXACT)
-        unread, read = rows[is_unread[rows]], rows[~is_unread[rows]]
-        for asked, reads in ((unread, True), (read, False)):
-            if len(asked):
-                better = best.improve(tell, embed, asked, number, reads=reads)
-                is_unread[asked] = better & reads_guesses
+        best.improve(number)
         yield best.found()
-
-
-def _nearest(
-    tries: np.ndarray, embed: Embed, target: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The try of each row that comes nearest: ids, unit vectors, cosines.
-
-    Args:
-        tries: ``[n, K, T]``.
-        embed: Vectors of sentences.
-        target: Unit vectors, ``[n, E]``.
-    """
-    n, k, _ = tries.shape
-    vectors = unit_rows(embed(tries.reshape(n * k, -1))).reshape(n, k, -1)
-    cosines = (vectors * target[:, None]).sum(axis=-1)  # [n, K]
-    chosen = cosines.argmax(axis=-1)
-    each = np.arange(n)
-    return tries[each, chosen], vectors[each, chosen], cosines[each, chosen]

@@ -40,9 +40,10 @@ class Decoding:
         length_penalty: Beam search ranks by ``log p / length^length_penalty``.
         corrections: Rounds of iterative correction (see ``correction``) after the
             first guess; they want an embedder, which ``generate`` does not have.
-        samples: Tries of each row in each round, of which the best by the embedder's
-            cosine is kept. The first is as the other settings say, the others are
-            drawn, at a temperature of 0.7 where that is 0.
+        samples: Tries of each row in each round; the best text by the embedder's cosine
+            is returned. The first is as the other settings say, the others are drawn,
+            at a temperature of 0.7 where that is 0. In corrections the best half as
+            many guesses go on, with two tries each.
         embedder: Whose vectors the texts are compared by: those of the ``student``,
             the model's own encoder, or of its run's ``teacher``.
         seed: Seed of the sampling.
@@ -68,6 +69,11 @@ class Decoding:
     def drawn(self) -> "Decoding":
         """Settings of a round's tries after the first."""
         return replace(self, temperature=self.temperature or _DRAWN_AT)
+
+    @property
+    def kept(self) -> int:
+        """Guesses of a row that go on in corrections: two tries a round for each."""
+        return max(1, self.samples // 2)
 
     @property
     def is_checked(self) -> bool:

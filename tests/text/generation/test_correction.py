@@ -54,18 +54,20 @@ def test_correction_brings_a_biased_decoder_nearer_to_its_target():
     assert found[-1].cosine.mean() > 0.99
 
 
+@pytest.mark.parametrize("kept", [1, 3])
 @pytest.mark.parametrize("kind", [Grid, Reader])
-def test_the_cosine_of_a_row_never_falls(kind):
-    reads = kind is Reader
-    found = corrected(kind(bias=0.8), targets(40), rounds=5, reads_guesses=reads)
+def test_the_cosine_of_a_row_never_falls(kind, kept):
+    settings = {"reads_guesses": kind is Reader, "kept": kept}
+    found = corrected(kind(bias=0.8), targets(40), rounds=5, **settings)
     for before, after in zip(found, found[1:], strict=False):
         assert (after.cosine >= before.cosine).all()
 
 
+@pytest.mark.parametrize("kept", [1, 3])
 @pytest.mark.parametrize("kind", [Grid, Reader])
-def test_a_row_does_not_depend_on_the_rows_beside_it(kind):
+def test_a_row_does_not_depend_on_the_rows_beside_it(kind, kept):
     z, order = targets(12), np.random.default_rng(1).permutation(12)
-    settings = {"reads_guesses": kind is Reader, "rounds": 3}
+    settings = {"reads_guesses": kind is Reader, "rounds": 3, "kept": kept}
     whole, turned = (corrected(kind(), rows, **settings)[-1] for rows in (z, z[order]))
     np.testing.assert_array_equal(turned.ids, whole.ids[order])
     np.testing.assert_array_equal(turned.cosine, whole.cosine[order])
@@ -149,6 +151,42 @@ def test_rows_that_are_exact_are_left_alone(kind):
     assert found[0].cosine[0] > EXACT > found[0].cosine[1]
     assert list(grid.asked[0].rows) == [0, 1]
     assert all(list(attempt.rows) == [1] for attempt in grid.asked[1:])
+
+
+# Sentence 2 comes of 1 alone, which is not the nearest of the first tries; 4 is never
+# told. A sentence's vector is at its angle from the target.
+ANGLES = np.array([0.5, 0.6, 0.2, 0.7, 0.0])
+NEXT = {0: 0, 1: 2, 2: 3, 3: 3}
+
+
+def around(ids):
+    return np.stack([np.cos(ANGLES[ids[:, 0]]), np.sin(ANGLES[ids[:, 0]])], axis=1)
+
+
+def told_by_angle(asked):
+    """A decoder that tells by the guess it reads what comes next."""
+
+    def tell(attempt):
+        asked.append(attempt)
+        if attempt.ids is None:
+            first = [[0], [1], [0]] if attempt.round == 0 else [[0]]
+            return np.tile(np.array(first), (len(attempt.rows), 1, 1))
+        return np.array([[[NEXT[int(sentence)]]] for sentence in attempt.ids[:, 0]])
+
+    return tell
+
+
+@pytest.mark.parametrize(("kept", "best"), [(1, 0), (2, 2)])
+def test_a_guess_that_is_not_the_best_goes_on_too(kept, best):
+    asked = []
+    *_, last = correct(
+        *(told_by_angle(asked), around, np.array([[1.0, 0.0]])),
+        **{"rounds": 2, "reads_guesses": True, "kept": kept},
+    )
+    assert last.ids.tolist() == [[best]]
+    read = [attempt.ids[:, 0].tolist() for attempt in asked if attempt.ids is not None]
+    # No sentence stands twice among those that go on, and each is read once.
+    assert read == ([[0]] if kept == 1 else [[0, 1], [2]])
 
 
 def test_no_rounds_is_plain_decoding():
