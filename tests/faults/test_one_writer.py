@@ -30,7 +30,7 @@ lock.acquire()
 # A child that outlives it, as those of a library might.
 if len(sys.argv) == 2 or os.fork() == 0:
     print("held", flush=True)
-time.sleep(30)
+time.sleep(600)
 """
 
 
@@ -119,7 +119,7 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path):
 def test_a_program_that_the_holder_starts_does_not_get_the_lock(tmp_path):
     lock = FolderLock(tmp_path / "lock")
     lock.acquire()
-    with subprocess.Popen(["sleep", "30"], close_fds=False) as program:
+    with subprocess.Popen(["sleep", "600"], close_fds=False) as program:
         lock.close()
         (tmp_path / "lock").touch()
         assert taken(tmp_path / "lock")
