@@ -25,6 +25,7 @@ from tests.commands import CHECKOUT, run_command
 WORDS = [
     *("+experiment=smoke", "data.captions=300", "data.buckets=[16,32]"),
     *("trainer.log_every=5", "trainer.validate_every=40", "trainer.decode_samples=0"),
+    *("tokenizer=bpe", "tokenizer.bpe_size=300"),
 ]
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 WORDS_OF_SIGNALS = ("hung up", "interrupted", "terminated")  # by number
@@ -175,10 +176,6 @@ def random_signals(folder, count, seed):
     return tally
 
 
-def test_signals_at_random_moments_lose_nothing(tmp_path):
-    random_signals(tmp_path, 3, seed=3)
-
-
 @pytest.mark.slow
 def test_100_signals_at_random_moments_lose_nothing(tmp_path):
     tally = random_signals(tmp_path, 100, seed=0)
@@ -213,7 +210,7 @@ def test_a_second_signal_does_not_wait_and_the_folder_is_whole(tmp_path):
 
 def test_a_stopped_and_continued_run_is_the_same(tmp_path):
     """As a laptop that sleeps; checkpoints that the clock asks for change nothing."""
-    words = [*run_words(tmp_path), "+experiment=ab", "trainer.max_steps=60"]
+    words = [*run_words(tmp_path), "+experiment=ab", "trainer.max_steps=20"]
     found = []
     for name, minutes in (("plain", 0), ("stopped", 1e-6)):
         folder = tmp_path / name
@@ -229,7 +226,7 @@ def test_a_stopped_and_continued_run_is_the_same(tmp_path):
         step = checkpoint.steps(folder / "checkpoints")[-1]
         path = checkpoint.folder_of(folder / "checkpoints", step)
         found.append((step, path.joinpath("model.safetensors").read_bytes()))
-    assert found[0] == found[1] and found[0][0] == 60
+    assert found[0] == found[1] and found[0][0] == 20
 
 
 def test_a_terminal_that_closes_loses_nothing(tmp_path):
