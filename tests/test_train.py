@@ -169,6 +169,7 @@ def test_messages_reach_the_terminal_at_the_chosen_level(finished, cache, tmp_pa
     _, output = finished
     assert "epoch 1 begins at update 0" in output and "saved update 8" in output
     words = [*SMALL, f"teacher.cache_dir={cache}", "trainer.max_steps=2"]
+    words += ["tokenizer=bpe", "tokenizer.bpe_size=300", "trainer.compile=false"]
     shown = {
         level: run_command(
             "train", *words, f"run.dir={tmp_path / level}", f"trainer.log_level={level}"
@@ -239,7 +240,7 @@ def loads_and_ends(folder, count):
 
 
 def test_a_process_that_loaded_a_run_ends_in_peace(finished):
-    assert loads_and_ends(finished[0], 6) == [0] * 6
+    assert loads_and_ends(finished[0], 2) == [0] * 2
 
 
 @pytest.mark.slow
