@@ -257,10 +257,17 @@ def test_the_block_moves_by_itself_while_nothing_is_reported():
     display, stream = live_display()
     with display:
         display.progress(0, 10, {})
+        deadline = time.monotonic() + 60
         with display.doing("saving"):
-            time.sleep(1.1)
-        frames = re.findall(r"([-\\|/]) saving", visible(stream))
-        assert sum(a != b for a, b in zip(frames, frames[1:], strict=False)) >= 3
+            while turns(stream) < 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def turns(stream):
+    """How often the spinner beside "saving" has changed."""
+    frames = re.findall(r"([-\\|/]) saving", visible(stream))
+    return sum(a != b for a, b in zip(frames, frames[1:], strict=False))
 
 
 def test_the_bar_says_what_the_run_does_and_goes_back():

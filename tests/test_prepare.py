@@ -2,11 +2,9 @@
 
 import hashlib
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -27,9 +25,9 @@ needs_weights = pytest.mark.skipif(
 # Not the temporary names that begin with a dot.
 FINISHED = "*/[0-9]*.shard"
 
-# A teacher in a process of its own, slow enough to be killed half-way.
-SLOW_TEACHER = """
-import sys, time
+# A teacher in a process of its own, which stops after some shards and is killed there.
+STOPPING_TEACHER = """
+import signal, sys
 from pathlib import Path
 import numpy as np
 from energyflow_mlx import prepare
@@ -40,8 +38,12 @@ class Teacher:
     name, dimension, max_length, normalized = "slow", 4, 16, True
     fingerprint = "slow-16"
     tokenizer_path, pooling = Path(sys.argv[1]), "mean"
+    left = int(sys.argv[2])
     def encode(self, texts, *, batch_size, progress):
-        time.sleep(float(sys.argv[2]))
+        if self.left == 0:
+            print("stopped", flush=True)
+            signal.pause()
+        Teacher.left -= 1
         rows = np.array([[len(t), hash_of(t), 1, 2] for t in texts], np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -54,15 +56,22 @@ cli.main(prepare.PrepareArgs, prepare.prepare, sys.argv[3:])
 """
 
 
-def run_slow(folder, pause, **arguments):
+def run(folder, shards=-1, **arguments):
+    """Status and errors of ``prepare``; killed once it has so many shards, if any."""
     given = {"input": folder / "in.txt", "output": folder / "out.efb"} | arguments
     words = [f"{key}={value}" for key, value in given.items()]
-    command = [sys.executable, "-c", SLOW_TEACHER, str(folder / "in.txt"), str(pause)]
-    return subprocess.Popen(command + words, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=60)
+    teacher = [STOPPING_TEACHER, str(folder / "in.txt"), str(shards)]
+    with subprocess.Popen(
+        [sys.executable, "-c", *teacher, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while (line := process.stdout.readline()) and line != "stopped\n":
+            pass
+        if line:
+            process.kill()
+        _, errors = process.communicate(timeout=60)
     return process.returncode, errors
 
 
@@ -75,18 +84,12 @@ def folder(tmp_path):
 
 def test_a_killed_run_goes_on_and_gives_the_same_file(folder):
     whole = folder / "whole.efb"
-    assert finish(run_slow(folder, 0, output=whole)) == (0, "")
+    assert run(folder, output=whole) == (0, "")
     partial, output = folder / "out.efb.partial", folder / "out.efb"
-    process = run_slow(folder, 0.3)
-    deadline = time.monotonic() + 60
-    while len(list(partial.glob(FINISHED))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
-    shards = {p: p.stat().st_mtime_ns for p in partial.glob(FINISHED)}
-    assert 2 <= len(shards) < 10
+    assert run(folder, 2)[0] == -signal.SIGKILL
+    assert len(list(partial.glob(FINISHED))) == 2
     assert not output.exists()
-    assert finish(run_slow(folder, 0)) == (0, "")
+    assert run(folder) == (0, "")
     assert output.read_bytes() == whole.read_bytes()
     assert not partial.exists()
     assert sorted(p.name for p in folder.iterdir()) == sorted(
@@ -95,24 +98,19 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(folder):
 
 
 def test_finished_shards_are_not_computed_again(folder):
-    process = run_slow(folder, 0.3)
     partial = folder / "out.efb.partial"
-    deadline = time.monotonic() + 60
-    while len(list(partial.glob(FINISHED))) < 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    finish(process)
+    assert run(folder, 1)[0] == -signal.SIGKILL
     first = next(partial.glob("*/00000.shard"))
     # Marked: a shard whose digest is right is used as it is.
     rows = np.full((10, 4), 0.5, np.float32).tobytes()
     first.write_bytes(hashlib.sha256(rows).digest() + rows)
-    assert finish(run_slow(folder, 0)) == (0, "")
+    assert run(folder) == (0, "")
     np.testing.assert_array_equal(EFBReader(folder / "out.efb").targets[:10], 0.5)
 
 
 def test_other_settings_do_not_reuse_what_is_finished(folder):
-    assert finish(run_slow(folder, 0)) == (0, "")
-    assert finish(run_slow(folder, 0, limit=7)) == (0, "")
+    assert run(folder) == (0, "")
+    assert run(folder, limit=7) == (0, "")
     assert len(EFBReader(folder / "out.efb")) == 7
 
 

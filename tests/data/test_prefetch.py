@@ -14,7 +14,7 @@ def threads():
     return [t for t in threading.enumerate() if t.name == "prefetch"]
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)

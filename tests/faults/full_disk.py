@@ -33,6 +33,7 @@ SIZE = 96 * 2**20
 SMALL = [
     *("+experiment=smoke", "data.train=good.txt", "trainer.decode_samples=2"),
     *("encoder.dim=16", "encoder.hidden=16", "decoder.dim=16", "decoder.hidden=16"),
+    *("tokenizer=bpe", "tokenizer.bpe_size=300"),  # loads faster than the teacher's
 ]
 TRAIN = [
     *(*SMALL, "trainer.max_steps=4", "trainer.validate_every=2"),

@@ -30,7 +30,7 @@ lock.acquire()
 # A child that outlives it, as those of a library might.
 if len(sys.argv) == 2 or os.fork() == 0:
     print("held", flush=True)
-time.sleep(30)
+time.sleep(600)
 """
 
 
@@ -119,7 +119,7 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path):
 def test_a_program_that_the_holder_starts_does_not_get_the_lock(tmp_path):
     lock = FolderLock(tmp_path / "lock")
     lock.acquire()
-    with subprocess.Popen(["sleep", "30"], close_fds=False) as program:
+    with subprocess.Popen(["sleep", "600"], close_fds=False) as program:
         lock.close()
         (tmp_path / "lock").touch()
         assert taken(tmp_path / "lock")
@@ -155,15 +155,22 @@ def test_a_lock_that_is_no_plain_file_is_refused_and_never_waited_for(tmp_path, 
 
 
 def test_two_that_start_at_once_leave_one_run(trained, tmp_path):
-    """Neither finds a run; the one that comes second to write it is refused."""
+    """Neither finds a run; the one that comes second to write it is refused.
+
+    Or has nothing to do, where the other has ended by then.
+    """
     words = [*trained[1], f"run.dir={tmp_path / 'run'}", "trainer.max_steps=60"]
+    words.append("trainer.validate_every=20")
     command = [sys.executable, "-m", "energyflow_mlx.train", *words]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     pair = [subprocess.Popen(command, cwd=CHECKOUT, **pipes) for _ in range(2)]
     said = [process.communicate(timeout=240)[1] for process in pair]
-    assert sorted(process.returncode for process in pair) == [0, 2], said
-    (line,) = "".join(said).splitlines()
-    assert "got a second one: process" in line or "began meanwhile" in line
+    statuses = sorted(process.returncode for process in pair)
+    assert statuses in ([0, 2], [0, 0]), said
+    lines = "".join(said).splitlines()
+    assert len(lines) == statuses.count(2)
+    for line in lines:
+        assert "got a second one: process" in line or "began meanwhile" in line
     steps = [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")
              if r["kind"] == "validation"]  # fmt: skip
     assert steps == sorted(set(steps))

@@ -25,6 +25,7 @@ from tests.commands import CHECKOUT, run_command
 WORDS = [
     *("+experiment=smoke", "data.captions=300", "data.buckets=[16,32]"),
     *("trainer.log_every=5", "trainer.validate_every=40", "trainer.decode_samples=0"),
+    *("tokenizer=bpe", "tokenizer.bpe_size=300"),
 ]
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 WORDS_OF_SIGNALS = ("hung up", "interrupted", "terminated")  # by number
@@ -56,6 +57,12 @@ def begin(*words, module="train", options=("-u",), **settings):
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         **settings,
     )
+
+
+def await_import(process, module):
+    """Wait until Python, which was asked to say so, has imported a module."""
+    while not process.stderr.readline().rstrip().endswith(f" {module}"):
+        assert process.poll() is None
 
 
 def interrupted(words, number, delay, *, trained=False, times=1):
@@ -169,10 +176,6 @@ def random_signals(folder, count, seed):
     return tally
 
 
-def test_signals_at_random_moments_lose_nothing(tmp_path):
-    random_signals(tmp_path, 3, seed=3)
-
-
 @pytest.mark.slow
 def test_100_signals_at_random_moments_lose_nothing(tmp_path):
     tally = random_signals(tmp_path, 100, seed=0)
@@ -186,8 +189,7 @@ def test_a_signal_while_modules_are_imported_is_one_line(module, number):
     """Python tells when a module is there: the moment is the same each time."""
     options = ("-X", "importtime")
     process = begin("x=1", module=module, options=options)
-    while not process.stderr.readline().rstrip().endswith(("| blas", ".blas")):
-        assert process.poll() is None
+    await_import(process, "energyflow_mlx.runtime.blas")
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     own = [x for x in errors.splitlines() if not x.startswith("import time:")]
@@ -208,7 +210,7 @@ def test_a_second_signal_does_not_wait_and_the_folder_is_whole(tmp_path):
 
 def test_a_stopped_and_continued_run_is_the_same(tmp_path):
     """As a laptop that sleeps; checkpoints that the clock asks for change nothing."""
-    words = [*run_words(tmp_path), "+experiment=ab", "trainer.max_steps=60"]
+    words = [*run_words(tmp_path), "+experiment=ab", "trainer.max_steps=20"]
     found = []
     for name, minutes in (("plain", 0), ("stopped", 1e-6)):
         folder = tmp_path / name
@@ -224,7 +226,7 @@ def test_a_stopped_and_continued_run_is_the_same(tmp_path):
         step = checkpoint.steps(folder / "checkpoints")[-1]
         path = checkpoint.folder_of(folder / "checkpoints", step)
         found.append((step, path.joinpath("model.safetensors").read_bytes()))
-    assert found[0] == found[1] and found[0][0] == 60
+    assert found[0] == found[1] and found[0][0] == 20
 
 
 def test_a_terminal_that_closes_loses_nothing(tmp_path):
@@ -293,8 +295,9 @@ COMMANDS = {
 
 
 # Seconds after which a command is at work for certain, or ready to be; inputs are so
-# long that no machine is at their end by then.
-WORKING = dict.fromkeys(COMMANDS, 60.0) | {"evaluate": 1.5}
+# long that no machine is at their end by then. `evaluate` shows no sign of its work;
+# it is at least far enough that Python itself does not take the signal.
+WORKING = dict.fromkeys(COMMANDS, 120.0) | {"evaluate": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +328,12 @@ def test_a_signal_ends_any_command_with_one_line_and_nothing_half_written(
         "out": tmp_path / f"out.{SUFFIX[command]}",
     }
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
-    process = begin(*(w.format(**places) for w in COMMANDS[command]), module=command)
+    given = [word.format(**places) for word in COMMANDS[command]]
+    shows = command != "evaluate"
+    options = () if shows else ("-X", "importtime")
+    process = begin(*given, module=command, options=options)
+    if not shows:
+        await_import(process, "energyflow_mlx.runtime.blas")
     # At work: what it makes is there, aside; `evaluate` makes nothing before its end.
     began = time.monotonic()
     while not any(tmp_path.iterdir()) and time.monotonic() < began + WORKING[command]:

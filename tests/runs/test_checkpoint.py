@@ -385,16 +385,16 @@ def test_a_concurrent_reader_always_gets_a_whole_checkpoint(tmp_path, caplog):
     with start_writer(tmp_path) as writer:
         try:
             seen = int(writer.stdout.readline())
-            deadline = time.monotonic() + 1.5
+            deadline = time.monotonic() + 120
             reads = 0
-            while time.monotonic() < deadline:
+            while reads < 30 or seen < 30:
+                assert time.monotonic() < deadline
                 found = checkpoint.load_latest(tmp_path)
                 check_consistent(found, at_least=seen)
                 seen = found.meta["step"]
                 reads += 1
         finally:
             writer.kill()
-    assert reads > 5 and seen > 5
     assert caplog.text == ""  # what was pruned under the reader is not damaged
 
 

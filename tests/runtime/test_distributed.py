@@ -142,5 +142,5 @@ def leave(folder):
 
 def test_a_process_that_leaves_is_missed_at_once(tmp_path):
     code = "from tests.runtime.test_distributed import leave; leave('')"
-    (said, errors), _ = finish(start(2, tmp_path, ["-c", code]), timeout=20)
+    (said, errors), _ = finish(start(2, tmp_path, ["-c", code]))
     assert "another process has ended" in said.lower(), errors

@@ -377,7 +377,7 @@ def test_prefetch_bounds_the_updates_prepared_ahead(data, tmp_path):
         trainer.feed.rows_of = lambda *a, c=count, f=rows_of: c.append(1) or f(*a)
         feed = trainer.feed.updates(0)
         next(feed)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         # One handed over, ``depth`` waiting, one more in the making.
         while len(count) < depth + 2 and time.monotonic() < deadline:
             time.sleep(0.01)
