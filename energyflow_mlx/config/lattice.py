@@ -69,16 +69,21 @@ class CubeConfig:
 
 @dataclass
 class SpawnConfig:
-    """Children of flows that move far.
+    """Children of flows.
 
     Attributes:
+        rule: Who has children. ``distance``: flows that move far; ``learned``: the
+            launched flows that the carrier scores highest, one child each, whose
+            weight in the readout is that score.
         slots: Slots for children per sample; 0 = no spawning.
-        max_per_step: Most children of one parent in one step.
-        threshold: A move of length m makes ``floor(m / threshold) - 1`` children.
-        unit: Of m and the threshold. ``cube``: the whole move, in half cubes;
-            ``cells``: the move along x and y alone, in cells along x.
+        max_per_step: Most children of one parent in one step, by distance.
+        threshold: By distance a move of length m makes ``floor(m / threshold) - 1``
+            children; learned: least score of a parent, below 1.
+        unit: Of m and the threshold, by distance. ``cube``: the whole move, in half
+            cubes; ``cells``: the move along x and y alone, in cells along x.
     """
 
+    rule: str = "distance"
     slots: int = 8
     max_per_step: int = 1
     threshold: float = 0.3
@@ -86,10 +91,20 @@ class SpawnConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require_choice(self.rule, "lattice.spawn.rule", ("distance", "learned"))
         require_choice(self.unit, "lattice.spawn.unit", ("cube", "cells"))
         _require_within(self, "spawn", (0, COUNT), "slots")
         _require_within(self, "spawn", (1, COUNT), "max_per_step")
         _require_positive(self, "spawn", "threshold")
+        if self.is_learned:
+            below_one = "< 1 with lattice.spawn.rule=learned"
+            is_below, key = self.threshold < 1, "lattice.spawn.threshold"
+            require(is_below, key, below_one, self.threshold)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the carrier chooses the parents."""
+        return self.rule == "learned"
 
 
 @dataclass
@@ -250,19 +265,25 @@ class EndsConfig:
 
     Attributes:
         kind: ``mlp``: a stack of layers beside a linear map, each; ``linear``: a
-            linear map alone; ``fixed``: an orthogonal map that never trains.
+            linear map alone; ``fixed``: an orthogonal map that never trains;
+            ``divided``: the same, but each face is read on its own half of the cube.
+        overlap: Columns in the middle of which divided ends read one half of the
+            numbers on the near face and the other on the far one; even.
+        shift: Columns by which they read the far face further to the left.
         width_cap: Most hidden units of either stack.
         dropout: Rate of the dropouts of the stacks; half of it on the layer nearest
             the surface.
     """
 
     kind: str = "mlp"
+    overlap: int = 4
+    shift: int = 1
     width_cap: int = 4096
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice(self.kind, "lattice.ends.kind", ("mlp", "linear", "fixed"))
+        require_choice(self.kind, "lattice.ends.kind", ("mlp", "linear", "fixed", "divided"))
         _require_within(self, "ends", (1, WIDTH), "width_cap")
         require_share(self.dropout, "lattice.ends.dropout")
 

@@ -10,6 +10,7 @@ from energyflow_mlx.lattice.state import FlowState
 from energyflow_mlx.ops import CellMode, lattice_readout, lattice_scatter
 
 _AGE_WEIGHT = 0.1
+_LEAST_WEIGHT = 1e-6
 _EVERY_CELL: CellMode = "nearest"
 
 
@@ -21,7 +22,8 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
 
     ``gap`` is the distance to the plane from which a flow had to be projected, 0 for
     a flow that arrived by itself. The logarithm makes the softmax an average by the
-    importance itself. Slots never used get minus infinity.
+    importance itself. To the scores of children of the learned rule the logarithm of
+    their weight is added. Slots never used get minus infinity.
 
     Args:
         config: Settings of the lattice.
@@ -36,6 +38,8 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
         near = readout.proximity_weight * safe / mx.maximum(state.gap, safe)  # [B, F]
         far = readout.path_length_weight * state.age / config.total_steps
         score = mx.log(mx.maximum(near + far, 1e-6))
+    if config.spawn.is_learned:
+        score = score + mx.log(mx.maximum(state.weight, _LEAST_WEIGHT))
     return mx.where(state.exists, score, -mx.inf)
 
 
@@ -55,10 +59,12 @@ def read_faces(config: LatticeConfig, state: FlowState) -> list[mx.array]:
     """
     score = score_flows(config, state)
     read = partial(_read, config, state.position, score)
+    # A child alone on its cell has no one to be weighed against.
+    energy = state.energy * state.weight if config.spawn.is_learned else state.energy
     if not config.readout.is_split:
-        return [read(state.energy)]
+        return [read(energy)]
     far = (1.0 + state.position[..., 2]) / 2  # 1 or 0
-    return [read(state.energy * (1.0 - far)), read(state.energy * far)]
+    return [read(energy * (1.0 - far)), read(energy * far)]
 
 
 def _read(

@@ -42,6 +42,10 @@ class FlowState(NamedTuple):
         gap: Distance to its plane before it was projected there, ``[B, F]``.
         path: Length of the path travelled, ``[B, F]``.
         origin: x and y where it began, ``[B, F, 2]``.
+        weight: Its part in the readout: 1, or the score a child was born with,
+            ``[B, F]``.
+        settled: Will have no child any more by the learned rule, ``[B, F]`` bool:
+            it has one or is one.
     """
 
     position: mx.array
@@ -56,6 +60,8 @@ class FlowState(NamedTuple):
     gap: mx.array
     path: mx.array
     origin: mx.array
+    weight: mx.array
+    settled: mx.array
 
 
 class FlowOptions(NamedTuple):
@@ -115,6 +121,8 @@ def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
         gap=zeros,
         path=zeros,
         origin=position[..., :2],
+        weight=mx.contiguous(mx.ones(shape)),
+        settled=mx.logical_not(in_use),
     )
 
 
