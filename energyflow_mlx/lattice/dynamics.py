@@ -201,7 +201,11 @@ def _spawn_far(
 def _spawn_best(
     config: LatticeConfig, before: FlowState, after: FlowState, score: mx.array
 ) -> FlowState:
-    """Fill free slots with children of the flows that score highest, ``[B, F]``."""
+    """Fill free slots with children of the flows that score highest, ``[B, F]``.
+
+    They head for the other face than their parents: what a flow carries can then be
+    read on both.
+    """
     able = mx.logical_and(after.alive, mx.logical_not(after.settled))
     parents = choose_parents(config, score, able, after.exists)
     births = plan_births(config, parents)
@@ -211,7 +215,11 @@ def _spawn_best(
     settled = mx.pad(after.settled, ((0, 0), (0, 1)))
     settled = mx.put_along_axis(settled, slot, births.is_born, axis=1)[:, :-1]
     weight = mx.where(births.is_new, inherit(births, score), after.weight)
-    return grown._replace(weight=weight, settled=mx.logical_or(settled, births.is_new))
+    return grown._replace(
+        face=mx.where(births.is_new, -grown.face, grown.face),
+        weight=weight,
+        settled=mx.logical_or(settled, births.is_new),
+    )
 
 
 def _bear(

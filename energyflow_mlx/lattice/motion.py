@@ -132,7 +132,8 @@ def _choose_face(config: LatticeConfig, state: FlowState, along: mx.array) -> mx
     if not config.cube.is_dual:
         return mx.full(state.face.shape, FACE_FAR)
     is_clear = mx.abs(along) > config.motion.face_tie * config.motion.bound
-    is_new = state.age == 0.0
+    # Children of the learned rule are settled, and their face with them.
+    is_new = mx.logical_and(state.age == 0.0, mx.logical_not(state.settled))
     chooses = mx.logical_and(is_new, is_clear)
     face = mx.stop_gradient(mx.where(chooses, mx.sign(along), state.face))
     if not config.readout.is_split:

@@ -44,8 +44,8 @@ class FlowState(NamedTuple):
         origin: x and y where it began, ``[B, F, 2]``.
         weight: Its part in the readout: 1, or the score a child was born with,
             ``[B, F]``.
-        settled: Will have no child any more by the learned rule, ``[B, F]`` bool:
-            it has one or is one.
+        settled: Chooses no face and has no child any more, by the learned rule: it
+            has one or is one, ``[B, F]`` bool.
     """
 
     position: mx.array
@@ -122,7 +122,7 @@ def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
         path=zeros,
         origin=position[..., :2],
         weight=mx.contiguous(mx.ones(shape)),
-        settled=mx.logical_not(in_use),
+        settled=mx.zeros(shape, dtype=mx.bool_),
     )
 
 
