@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.carrier import MEMORY_SLOTS, EnergyCarrier
+from energyflow_mlx.lattice.field import Medium
 from energyflow_mlx.lattice.geometry import cells_across
 from energyflow_mlx.lattice.motion import StepControls, move_flows
 from energyflow_mlx.lattice.neuron import SimpleNeuron
@@ -67,6 +68,8 @@ class FlowStep(nn.Module):
         self.carrier = EnergyCarrier(carrier, start=config.motion.start)
         if config.spawn.is_learned:
             self.birth = nn.Linear(carrier.hidden, 1)
+        if config.field.cells:
+            self.medium = Medium(config)
         self._config = config
 
     def fused(self) -> CarryWeights:
@@ -93,6 +96,8 @@ class FlowStep(nn.Module):
         """
         fused = fused or self.fused()
         seen = _cut(state) if phase.cuts else state
+        if self._config.field.cells:
+            seen = seen._replace(hidden=self.medium(seen))
         output, energy, hidden = self._carry(seen, state.energy, fused)
         controls = StepControls(phase.pace, scale, noise)
         move = move_flows(self._config, state, output, controls)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from energyflow_mlx.config.lattice import LatticeConfig, SpawnConfig
+from energyflow_mlx.config.flows import SpawnConfig
+from energyflow_mlx.config.lattice import LatticeConfig
 
 
 def count_children(

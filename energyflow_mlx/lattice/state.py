@@ -179,6 +179,6 @@ def land(config: LatticeConfig, state: FlowState) -> FlowState:
     z = state.position[..., 2]
     gap = mx.where(state.alive, plane_distance(z, is_dual=is_dual), state.gap)
     landed = mx.where(state.alive, nearest_plane(z, is_dual=is_dual), z)
-    z = straight_through(landed, z) if config.readout.is_split else landed
+    z = straight_through(landed, z) if config.readout.tells_faces_apart else landed
     position = mx.concatenate([state.position[..., :2], z[..., None]], axis=-1)
     return state._replace(position=position, gap=gap, alive=mx.zeros_like(state.alive))

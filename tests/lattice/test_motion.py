@@ -21,6 +21,7 @@ def flows_at(config, position, face, *, first):
         position=position,
         face=mx.broadcast_to(mx.array(face, dtype=mx.float32), shape),
         age=mx.full(shape, 0.0 if first else 1.0),
+        settled=mx.zeros(shape, dtype=mx.bool_),
     )
 
 

@@ -26,6 +26,8 @@ BASE = {
 }
 FREE = {"motion.z_drift": False}  # flows that must be projected: gaps are not 0
 IMPORTANCE = {"readout.weighting": "importance", **FREE}
+HALVES = {"ends.kind": "divided", "readout.faces": "separate"}
+DIVIDED = {**HALVES, "cube.width": 6, **FREE}
 # Another value of every setting, and the settings beside which it matters.
 OTHERS = {
     "cube.width": (6, {}),
@@ -66,8 +68,9 @@ OTHERS = {
     "noise.steps": (300, {}),
     "noise.on_z": (True, {}),
     "ends.kind": ("linear", {}),
-    "ends.overlap": (4, DIVIDED),
+    "ends.overlap": (2, DIVIDED),
     "ends.shift": (0, DIVIDED),
+    "field.cells": (3, {}),
     "ends.width_cap": (5, {}),
     "ends.dropout": (0.3, {}),
     "adjoint.truncate_every": (2, {}),
