@@ -134,9 +134,10 @@ class EndsConfig:
     Attributes:
         kind: ``mlp``: a stack of layers beside a linear map, each; ``linear``: a
             linear map alone; ``fixed``: an orthogonal map that never trains;
-            ``divided``: the same, but each face is read on its own half of the cube.
-        overlap: Columns in the middle of which divided ends read one half of the
-            numbers on the near face and the other on the far one; even.
+            ``divided``: the same, but each face is read on columns of its own.
+        near: Columns from the left on which divided ends read the near face.
+        far: Columns from the right that they read on the far face; of columns in both
+            they read one half of the numbers on either face.
         shift: Columns by which they read the far face further to the left.
         width_cap: Most hidden units of either stack.
         dropout: Rate of the dropouts of the stacks; half of it on the layer nearest
@@ -144,7 +145,8 @@ class EndsConfig:
     """
 
     kind: str = "mlp"
-    overlap: int = 4
+    near: int = 18
+    far: int = 5
     shift: int = 1
     width_cap: int = 4096
     dropout: float = 0.0
@@ -155,7 +157,7 @@ class EndsConfig:
             self.kind, "lattice.ends.kind", ("mlp", "linear", "fixed", "divided")
         )
         require_within(self, "ends", (1, WIDTH), "width_cap")
-        require_within(self, "ends", (0, EDGE), "overlap", "shift")
+        require_within(self, "ends", (0, EDGE), "near", "far", "shift")
         require_share(self.dropout, "lattice.ends.dropout")
 
 
@@ -211,17 +213,18 @@ class LatticeConfig:
         )
 
     def _check_division(self) -> None:
-        """Refuse halves that do not fit the cube."""
-        faces, width, overlap = self.readout.faces, self.cube.width, self.ends.overlap
-        by_division = "with lattice.ends.kind=divided"
-        key = "lattice.readout.faces"
-        require(self.readout.is_split, key, f"separate {by_division}", faces)
-        fits = overlap <= width and (width - overlap) % 2 == 0
-        expected = f"<= {width} = lattice.cube.width, and both even or both odd"
-        require(fits, "lattice.ends.overlap", f"{expected}, {by_division}", overlap)
-        room, shift = (width - overlap) // 2, self.ends.shift
-        expected = f"<= {room}, the columns left of the overlap, {by_division}"
-        require(shift <= room, "lattice.ends.shift", expected, shift)
+        """Refuse parts that do not fit the cube."""
+        ends, width, where = self.ends, self.cube.width, "with ends.kind=divided"
+        key, faces = "lattice.readout.faces", self.readout.faces
+        require(self.readout.is_split, key, f"separate {where}", faces)
+        expected = f"<= lattice.cube.width = {width} {where}"
+        require(ends.near <= width, "lattice.ends.near", expected, ends.near)
+        least = width - ends.near
+        expected = f"in [{least}, {width}], so that every column is read, {where}"
+        require(least <= ends.far <= width, "lattice.ends.far", expected, ends.far)
+        room = width - ends.far
+        expected = f"<= {room}, the columns left of the far part, {where}"
+        require(ends.shift <= room, "lattice.ends.shift", expected, ends.shift)
 
     @property
     def surface_size(self) -> int:

@@ -244,9 +244,9 @@ def build_collector(
 def divide(config: LatticeConfig, whole: mx.array) -> list[mx.array]:
     """What either face says of a vector that both must be asked for.
 
-    The near face is read on the left half of the columns and the far one on the right
-    half. In the overlap the near face gives the first half of the numbers and the far
-    one the others, so that an energy there must arrive on both: by a flow and its
+    The near face is read on the columns at the left and the far one on those at the
+    right. On columns of both the near face gives the first half of the numbers and the
+    far one the others, so that an energy there must arrive on both: by a flow and its
     child. The far face is read some columns further to the left.
 
     Args:
@@ -259,11 +259,10 @@ def divide(config: LatticeConfig, whole: mx.array) -> list[mx.array]:
     cube, ends = config.cube, config.ends
     numbers = mx.arange(whole.shape[0])[:, None]
     column = mx.arange(cube.surface_size) % cube.width
-    first = (cube.width - ends.overlap) // 2
-    is_shared = mx.logical_and(column >= first, column < first + ends.overlap)
-    is_first = mx.where(is_shared, 2 * numbers < whole.shape[0], column < first)
-    near, far = mx.where(is_first, whole, 0.0), mx.where(is_first, 0.0, whole)
-    # Nothing falls off: the far face reads no column left of the overlap.
+    is_both = mx.logical_and(column < ends.near, column >= cube.width - ends.far)
+    is_near = mx.where(is_both, 2 * numbers < whole.shape[0], column < ends.near)
+    near, far = mx.where(is_near, whole, 0.0), mx.where(is_near, 0.0, whole)
+    # Nothing falls off: the far face reads no column so far left.
     return [near, mx.roll(far, -ends.shift, axis=1)]
 
 

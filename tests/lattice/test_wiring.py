@@ -26,8 +26,8 @@ BASE = {
 }
 FREE = {"motion.z_drift": False}  # flows that must be projected: gaps are not 0
 IMPORTANCE = {"readout.weighting": "importance", **FREE}
-HALVES = {"ends.kind": "divided", "readout.faces": "separate"}
-DIVIDED = {**HALVES, "cube.width": 6, **FREE}
+PARTS = {"ends.near": 4, "ends.far": 3}
+DIVIDED = {"ends.kind": "divided", "readout.faces": "separate", **PARTS, **FREE}
 # Another value of every setting, and the settings beside which it matters.
 OTHERS = {
     "cube.width": (6, {}),
@@ -68,7 +68,8 @@ OTHERS = {
     "noise.steps": (300, {}),
     "noise.on_z": (True, {}),
     "ends.kind": ("linear", {}),
-    "ends.overlap": (2, DIVIDED),
+    "ends.near": (3, DIVIDED),
+    "ends.far": (2, DIVIDED),
     "ends.shift": (0, DIVIDED),
     "field.cells": (3, {}),
     "ends.width_cap": (5, {}),
