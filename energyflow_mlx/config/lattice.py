@@ -135,9 +135,10 @@ class EndsConfig:
         kind: ``mlp``: a stack of layers beside a linear map, each; ``linear``: a
             linear map alone; ``fixed``: an orthogonal map that never trains;
             ``divided``: the same, but each face is read on columns of its own.
-        near: Columns from the left on which divided ends read the near face.
-        far: Columns from the right that they read on the far face; of columns in both
-            they read one half of the numbers on either face.
+        near: Share of the columns, from the left, on which divided ends read the near
+            face.
+        far: Share of them, from the right, on which they read the far face; of columns
+            in both they read one half of the numbers on either face.
         shift: Columns by which they read the far face further to the left.
         width_cap: Most hidden units of either stack.
         dropout: Rate of the dropouts of the stacks; half of it on the layer nearest
@@ -145,8 +146,8 @@ class EndsConfig:
     """
 
     kind: str = "mlp"
-    near: int = 18
-    far: int = 5
+    near: float = 0.9
+    far: float = 0.25
     shift: int = 1
     width_cap: int = 4096
     dropout: float = 0.0
@@ -157,7 +158,8 @@ class EndsConfig:
             self.kind, "lattice.ends.kind", ("mlp", "linear", "fixed", "divided")
         )
         require_within(self, "ends", (1, WIDTH), "width_cap")
-        require_within(self, "ends", (0, EDGE), "near", "far", "shift")
+        require_within(self, "ends", (0, 1), "near", "far")
+        require_within(self, "ends", (0, EDGE), "shift")
         require_share(self.dropout, "lattice.ends.dropout")
 
 
@@ -212,19 +214,23 @@ class LatticeConfig:
             self.cube.max_active_flows,
         )
 
+    @property
+    def divided_columns(self) -> tuple[int, int]:
+        """Columns that divided ends read on the near and on the far face."""
+        width, ends = self.cube.width, self.ends
+        return round(ends.near * width), round(ends.far * width)
+
     def _check_division(self) -> None:
         """Refuse parts that do not fit the cube."""
-        ends, width, where = self.ends, self.cube.width, "with ends.kind=divided"
         key, faces = "lattice.readout.faces", self.readout.faces
-        require(self.readout.is_split, key, f"separate {where}", faces)
-        expected = f"<= lattice.cube.width = {width} {where}"
-        require(ends.near <= width, "lattice.ends.near", expected, ends.near)
-        least = width - ends.near
-        expected = f"in [{least}, {width}], so that every column is read, {where}"
-        require(least <= ends.far <= width, "lattice.ends.far", expected, ends.far)
-        room = width - ends.far
-        expected = f"<= {room}, the columns left of the far part, {where}"
-        require(ends.shift <= room, "lattice.ends.shift", expected, ends.shift)
+        apart = "separate with lattice.ends.kind=divided"
+        require(self.readout.is_split, key, apart, faces)
+        (near, far), width = self.divided_columns, self.cube.width
+        unread = f">= {1 - near / width:g}, so that every column is read"
+        require(near + far >= width, "lattice.ends.far", unread, self.ends.far)
+        left, shift = width - far, self.ends.shift
+        expected = f"<= {left}, the columns left of the far part"
+        require(shift <= left, "lattice.ends.shift", expected, shift)
 
     @property
     def surface_size(self) -> int:

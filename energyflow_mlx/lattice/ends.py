@@ -256,14 +256,14 @@ def divide(config: LatticeConfig, whole: mx.array) -> list[mx.array]:
     Returns:
         Maps from the near and the far face, ``[E, S]`` each.
     """
-    cube, ends = config.cube, config.ends
+    (left, right), width = config.divided_columns, config.cube.width
     numbers = mx.arange(whole.shape[0])[:, None]
-    column = mx.arange(cube.surface_size) % cube.width
-    is_both = mx.logical_and(column < ends.near, column >= cube.width - ends.far)
-    is_near = mx.where(is_both, 2 * numbers < whole.shape[0], column < ends.near)
+    column = mx.arange(config.surface_size) % width
+    is_both = mx.logical_and(column < left, column >= width - right)
+    is_near = mx.where(is_both, 2 * numbers < whole.shape[0], column < left)
     near, far = mx.where(is_near, whole, 0.0), mx.where(is_near, 0.0, whole)
     # Nothing falls off: the far face reads no column so far left.
-    return [near, mx.roll(far, -ends.shift, axis=1)]
+    return [near, mx.roll(far, -config.ends.shift, axis=1)]
 
 
 def _gain(config: LatticeConfig, embedding_dim: int) -> float:

@@ -26,7 +26,7 @@ BASE = {
 }
 FREE = {"motion.z_drift": False}  # flows that must be projected: gaps are not 0
 IMPORTANCE = {"readout.weighting": "importance", **FREE}
-PARTS = {"ends.near": 4, "ends.far": 3}
+PARTS = {"ends.near": 0.8, "ends.far": 0.6}
 DIVIDED = {"ends.kind": "divided", "readout.faces": "separate", **PARTS, **FREE}
 # Another value of every setting, and the settings beside which it matters.
 OTHERS = {
@@ -68,8 +68,8 @@ OTHERS = {
     "noise.steps": (300, {}),
     "noise.on_z": (True, {}),
     "ends.kind": ("linear", {}),
-    "ends.near": (3, DIVIDED),
-    "ends.far": (2, DIVIDED),
+    "ends.near": (0.6, DIVIDED),
+    "ends.far": (0.4, DIVIDED),
     "ends.shift": (0, DIVIDED),
     "field.cells": (3, {}),
     "ends.width_cap": (5, {}),
