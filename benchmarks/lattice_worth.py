@@ -2,6 +2,7 @@
 
     python benchmarks/lattice_worth.py --vectors TRAIN.npy --held-out VAL.npy
         [--settings divided signed ...] [--seeds 0 1 2] [--updates 40] [--output FILE]
+        [--numbers 96 --changes cube.height=5 spawn.slots=100]  a small cube
 
 Each setting is an ordinary ``+experiment=flow`` with ``lattice=debug``, trained as it
 is, with frozen moves, and without births where it has any. Then the weights of the
@@ -85,6 +86,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vectors", type=Path, required=True, help="[N, E] .npy")
     parser.add_argument("--held-out", type=Path, required=True, help="[M, E] .npy")
     parser.add_argument("--preset", default="debug")
+    parser.add_argument("--changes", nargs="*", default=[], help="group.key=value")
+    parser.add_argument("--numbers", type=int, help="only the first of each vector")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
@@ -101,7 +104,7 @@ def configure(
 ) -> Config:
     """``+experiment=flow`` on vectors, with the setting's overrides."""
     # A short run does not reach the end of the schedule of the moves' scale.
-    changes = ("motion.scale=1.0", *SETTINGS[setting])
+    changes = ("motion.scale=1.0", *SETTINGS[setting], *args.changes)
     config = Config(name=setting, seed=seed, share="none")
     cost = BIRTHS_COST.get(setting, 0.0)
     config.objectives = objectives_type()(flow=FlowConfig(lr=args.lr, births=cost))
@@ -123,10 +126,10 @@ def write_pairs(
     """Source and target: the vector itself, or its surface moved by a column."""
     lattice: EnergyLattice | None = None
     if setting == "carried":
-        dim = np.load(args.vectors, mmap_mode="r").shape[1]
+        dim = np.load(args.vectors, mmap_mode="r")[0, : args.numbers].size
         lattice = untrained(configure(args, setting, seed, folder), dim)
     for path, name in ((args.vectors, "train"), (args.held_out, "val")):
-        rows = np.load(path).astype(np.float32)
+        rows = np.load(path)[:, : args.numbers].astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         goals = rows
         if lattice:

@@ -162,6 +162,10 @@ class EndsConfig:
         require_within(self, "ends", (0, EDGE), "shift")
         require_share(self.dropout, "lattice.ends.dropout")
 
+    def divide(self, width: int) -> tuple[int, int]:
+        """Columns, of so many, that divided ends read on the near and the far face."""
+        return round(self.near * width), round(self.far * width)
+
 
 @dataclass
 class AdjointConfig:
@@ -214,18 +218,13 @@ class LatticeConfig:
             self.cube.max_active_flows,
         )
 
-    @property
-    def divided_columns(self) -> tuple[int, int]:
-        """Columns that divided ends read on the near and on the far face."""
-        width, ends = self.cube.width, self.ends
-        return round(ends.near * width), round(ends.far * width)
-
     def _check_division(self) -> None:
         """Refuse parts that do not fit the cube."""
         key, faces = "lattice.readout.faces", self.readout.faces
         apart = "separate with lattice.ends.kind=divided"
         require(self.readout.is_split, key, apart, faces)
-        (near, far), width = self.divided_columns, self.cube.width
+        width = self.cube.width
+        near, far = self.ends.divide(width)
         unread = f">= {1 - near / width:g}, so that every column is read"
         require(near + far >= width, "lattice.ends.far", unread, self.ends.far)
         left, shift = width - far, self.ends.shift

@@ -256,7 +256,8 @@ def divide(config: LatticeConfig, whole: mx.array) -> list[mx.array]:
     Returns:
         Maps from the near and the far face, ``[E, S]`` each.
     """
-    (left, right), width = config.divided_columns, config.cube.width
+    width = config.cube.width
+    left, right = config.ends.divide(width)
     numbers = mx.arange(whole.shape[0])[:, None]
     column = mx.arange(config.surface_size) % width
     is_both = mx.logical_and(column < left, column >= width - right)
