@@ -320,3 +320,18 @@ def test_the_surface_of_the_goal_needs_no_key_where_the_ends_drop_out(name):
     assert mapper.training
     mapper.eval()
     assert mx.array_equal(goal, mapper(vectors))
+
+
+def test_births_cost_the_weight_of_the_children():
+    losses = []
+    for price in (0.0, 0.5, 1.0):
+        config = make_config("flow")
+        config.lattice.spawn = SpawnConfig(rule="learned", slots=6, threshold=0.2)
+        config.objectives.flow.births = price
+        stepper = make_stepper(config)
+        found = gradients(stepper, "flow", make_batch(), KEY)
+        losses.append(found.loss.item())
+    first, second = np.diff(losses)
+    assert first == pytest.approx(second, rel=1e-3)
+    # Of a batch, with weights between the threshold and 1.
+    assert 0.5 * B * 0.2 < first < 0.5 * B
