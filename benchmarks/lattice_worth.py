@@ -1,22 +1,27 @@
 """Does the lattice work for its living? What a trained run loses without its flows.
 
     python benchmarks/lattice_worth.py --vectors TRAIN.npy --held-out VAL.npy
-        [--settings fixed carried working linear mlp] [--updates 40] [--output FILE]
+        [--settings divided signed ...] [--seeds 0 1 2] [--updates 40] [--output FILE]
+        [--numbers 96 --changes cube.height=5 spawn.slots=100]  a small cube
 
-Each setting is an ordinary ``+experiment=flow`` with ``lattice=debug``, trained twice:
-as it is, and with frozen moves. Then the weights of the first are measured on held-out
-vectors with parts of the lattice taken away:
+Each setting is an ordinary ``+experiment=flow`` with ``lattice=debug``, trained as it
+is, with frozen moves, and without births where it has any. Then the weights of the
+first are measured on held-out vectors with parts of the lattice taken away:
 
 bypass      Energies rest where they were laid out, each on its cell's own face.
 straight    The carrier changes energies, but no flow moves aside or chooses a face.
 swapped     Every flow lands on the other face.
 births off  No slots for children.
+fresh       The carrier as it was before training; the ends as they have become.
 
-The settings differ in how much the two ends may do (``lattice.ends.kind``), in whether
-the faces are read apart, and in the start of the moves. ``carried`` has fixed ends and
-asks for the surface one column further, which only flows that move can give.
+The settings differ in how much the two ends may do (``lattice.ends.kind``), in how the
+faces are read, and in the start of the moves. ``divided`` is what ``+experiment=flow``
+has. ``carried`` has fixed ends and asks for the surface one column further, which only
+flows that move can give.
 
-Refuted for a setting when it loses less than 0.05 without its flows.
+Refuted for a setting when it loses less than 0.05 without its flows, and for
+``divided`` when the whole is below 0.97, ``bypass`` or ``swapped`` above 0.80, or
+``births off`` not lower than the whole by more than the spread over the seeds.
 """
 
 import argparse
@@ -44,6 +49,20 @@ from energyflow_mlx.lattice.state import FlowState, land, launch
 
 _BIRTHS = ("spawn.unit=cells", "spawn.threshold=0.1", "spawn.slots=100")
 SETTINGS: dict[str, tuple[str, ...]] = {
+    "divided": (
+        "ends.kind=divided",
+        "readout.faces=separate",
+        "motion.start=xavier",
+        "spawn.rule=learned",
+        "spawn.threshold=0.1",
+        "spawn.slots=400",
+    ),
+    "signed": (
+        "ends.kind=fixed",
+        "readout.faces=signed",
+        "motion.start=xavier",
+        "spawn.slots=0",
+    ),
     "fixed": ("ends.kind=fixed", "readout.faces=separate"),
     "carried": ("ends.kind=fixed",),
     "working": (
@@ -55,7 +74,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "linear": ("ends.kind=linear",),
     "mlp": (),
 }
-REPORTED = ("born", "child_cells", "sideways_cells", "path_cells")
+BIRTHS_COST = {"divided": 0.05}
+REPORTED = ("meetings", "born", "child_cells", "sideways_cells", "path_cells")
 REPORTED += ("face_entropy", "face_choice")
 _AT_ONCE = 16  # vectors
 
@@ -66,21 +86,28 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vectors", type=Path, required=True, help="[N, E] .npy")
     parser.add_argument("--held-out", type=Path, required=True, help="[M, E] .npy")
     parser.add_argument("--preset", default="debug")
+    parser.add_argument("--changes", nargs="*", default=[], help="group.key=value")
+    parser.add_argument("--numbers", type=int, help="only the first of each vector")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--frozen", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--barren", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--output", type=Path, default=None)
     return parser.parse_args()
 
 
-def configure(args: argparse.Namespace, setting: str, folder: Path) -> Config:
+def configure(
+    args: argparse.Namespace, setting: str, seed: int, folder: Path
+) -> Config:
     """``+experiment=flow`` on vectors, with the setting's overrides."""
     # A short run does not reach the end of the schedule of the moves' scale.
-    changes = ("motion.scale=1.0", *SETTINGS[setting])
-    config = Config(name=setting, seed=args.seed, share="none")
-    config.objectives = objectives_type()(flow=FlowConfig(lr=args.lr))
+    changes = ("motion.scale=1.0", *SETTINGS[setting], *args.changes)
+    config = Config(name=setting, seed=seed, share="none")
+    cost = BIRTHS_COST.get(setting, 0.0)
+    config.objectives = objectives_type()(flow=FlowConfig(lr=args.lr, births=cost))
     config.lattice = lattice_presets.read_preset(args.preset, changes)
     config.data.train = [str(folder / "train.npy")]
     config.data.val = [str(folder / "val.npy")]
@@ -93,16 +120,16 @@ def configure(args: argparse.Namespace, setting: str, folder: Path) -> Config:
     return config
 
 
-def write_pairs(args: argparse.Namespace, setting: str, folder: Path) -> None:
+def write_pairs(
+    args: argparse.Namespace, setting: str, seed: int, folder: Path
+) -> None:
     """Source and target: the vector itself, or its surface moved by a column."""
     lattice: EnergyLattice | None = None
     if setting == "carried":
-        config = configure(args, setting, folder)
-        parts = parts_of(build_objectives(config))
-        dim = np.load(args.vectors, mmap_mode="r").shape[1]
-        lattice = build_model(config, parts, 0, dim).lattice
+        dim = np.load(args.vectors, mmap_mode="r")[0, : args.numbers].size
+        lattice = untrained(configure(args, setting, seed, folder), dim)
     for path, name in ((args.vectors, "train"), (args.held_out, "val")):
-        rows = np.load(path).astype(np.float32)
+        rows = np.load(path)[:, : args.numbers].astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         goals = rows
         if lattice:
@@ -110,6 +137,13 @@ def write_pairs(args: argparse.Namespace, setting: str, folder: Path) -> None:
             moved = mx.pad(surface[..., :-1], ((0, 0), (0, 0), (1, 0)))
             goals = np.array(lattice.collector(moved))
         np.save(folder / f"{name}.npy", np.concatenate([rows, goals], axis=1))
+
+
+def untrained(config: Config, dim: int) -> EnergyLattice:
+    """The lattice that a run of this configuration begins with."""
+    lattice = build_model(config, parts_of(build_objectives(config)), 0, dim).lattice
+    lattice.eval()
+    return lattice
 
 
 def bypass(lattice: EnergyLattice, vectors: mx.array) -> mx.array:
@@ -144,20 +178,33 @@ def without_births(lattice: EnergyLattice) -> EnergyLattice:
     return barren
 
 
-def ablate(lattice: EnergyLattice, pairs: np.ndarray) -> dict[str, float]:
+def with_fresh_carrier(lattice: EnergyLattice, first: EnergyLattice) -> EnergyLattice:
+    """The ends of one lattice around the flows of another."""
+    mixed = EnergyLattice(lattice.config, lattice.embedding_dim)
+    mixed.update(lattice.parameters())
+    mixed.flow.update(first.flow.parameters())
+    mixed.eval()
+    return mixed
+
+
+def ablate(
+    lattice: EnergyLattice, first: EnergyLattice, pairs: np.ndarray
+) -> dict[str, float]:
     """Mean cosine to the goals, whole and with parts taken away.
 
     Args:
         lattice: A trained lattice in evaluation mode.
+        first: The same before training.
         pairs: Sources and goals, ``[N, 2E]``.
     """
-    barren = without_births(lattice)
+    barren, fresh = without_births(lattice), with_fresh_carrier(lattice, first)
     forms: dict[str, Callable[[mx.array], mx.array]] = {
         "whole": lambda v: lattice(v).vector,
         "bypass": lambda v: bypass(lattice, v),
         "straight": lambda v: lattice(v, displacement_scale=0.0).vector,
         "swapped": lambda v: swapped(lattice, v),
         "births off": lambda v: barren(v).vector,
+        "fresh": lambda v: fresh(v).vector,
     }
     sources, goals = np.split(pairs, 2, axis=1)
     found = {}
@@ -170,21 +217,54 @@ def ablate(lattice: EnergyLattice, pairs: np.ndarray) -> dict[str, float]:
     return found
 
 
-def measure(args: argparse.Namespace, setting: str) -> dict[str, Any]:
-    """Train a setting with free and with frozen moves, and take parts away."""
+def measure(args: argparse.Namespace, setting: str, seed: int) -> dict[str, Any]:
+    """Train a setting with a seed, whole and with parts frozen; take parts away."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_pairs(args, setting, folder)
-        config = configure(args, setting, folder)
+        write_pairs(args, setting, seed, folder)
+        config = configure(args, setting, seed, folder)
         config.run.dir = str(folder / "free")
         free = run(config)
         pairs = np.load(folder / "val.npy")[: config.data.val_limit]
-        found = ablate(load(config.run.dir).model.lattice, pairs)
-        config = configure(args, setting, folder)
-        config.lattice.motion.freeze, config.run.dir = True, str(folder / "frozen")
-        found["trained frozen"] = run(config)["final"]["cosine"]
+        first = untrained(config, pairs.shape[1] // 2)
+        found = ablate(load(config.run.dir).model.lattice, first, pairs)
+        if args.frozen:
+            config = configure(args, setting, seed, folder)
+            config.lattice.motion.freeze = True
+            found["trained frozen"] = final_cosine(config, folder / "frozen")
+        if args.barren and config.lattice.spawn.is_learned:
+            config = configure(args, setting, seed, folder)
+            config.lattice.spawn.slots = 0
+            found["trained without births"] = final_cosine(config, folder / "barren")
     statistics = {name: free["final"][f"flow_{name}"] for name in REPORTED}
-    return {"setting": setting, "cosine": found, "statistics": statistics}
+    return {
+        "setting": setting,
+        "seed": seed,
+        "seconds": free["seconds"],
+        "cosine": found,
+        "statistics": statistics,
+    }
+
+
+def final_cosine(config: Config, folder: Path) -> float:
+    """Cosine on held-out vectors of a run in this folder."""
+    config.run.dir = str(folder)
+    cosine: float = run(config)["final"]["cosine"]
+    return cosine
+
+
+def summarize(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, least and greatest cosine of each setting over its seeds."""
+    lines = []
+    for setting in dict.fromkeys(one["setting"] for one in runs):
+        found = [one["cosine"] for one in runs if one["setting"] == setting]
+        columns = {
+            name: [float(f(each)) for f in (np.mean, np.min, np.max)]
+            for name in found[0]
+            if (each := [one[name] for one in found if name in one])
+        }
+        lines.append({"setting": setting, "seeds": len(found), "cosine": columns})
+    return lines
 
 
 def main() -> None:
@@ -199,10 +279,13 @@ def main() -> None:
         "runs": [],
     }
     for setting in args.settings:
-        record["runs"].append(measure(args, setting))
-        print(json.dumps(record["runs"][-1]), flush=True)
-        if args.output:
-            args.output.write_text(json.dumps(record, indent=1) + "\n")
+        for seed in args.seeds:
+            record["runs"].append(measure(args, setting, seed))
+            print(json.dumps(record["runs"][-1], allow_nan=False), flush=True)
+            record["summary"] = summarize(record["runs"])
+            if args.output:
+                text = json.dumps(record, indent=1, allow_nan=False)
+                args.output.write_text(text + "\n")
 
 
 if __name__ == "__main__":

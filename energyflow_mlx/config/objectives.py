@@ -202,15 +202,18 @@ class FlowConfig(VectorDistanceConfig):
             out and the mapper's image of the target; the image has no gradient.
         mask: Share of the cells whose energy is hidden at launch in training, [0, 1):
             the whole is to come out of what is left (denoising).
+        births: Weight of what children cost by the learned rule: their weights, over
+            the slots for children.
     """
 
     surface: float = 0.0
     mask: float = 0.0
+    births: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        self.require_not_negative("surface")
+        self.require_not_negative("surface", "births")
         require_share(self.mask, f"{self.key}.mask")
 
 

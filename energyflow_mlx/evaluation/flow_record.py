@@ -21,6 +21,7 @@ _STATISTICS = (
     ("sideways", "mean sideways displacement", False),
     ("sideways_cells", "sideways, in cells", False),
     ("child_cells", "children from their birth, in cells", False),
+    ("meetings", "steps in which flows share a cell", False),
     ("face_entropy", "entropy of the faces, in bits", False),
 )
 

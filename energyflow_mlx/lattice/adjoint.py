@@ -32,7 +32,10 @@ Loss = tuple[mx.array, Any]
 
 # Fields of the state that later steps and the readout differentiate. All others are
 # masks, counters and measurements.
-_SMOOTH = ("position", "energy", "memory", "face")
+_SMOOTH = ("position", "energy", "memory", "face", "weight")
+
+# Those of them that the readout differentiates.
+_READ = ("position", "energy", "weight")
 
 
 class Ends(NamedTuple):
@@ -216,9 +219,9 @@ class StepwiseAdjoint:
     def _after(
         self, own: Arrays, others: Arrays, inputs: Any, state: tuple, key: mx.array
     ) -> tuple[Loss, Arrays, Arrays]:
-        """Loss, gradients of parameters, cotangents of position and energy."""
+        """Loss, gradients of parameters, cotangents of what the readout sees."""
         flows = FlowState(*state)
-        smooth = {"position": flows.position, "energy": flows.energy}
+        smooth = {name: getattr(flows, name) for name in _READ}
 
         def loss(own: Arrays, smooth: Arrays) -> Loss:
             landed = land(self._lattice.config, flows._replace(**smooth))

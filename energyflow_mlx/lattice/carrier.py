@@ -8,7 +8,7 @@ the move. One set of weights serves all flows; ``ops.flow_carry`` computes with 
 import mlx.core as mx
 import mlx.nn as nn
 
-from energyflow_mlx.config.lattice import CarrierConfig
+from energyflow_mlx.config.flows import CarrierConfig
 from energyflow_mlx.nn.gru import GRUCell
 from energyflow_mlx.ops.flow_carry import CellWeights, HeadWeights
 

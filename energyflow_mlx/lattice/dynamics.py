@@ -8,11 +8,13 @@ import mlx.nn as nn
 
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.carrier import MEMORY_SLOTS, EnergyCarrier
+from energyflow_mlx.lattice.field import Medium
 from energyflow_mlx.lattice.geometry import cells_across
 from energyflow_mlx.lattice.motion import StepControls, move_flows
 from energyflow_mlx.lattice.neuron import SimpleNeuron
 from energyflow_mlx.lattice.spawn import (
     assign_slots,
+    choose_parents,
     count_children,
     inherit,
     place_children,
@@ -64,6 +66,10 @@ class FlowStep(nn.Module):
         carrier = config.carrier
         self.neuron = SimpleNeuron(carrier.neuron_hidden, carrier.neuron_features)
         self.carrier = EnergyCarrier(carrier, start=config.motion.start)
+        if config.spawn.is_learned:
+            self.birth = nn.Linear(carrier.hidden, 1)
+        if config.field.cells:
+            self.medium = Medium(config)
         self._config = config
 
     def fused(self) -> CarryWeights:
@@ -90,6 +96,8 @@ class FlowStep(nn.Module):
         """
         fused = fused or self.fused()
         seen = _cut(state) if phase.cuts else state
+        if self._config.field.cells:
+            seen = seen._replace(hidden=self.medium(seen))
         output, energy, hidden = self._carry(seen, state.energy, fused)
         controls = StepControls(phase.pace, scale, noise)
         move = move_flows(self._config, state, output, controls)
@@ -109,7 +117,12 @@ class FlowStep(nn.Module):
             reached=reached,
             path=state.path + mx.where(alive, length, 0.0),
         )
-        return _spawn(self._config, state, moved, length) if phase.spawns else moved
+        if not phase.spawns:
+            return moved
+        if self._config.spawn.is_learned:
+            score = mx.sigmoid(self.birth(hidden[-1].astype(mx.float32))[..., 0])
+            return _spawn_best(self._config, state, moved, score)
+        return _spawn_far(self._config, state, moved, length)
 
     def _carry(
         self, seen: FlowState, energy: mx.array, fused: CarryWeights
@@ -179,19 +192,50 @@ def _cut(state: FlowState) -> FlowState:
     )
 
 
-def _spawn(
+def _spawn_far(
     config: LatticeConfig, before: FlowState, after: FlowState, length: mx.array
 ) -> FlowState:
-    """Fill free slots with children of flows that moved far and still travel.
-
-    A child starts where its parent was before the move, with the energy and hidden
-    state its parent has after it.
-    """
+    """Fill free slots with children of flows that moved far and still travel."""
     if config.spawn.unit == "cells":
         side = (after.position - before.position)[..., :2]
         length = cells_across(_length(side), config.cube.width)
     wanted = count_children(config.spawn, length, after.alive)  # [B, F]
-    births = plan_births(config, assign_slots(config, wanted, after.exists))
+    return _bear(config, before, after, assign_slots(config, wanted, after.exists))
+
+
+def _spawn_best(
+    config: LatticeConfig, before: FlowState, after: FlowState, score: mx.array
+) -> FlowState:
+    """Fill free slots with children of the flows that score highest, ``[B, F]``.
+
+    They head for the other face than their parents: what a flow carries can then be
+    read on both.
+    """
+    able = mx.logical_and(after.alive, mx.logical_not(after.settled))
+    parents = choose_parents(config, score, able, after.exists)
+    births = plan_births(config, parents)
+    grown = _bear(config, before, after, parents)
+    # A column after the last takes what is no parent.
+    slot = mx.where(births.is_born, parents, config.slots)
+    settled = mx.pad(after.settled, ((0, 0), (0, 1)))
+    settled = mx.put_along_axis(settled, slot, births.is_born, axis=1)[:, :-1]
+    weight = mx.where(births.is_new, inherit(births, score), after.weight)
+    return grown._replace(
+        face=mx.where(births.is_new, -grown.face, grown.face),
+        weight=weight,
+        settled=mx.logical_or(settled, births.is_new),
+    )
+
+
+def _bear(
+    config: LatticeConfig, before: FlowState, after: FlowState, parents: mx.array
+) -> FlowState:
+    """Put the children of these parents, ``[B, M]``, into their slots.
+
+    A child starts where its parent was before the move, with the energy and hidden
+    state its parent has after it.
+    """
+    births = plan_births(config, parents)
     place, is_new = partial(place_children, births), births.is_new
     start = take_parents(births, before.position)  # [B, M, 3]
     # Its parent's past is not the child's: the memory holds the place of birth alone.

@@ -203,7 +203,7 @@ def build_mapper(
         return EmbeddingMapper(embedding_dim, *size, width_cap=cap, rate=rate)
     direct = _gain(config, embedding_dim) * isometry(cube.surface_size, embedding_dim)
     mapper = LinearMapper(direct, *size)
-    if ends.kind == "fixed":
+    if ends.kind in ("fixed", "divided"):
         mapper.freeze()
     return mapper
 
@@ -232,11 +232,39 @@ def build_collector(
         cells = faces * cube.surface_size
         return LinearCollector(isometry(embedding_dim, cells) / gain)
     maps = [mapper.direct.T / gain**2]
-    if config.readout.is_split:
+    if ends.kind == "divided":
+        maps = divide(config, maps[0])
+    elif config.readout.is_split:
         maps.append(isometry(embedding_dim, cube.surface_size) / gain)
     collector = LinearCollector(mx.concatenate(maps, axis=1))
     collector.freeze()
     return collector
+
+
+def divide(config: LatticeConfig, whole: mx.array) -> list[mx.array]:
+    """What either face says of a vector that both must be asked for.
+
+    The near face is read on the columns at the left and the far one on those at the
+    right. On columns of both the near face gives the first half of the numbers and the
+    far one the others, so that an energy there must arrive on both: by a flow and its
+    child. The far face is read some columns further to the left.
+
+    Args:
+        config: Settings of the lattice.
+        whole: Map from all cells, ``[E, S]``.
+
+    Returns:
+        Maps from the near and the far face, ``[E, S]`` each.
+    """
+    width = config.cube.width
+    left, right = config.ends.divide(width)
+    numbers = mx.arange(whole.shape[0])[:, None]
+    column = mx.arange(config.surface_size) % width
+    is_both = mx.logical_and(column < left, column >= width - right)
+    is_near = mx.where(is_both, 2 * numbers < whole.shape[0], column < left)
+    near, far = mx.where(is_near, whole, 0.0), mx.where(is_near, 0.0, whole)
+    # Nothing falls off: the far face reads no column so far left.
+    return [near, mx.roll(far, -config.ends.shift, axis=1)]
 
 
 def _gain(config: LatticeConfig, embedding_dim: int) -> float:

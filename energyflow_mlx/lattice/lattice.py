@@ -8,7 +8,13 @@ import mlx.nn as nn
 from energyflow_mlx.config.lattice import LatticeConfig
 from energyflow_mlx.lattice.dynamics import FlowStep
 from energyflow_mlx.lattice.ends import build_collector, build_mapper
-from energyflow_mlx.lattice.readout import describe_flows, read_faces
+from energyflow_mlx.lattice.field import write_grid
+from energyflow_mlx.lattice.readout import (
+    count_meetings,
+    describe_flows,
+    read_faces,
+    weigh_births,
+)
 from energyflow_mlx.lattice.solve import StepRunner, propagate
 from energyflow_mlx.lattice.state import (
     FlowOptions,
@@ -25,13 +31,16 @@ class LatticeOutput(NamedTuple):
         vector: Read off the output surface, ``[B, E]``, not normalized.
         surface_in: Energies the flows started with, ``[B, H, W]``.
         surface_out: Energies that arrived, both faces together, ``[B, H, W]``.
-        statistics: See ``readout.describe_flows``.
+        births: Weights of all children over the slots for them, scalar.
+        statistics: See ``readout.describe_flows``; ``meetings`` beside them, see
+            ``readout.count_meetings``, where all states are at hand.
         flows: Every flow after landing.
     """
 
     vector: mx.array
     surface_in: mx.array
     surface_out: mx.array
+    births: mx.array
     statistics: dict[str, mx.array]
     flows: FlowState
 
@@ -43,12 +52,15 @@ class FlowPaths(NamedTuple):
         position: ``[steps + 1, B, F, 3]``; the last entry is before projection.
         energy: ``[steps + 1, B, F]``.
         alive: ``[steps + 1, B, F]`` bool.
+        field: What ``field.write_grid`` gives, ``[steps + 1, B, N, N, N, 2]``; none
+            without a medium.
         output: The forward pass itself.
     """
 
     position: mx.array
     energy: mx.array
     alive: mx.array
+    field: mx.array | None
     output: LatticeOutput
 
 
@@ -91,7 +103,7 @@ class EnergyLattice(nn.Module):
         keys = self._keys(key, noise_sigma)
         surface = self.mapper(vector, key=keys[0])
         options = self._options(displacement_scale, noise_sigma, keys[1])
-        return self.finish(surface, self._travel(surface, options)[-1], keys[2])
+        return self._read_out(surface, self._travel(surface, options), keys[2])
 
     def from_surface(
         self,
@@ -112,7 +124,7 @@ class EnergyLattice(nn.Module):
         surface = self._as_surface(surface)
         keys = self._keys(key, noise_sigma)
         options = self._options(displacement_scale, noise_sigma, keys[1])
-        return self.finish(surface, self._travel(surface, options)[-1], keys[2])
+        return self._read_out(surface, self._travel(surface, options), keys[2])
 
     def trace(
         self, vector: mx.array, *, displacement_scale: float | mx.array | None = None
@@ -145,8 +157,29 @@ class EnergyLattice(nn.Module):
             position=mx.stack([state.position for state in states]),
             energy=mx.stack([state.energy for state in states]),
             alive=mx.stack([state.alive for state in states]),
-            output=self.finish(surface, landed, None),
+            field=self._field(states),
+            output=self._read_out(surface, [*states[1:], landed], None),
         )
+
+    def _field(self, states: list[FlowState]) -> mx.array | None:
+        cells = self.config.field.cells
+        return mx.stack([write_grid(s, cells) for s in states]) if cells else None
+
+    def _read_out(
+        self, surface: mx.array, states: list[FlowState], key: mx.array | None
+    ) -> LatticeOutput:
+        """As ``finish``, of the states after every step and the landed one."""
+        output = self.finish(surface, states[-1], key)
+        met = {"meetings": count_meetings(self.config, states[:-1])}
+        return output._replace(statistics=output.statistics | met)
+
+    def image(self, vector: mx.array) -> mx.array:
+        """Surfaces ``[B, H, W]`` of vectors ``[B, E]``, without dropout: as a goal."""
+        was_training = self.mapper.training
+        self.mapper.eval()
+        surface: mx.array = self.mapper(vector)
+        self.mapper.train(was_training)
+        return surface
 
     @property
     def embedding_dim(self) -> int:
@@ -216,6 +249,7 @@ class EnergyLattice(nn.Module):
             vector=self.collector(mx.concatenate(faces, axis=1), key=key),
             surface_in=surface,
             surface_out=arrived,
+            births=weigh_births(self.config, flows),
             statistics=describe_flows(self.config, flows, arrived),
             flows=flows,
         )

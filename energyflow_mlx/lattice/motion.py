@@ -132,10 +132,11 @@ def _choose_face(config: LatticeConfig, state: FlowState, along: mx.array) -> mx
     if not config.cube.is_dual:
         return mx.full(state.face.shape, FACE_FAR)
     is_clear = mx.abs(along) > config.motion.face_tie * config.motion.bound
-    is_new = state.age == 0.0
+    # Children of the learned rule are settled, and their face with them.
+    is_new = mx.logical_and(state.age == 0.0, mx.logical_not(state.settled))
     chooses = mx.logical_and(is_new, is_clear)
     face = mx.stop_gradient(mx.where(chooses, mx.sign(along), state.face))
-    if not config.readout.is_split:
+    if not config.readout.tells_faces_apart:
         return face
     soft = mx.where(is_new, along / config.motion.bound, state.face)
     return straight_through(face, soft)
@@ -169,7 +170,7 @@ def _settle(config: LatticeConfig, raw: mx.array, face: mx.array) -> Move:
     if is_dual:
         reached = mx.where(z <= FACE_NEAR + PLANE_TOLERANCE, FACE_NEAR, reached)
     z = mx.where(reached != 0.0, reached, z)
-    if config.readout.is_split:
+    if config.readout.tells_faces_apart:
         # Else a face that stops a flow would hide the choice of it.
         z = straight_through(z, raw[..., 2])
     position = mx.concatenate([side, z[..., None]], axis=-1)

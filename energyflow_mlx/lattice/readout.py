@@ -1,15 +1,17 @@
 """From landed flows to the output surface, and what to report about them."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import mlx.core as mx
 
 from energyflow_mlx.config.lattice import LatticeConfig
-from energyflow_mlx.lattice.geometry import cells_across
+from energyflow_mlx.lattice.geometry import cell_index, cells_across, quantize
 from energyflow_mlx.lattice.state import FlowState
 from energyflow_mlx.ops import CellMode, lattice_readout, lattice_scatter
 
 _AGE_WEIGHT = 0.1
+_LEAST_WEIGHT = 1e-6
 _EVERY_CELL: CellMode = "nearest"
 
 
@@ -21,7 +23,8 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
 
     ``gap`` is the distance to the plane from which a flow had to be projected, 0 for
     a flow that arrived by itself. The logarithm makes the softmax an average by the
-    importance itself. Slots never used get minus infinity.
+    importance itself. To the scores of children of the learned rule the logarithm of
+    their weight is added. Slots never used get minus infinity.
 
     Args:
         config: Settings of the lattice.
@@ -36,11 +39,17 @@ def score_flows(config: LatticeConfig, state: FlowState) -> mx.array:
         near = readout.proximity_weight * safe / mx.maximum(state.gap, safe)  # [B, F]
         far = readout.path_length_weight * state.age / config.total_steps
         score = mx.log(mx.maximum(near + far, 1e-6))
+    if config.spawn.is_learned:
+        score = score + mx.log(mx.maximum(state.weight, _LEAST_WEIGHT))
     return mx.where(state.exists, score, -mx.inf)
 
 
 def read_faces(config: LatticeConfig, state: FlowState) -> list[mx.array]:
     """Energies that arrived on the cells: one surface, or the near and the far face.
+
+    merged:    ``read(energy)``
+    separate:  ``near`` and ``far``, below
+    signed:    ``read(|energy| * z)``
 
     ``near = read(energy * (1 - z) / 2)`` and ``far = read(energy * (1 + z) / 2)``: all
     flows of a cell share its average on whichever face they are, so that both faces
@@ -55,10 +64,26 @@ def read_faces(config: LatticeConfig, state: FlowState) -> list[mx.array]:
     """
     score = score_flows(config, state)
     read = partial(_read, config, state.position, score)
-    if not config.readout.is_split:
-        return [read(state.energy)]
+    # A child alone on its cell has no one to be weighed against.
+    energy = state.energy * state.weight if config.spawn.is_learned else state.energy
+    if config.readout.faces == "merged":
+        return [read(energy)]
+    if config.readout.faces == "signed":
+        return [read(mx.abs(energy) * state.position[..., 2])]
     far = (1.0 + state.position[..., 2]) / 2  # 1 or 0
-    return [read(state.energy * (1.0 - far)), read(state.energy * far)]
+    return [read(energy * (1.0 - far)), read(energy * far)]
+
+
+def weigh_births(config: LatticeConfig, state: FlowState) -> mx.array:
+    """Weights of all children over the slots for them, scalar; 0 without slots.
+
+    Args:
+        config: Settings of the lattice.
+        state: After ``land``.
+    """
+    cells, slots = config.surface_size, max(1, config.spawn.slots)
+    weights = mx.where(state.exists, state.weight, 0.0)[:, cells:]
+    return weights.sum() / (slots * state.exists.shape[0])
 
 
 def _read(
@@ -86,6 +111,30 @@ def count_arrivals(config: LatticeConfig, state: FlowState, face: float) -> mx.a
     ones = mx.ones_like(on_face)
     size = (config.cube.height, config.cube.width)
     return lattice_scatter(state.position, ones, on_face, size, _EVERY_CELL)
+
+
+def count_meetings(config: LatticeConfig, states: Sequence[FlowState]) -> mx.array:
+    """Steps in which a flow shares its cell of the cube with another, mean of flows.
+
+    Args:
+        config: Settings of the lattice.
+        states: After every step; flows that have arrived meet no one.
+
+    Returns:
+        Float32 scalar without gradient.
+    """
+    cube = config.cube
+    levels, met = cube.depth + 1, mx.array(0.0)
+    for state in states:
+        place = mx.stop_gradient(state.position)
+        cell = cell_index(place, cube.width, cube.height) * levels
+        cell = cell + quantize(place[..., 2], levels)  # [B, F]
+        count = mx.zeros((cell.shape[0], cube.surface_size * levels))
+        rows = mx.arange(cell.shape[0])[:, None]
+        count = count.at[rows, cell].add(state.alive.astype(mx.float32))
+        shares = mx.take_along_axis(count, cell, axis=1) > 1
+        met = met + mx.logical_and(shares, state.alive).sum()
+    return met / states[-1].exists.sum()
 
 
 def describe_flows(

@@ -1,10 +1,17 @@
-"""Children of flows that move far, within a fixed budget of slots per sample."""
+"""Children of flows, within a fixed budget of slots per sample.
+
+Flows that move far have children, or those that the carrier scores highest. A choice of
+the highest has no gradient: what learns is the child's weight in the readout, which is
+its parent's score, as in a mixture of experts (Shazeer et al., "Outrageously Large
+Neural Networks", 2017).
+"""
 
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from energyflow_mlx.config.lattice import LatticeConfig, SpawnConfig
+from energyflow_mlx.config.flows import SpawnConfig
+from energyflow_mlx.config.lattice import LatticeConfig
 
 
 def count_children(
@@ -52,6 +59,30 @@ def assign_slots(config: LatticeConfig, wanted: mx.array, exists: mx.array) -> m
         target = mx.where(granted, slot, budget)
         born = mx.put_along_axis(born, target, parent, axis=1)
     return mx.stop_gradient(born[:, :budget])  # [B, M]
+
+
+def choose_parents(
+    config: LatticeConfig, score: mx.array, can_spawn: mx.array, exists: mx.array
+) -> mx.array:
+    """Parent of the child born into each spawn slot, ``[B, M]`` int32, or -1.
+
+    Free slots go to the flows with the highest scores, the highest first.
+
+    Args:
+        config: Settings of the lattice; M is its ``spawn.slots``.
+        score: Of every flow, in (0, 1), ``[B, F]``; those below ``spawn.threshold``
+            have no child.
+        can_spawn: Flows that may, ``[B, F]`` bool.
+        exists: Slots in use, ``[B, F]``.
+    """
+    slots, budget = score.shape[1], config.spawn.slots
+    wanted = mx.logical_and(can_spawn, score >= config.spawn.threshold)
+    order = mx.argsort(mx.where(wanted, -score, mx.inf), axis=1)  # [B, F]
+    used = exists.sum(axis=1, keepdims=True).astype(mx.int32) - config.surface_size
+    rank = mx.arange(budget, dtype=mx.int32) - used  # [B, M]
+    parent = mx.take_along_axis(order, mx.clip(rank, 0, slots - 1), axis=1)
+    is_born = mx.logical_and(rank >= 0, rank < wanted.sum(axis=1, keepdims=True))
+    return mx.stop_gradient(mx.where(is_born, parent.astype(mx.int32), -1))
 
 
 class Births(NamedTuple):

@@ -42,6 +42,10 @@ class FlowState(NamedTuple):
         gap: Distance to its plane before it was projected there, ``[B, F]``.
         path: Length of the path travelled, ``[B, F]``.
         origin: x and y where it began, ``[B, F, 2]``.
+        weight: Its part in the readout: 1, or the score a child was born with,
+            ``[B, F]``.
+        settled: Chooses no face and has no child any more, by the learned rule: it
+            has one or is one, ``[B, F]`` bool.
     """
 
     position: mx.array
@@ -56,6 +60,8 @@ class FlowState(NamedTuple):
     gap: mx.array
     path: mx.array
     origin: mx.array
+    weight: mx.array
+    settled: mx.array
 
 
 class FlowOptions(NamedTuple):
@@ -115,6 +121,8 @@ def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
         gap=zeros,
         path=zeros,
         origin=position[..., :2],
+        weight=mx.contiguous(mx.ones(shape)),
+        settled=mx.zeros(shape, dtype=mx.bool_),
     )
 
 
@@ -171,6 +179,6 @@ def land(config: LatticeConfig, state: FlowState) -> FlowState:
     z = state.position[..., 2]
     gap = mx.where(state.alive, plane_distance(z, is_dual=is_dual), state.gap)
     landed = mx.where(state.alive, nearest_plane(z, is_dual=is_dual), z)
-    z = straight_through(landed, z) if config.readout.is_split else landed
+    z = straight_through(landed, z) if config.readout.tells_faces_apart else landed
     position = mx.concatenate([state.position[..., :2], z[..., None]], axis=-1)
     return state._replace(position=position, gap=gap, alive=mx.zeros_like(state.alive))

@@ -40,8 +40,32 @@ def test_a_nested_setting_can_be_given_on_the_command_line():
 def test_a_preset_changes_what_it_names_and_keeps_the_other_defaults():
     lattice = compose_flow("lattice=experiment").lattice
     assert (lattice.carrier.hidden, lattice.adjoint.way) == (512, "stepwise")
-    assert lattice.readout == LatticeConfig().readout
-    assert lattice.motion.scale == LatticeConfig().motion.scale
+    assert lattice.noise == LatticeConfig().noise
+    assert lattice.motion.decay == LatticeConfig().motion.decay
+
+
+def test_the_flow_experiment_leaves_work_to_the_flows():
+    lattice = compose_flow().lattice
+    assert (lattice.ends.kind, lattice.readout.faces) == ("divided", "separate")
+    assert lattice.spawn.rule == "learned"
+    assert LatticeConfig().ends.kind == "mlp"  # of runs that name no ends
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ends.far=0.05"], r"lattice.ends.far must be >= 0.1, .* got 0.05"),
+        (["ends.near=1.5"], r"lattice.ends.near must be <= 1, got 1.5"),
+        (["ends.shift=16"], r"lattice.ends.shift must be <= 15, .* got 16"),
+        (["readout.faces=merged"], r"lattice.readout.faces must be separate with"),
+        (["spawn.threshold=1"], r"lattice.spawn.threshold must be < 1 with"),
+        (["spawn.rule=often"], r"lattice.spawn.rule must be one of distance, learned"),
+        (["field.cells=1"], r"lattice.field.cells must be 0 or >= 2, got 1"),
+    ],
+)
+def test_what_does_not_fit_the_divided_ends_is_refused(words, message):
+    with pytest.raises((InputError, HydraException), match=message):
+        compose_flow(*(f"lattice.{word}" for word in words))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from energyflow_mlx.config.lattice import (
     AdjointConfig,
     CarrierConfig,
     CubeConfig,
+    FieldConfig,
     NoiseConfig,
     SpawnConfig,
 )
@@ -284,3 +285,53 @@ def test_a_choice_of_face_has_the_same_gradient_either_way(kind, way):
     for path, gradient in found.gradients.items():
         error = mx.abs(gradient - expected[path]).max().item()
         assert error <= 2e-5 * largest, path
+
+
+@pytest.mark.parametrize("way", ["graph", "stepwise"])
+def test_births_and_the_medium_have_the_same_gradient_either_way(way):
+    """The score of a parent, what its children cost, and what flows read."""
+    config = make_config("flow", way=way)
+    config.lattice.readout.faces = "separate"
+    config.lattice.spawn = SpawnConfig(rule="learned", slots=6, threshold=0.2)
+    config.lattice.field = FieldConfig(cells=3)
+    config.objectives.flow.births = 0.3
+    stepper, batch = make_stepper(config), make_batch()
+    loss, expected = in_one_graph(stepper, "flow", batch)
+    found = gradients(stepper, "flow", batch, KEY)
+    assert found.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    largest = max(mx.abs(g).max().item() for g in expected.values())
+    for path, gradient in found.gradients.items():
+        error = mx.abs(gradient - expected[path]).max().item()
+        assert error <= 2e-5 * largest, path
+    for part in ("birth.weight", "birth.bias", "medium.intake"):
+        assert mx.abs(found.gradients[f"lattice.flow.{part}"]).max().item() > 0, part
+
+
+@pytest.mark.parametrize("name", ["flow", "flow_text"])
+def test_the_surface_of_the_goal_needs_no_key_where_the_ends_drop_out(name):
+    """It is laid out without dropout; the surface that launches has it."""
+    config = make_config(name)
+    config.lattice.ends.dropout = 0.4
+    stepper, batch = make_stepper(config), make_batch()
+    found = gradients(stepper, name, batch, KEY)
+    assert np.isfinite(found.loss.item())
+    mapper, vectors = stepper.model.lattice.mapper, batch.target
+    goal = stepper.model.lattice.image(vectors)
+    assert mapper.training
+    mapper.eval()
+    assert mx.array_equal(goal, mapper(vectors))
+
+
+def test_births_cost_the_weight_of_the_children():
+    losses = []
+    for price in (0.0, 0.5, 1.0):
+        config = make_config("flow")
+        config.lattice.spawn = SpawnConfig(rule="learned", slots=6, threshold=0.2)
+        config.objectives.flow.births = price
+        stepper = make_stepper(config)
+        found = gradients(stepper, "flow", make_batch(), KEY)
+        losses.append(found.loss.item())
+    first, second = np.diff(losses)
+    assert first == pytest.approx(second, rel=1e-3)
+    # Of a batch, with weights between the threshold and 1.
+    assert 0.5 * B * 0.2 < first < 0.5 * B

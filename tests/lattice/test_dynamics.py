@@ -11,6 +11,7 @@ from energyflow_mlx.config.lattice import (
     AdjointConfig,
     CarrierConfig,
     CubeConfig,
+    FieldConfig,
     LatticeConfig,
     MotionConfig,
     SpawnConfig,
@@ -31,6 +32,7 @@ CONFIGS = st.builds(
     ),
     spawn=st.builds(
         SpawnConfig,
+        rule=st.sampled_from(["distance", "learned"]),
         slots=st.integers(0, 5),
         max_per_step=st.integers(1, 3),
         threshold=st.sampled_from([0.05, 0.15, 0.4]),
@@ -49,6 +51,7 @@ CONFIGS = st.builds(
         z_drift=st.booleans(),
         bound=st.sampled_from([0.1, 0.5, 1.0]),
     ),
+    field=st.builds(FieldConfig, cells=st.sampled_from([0, 3])),
     adjoint=st.builds(AdjointConfig, truncate_every=st.integers(0, 2)),
 )
 SEEDS = st.integers(0, 1000)
@@ -325,3 +328,61 @@ def test_births_in_cells_ask_for_a_move_aside_and_the_drift_counts_for_nothing(
     assert born_after_a_step(small_config, straight, **in_cells) == 0
     assert born_after_a_step(small_config, aside, **in_cells) == 20
     assert born_after_a_step(small_config, aside, unit="cells", threshold=0.4) == 0
+
+
+def with_births(score=4.0, **groups):
+    """A config in which flows are born by score, and a step that scores all alike."""
+    spawn = {"rule": "learned", "slots": 20} | groups.pop("spawn", {})
+    config = LatticeConfig(
+        cube=CubeConfig(width=5, height=4, depth=6),
+        carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
+        spawn=SpawnConfig(**spawn),
+        **groups,
+    )
+    step = awake_step(config, 0)
+    step.birth.weight = mx.zeros_like(step.birth.weight)
+    step.birth.bias = mx.array([score])
+    return config, step
+
+
+def test_a_learned_child_heads_for_the_other_face_and_weighs_its_score():
+    config, step = with_births()
+    start = launch(config, mx.random.normal((2, 4, 5)))
+    first = step(start, phase(config, 0))
+    parents, children = first.face[:, :20], first.face[:, 20:]
+    # All score alike: children stand in the order of their parents.
+    assert mx.array_equal(children, -parents)
+    assert mx.allclose(first.weight[:, 20:], mx.sigmoid(mx.array(4.0)))
+    assert (first.weight[:, :20] == 1).all()
+    second = step(first, phase(config, 1))
+    assert mx.array_equal(second.face, first.face)
+
+
+def test_a_launched_flow_has_one_child_and_a_child_has_none():
+    config, step = with_births(spawn={"slots": 50})
+    state = launch(config, mx.random.normal((2, 4, 5)))
+    for index in range(config.total_steps):
+        state = step(state, phase(config, index))
+    assert state.exists.sum(axis=1).tolist() == [40, 40]
+
+
+@pytest.mark.parametrize(("score", "born"), [(-0.9, 0), (-0.8, 20)])
+def test_flows_that_score_below_the_threshold_have_no_child(score, born):
+    """A third is between the scores, 0.29 and 0.31."""
+    config, step = with_births(score, spawn={"threshold": 0.3})
+    state = step(launch(config, mx.ones((1, 4, 5))), phase(config, 0))
+    assert state.exists.sum().item() == 20 + born
+
+
+def test_the_score_learns_by_the_weight_of_its_child():
+    """Only what reads the weight has a gradient; the choice itself has none."""
+    config, step = with_births()
+    start = launch(config, mx.random.normal((2, 4, 5)))
+
+    def weight(bias):
+        step.birth.bias = bias
+        return step(start, phase(config, 0)).weight[:, 20:].sum()
+
+    score = mx.sigmoid(mx.array(1.0)).item()
+    slope = mx.grad(weight)(mx.array([1.0])).item()
+    assert slope == pytest.approx(40 * score * (1 - score), rel=1e-4)

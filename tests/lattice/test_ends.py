@@ -148,3 +148,37 @@ def test_fixed_ends_are_drawn_from_the_seed(small_config):
     mx.random.seed(1)
     other = build_mapper(small_config(ends={"kind": "fixed"}), 6)
     assert not mx.allclose(one[0].direct, other.direct)
+
+
+DIVIDED = {"kind": "divided", "near": 0.8, "far": 0.6}  # of 5 columns, 2 read on both
+
+
+def read_divided(collector, near, far):
+    """What divided ends make of the two faces, ``[B, 4, 5]`` each."""
+    return collector(mx.concatenate([near, far], axis=1))
+
+
+def test_divided_ends_give_back_what_arrives_on_both_faces(small_config):
+    mapper, collector = ends_of(small_config, "separate", **DIVIDED, shift=0)
+    laid = mapper(v := mx.random.normal((3, 6)))
+    assert mx.allclose(read_divided(collector, laid, laid), v, atol=1e-5)
+    column = mx.arange(5)
+    near, far = laid * (column < 4), laid * (column >= 2)
+    assert mx.allclose(read_divided(collector, near, far), v, atol=1e-5)
+    for lost in ((near * (column != 2), far), (near, far * (column != 2))):
+        assert not mx.allclose(read_divided(collector, *lost), v, atol=0.01)
+
+
+def test_divided_ends_read_the_far_face_further_to_the_left(small_config):
+    straight = ends_of(small_config, "separate", **DIVIDED, shift=0)
+    mapper, collector = ends_of(small_config, "separate", **DIVIDED, shift=2)
+    laid = mapper(mx.random.normal((3, 6)))
+    moved = mx.roll(laid, -2, axis=2)
+    found = read_divided(collector, laid, moved)
+    assert mx.allclose(found, read_divided(straight[1], laid, laid), atol=1e-5)
+    assert not mx.allclose(read_divided(collector, laid, laid), found, atol=0.01)
+
+
+def test_divided_ends_never_train(small_config):
+    for end in ends_of(small_config, "separate", **DIVIDED):
+        assert not tree_flatten(end.trainable_parameters())

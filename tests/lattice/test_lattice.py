@@ -289,3 +289,28 @@ def test_flows_learn_the_face_that_is_read_rightly(small_lattice):
 def test_far_only_output_is_refused_with_separate_faces(small_config):
     with pytest.raises(InputError, match="dual with lattice.readout.faces=separate"):
         small_config(cube={"output_planes": "far"}, readout={"faces": "separate"})
+
+
+def test_the_score_of_parents_rises_where_children_are_needed(small_lattice):
+    """Parents go straight to the near face; their children are read, or nowhere."""
+    slopes = {}
+    for far in (0.6, 0.0):
+        lattice = small_lattice(
+            ends={"kind": "divided", "near": 1.0, "far": far, "shift": 0},
+            readout={"faces": "separate"},
+            spawn={"rule": "learned", "slots": 20, "threshold": 0.1},
+        )
+        head, birth = lattice.flow.carrier.move_out, lattice.flow.birth
+        head.weight, head.bias = mx.zeros_like(head.weight), mx.array([0.0, 0.0, -9.0])
+        birth.weight = mx.zeros_like(birth.weight)
+        vectors = mx.random.normal((8, 6), key=mx.random.key(1))
+        lattice.eval()
+
+        def closeness(bias, lattice=lattice, vectors=vectors):
+            lattice.flow.birth.bias = bias
+            found = lattice(vectors).vector
+            lengths = mx.linalg.norm(found, axis=1) * mx.linalg.norm(vectors, axis=1)
+            return ((found * vectors).sum(axis=1) / lengths).mean()
+
+        slopes[far] = mx.grad(closeness)(mx.zeros((1,))).item()
+    assert slopes[0.6] > 10 * abs(slopes[0.0])

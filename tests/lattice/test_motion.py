@@ -21,6 +21,7 @@ def flows_at(config, position, face, *, first):
         position=position,
         face=mx.broadcast_to(mx.array(face, dtype=mx.float32), shape),
         age=mx.full(shape, 0.0 if first else 1.0),
+        settled=mx.zeros(shape, dtype=mx.bool_),
     )
 
 
@@ -236,3 +237,12 @@ def test_separate_faces_move_flows_exactly_as_merged_ones(small_config, seed):
     ]
     for one, other in zip(*steps, strict=True):
         assert mx.array_equal(one, other)
+
+
+def test_a_settled_flow_keeps_its_face(small_config):
+    config = small_config(readout={"faces": "separate"})
+    state = flows_at(config, [[0, 0, 0]], 1.0, first=True)
+    settled = state._replace(settled=mx.full((1, 1), True))
+    output, controls = mx.array([[[0.0, 0.0, -2.0]]]), StepControls(1 / 3, 1.0, None)
+    assert move_flows(config, state, output, controls).face.item() == -1.0
+    assert move_flows(config, settled, output, controls).face.item() == 1.0

@@ -5,9 +5,11 @@ import pytest
 from energyflow_mlx.lattice.geometry import cell_index
 from energyflow_mlx.lattice.readout import (
     count_arrivals,
+    count_meetings,
     describe_flows,
     read_faces,
     score_flows,
+    weigh_births,
 )
 from energyflow_mlx.lattice.state import land, launch
 
@@ -220,3 +222,79 @@ def test_lengths_in_cells_count_cells_along_x(small_config):
     assert found["child_cells"].item() == pytest.approx(1.0)
     assert found["path_cells"].item() == pytest.approx(2.0)
     assert found["born"].item() == pytest.approx(0.5)
+
+
+def test_signed_faces_count_the_far_face_for_and_the_near_one_against(small_config):
+    config = small_config(readout={"faces": "signed"})
+    state = land(config, launch(config, mx.random.normal((2, 4, 5))))
+    (size,) = read_faces(small_config(), state._replace(energy=mx.abs(state.energy)))
+    for z in (-1.0, 1.0):
+        place = mx.concatenate(
+            [state.position[..., :2], mx.full((2, 20, 1), z)], axis=-1
+        )
+        (surface,) = read_faces(config, state._replace(position=place))
+        assert mx.allclose(surface, z * size, atol=1e-6)
+
+
+@pytest.mark.parametrize("faces", ["separate", "signed"])
+def test_the_face_has_a_gradient_where_faces_are_told_apart(small_config, faces):
+    config = small_config(readout={"faces": faces})
+    state = scattered(config)
+
+    def total(position):
+        surfaces = read_faces(config, state._replace(position=position))
+        return sum(mx.square(s - 0.3).sum() for s in surfaces)
+
+    slope = mx.grad(total)(state.position)[..., 2]
+    assert (mx.abs(slope) > 0).sum().item() > 0.9 * slope.size
+
+
+def weighed(small_config, weight):
+    """A child of this weight beside a launched flow, and one alone, and the config."""
+    config = small_config(
+        spawn={"rule": "learned", "slots": 2}, readout={"scatter": "nearest"}
+    )
+    state = land(config, launch(config, mx.ones((1, 4, 5))))
+    is_child = mx.arange(22)[None] >= 20
+    alone = mx.arange(22)[None] == 3  # its own flow is somewhere else
+    place = mx.where(alone[..., None], state.position[:, 4:5], state.position)
+    place[0, 20], place[0, 21] = state.position[0, 0], state.position[0, 3]
+    return config, state._replace(
+        exists=mx.full((1, 22), True),
+        energy=mx.where(is_child, 3.0, 1.0),
+        position=place,
+        weight=mx.where(is_child, weight, 1.0),
+    )
+
+
+def test_a_child_counts_by_its_weight_and_one_of_no_weight_not_at_all(small_config):
+    values = []
+    for weight in (1e-6, 0.5, 1.0):
+        config, state = weighed(small_config, weight)
+        (surface,) = read_faces(config, state)
+        values.append((surface[0, 0, 0].item(), surface[0, 0, 3].item()))
+    beside, alone = zip(*values, strict=True)
+    assert beside[0] == pytest.approx(1.0, abs=1e-4)
+    assert beside[0] < beside[1] < beside[2] < 3.0
+    assert alone == pytest.approx((0.0, 1.5, 3.0), abs=1e-4)
+
+
+def test_what_births_cost_is_their_weight_over_the_slots(small_config):
+    config, state = weighed(small_config, 0.25)
+    assert weigh_births(config, state).item() == pytest.approx(0.25)
+    childless = state._replace(exists=mx.arange(22)[None] < 21)
+    assert weigh_births(config, childless).item() == pytest.approx(0.125)
+    slope = mx.grad(lambda w: weigh_births(config, state._replace(weight=w)))
+    assert slope(state.weight)[0, 20:].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_meetings_are_steps_in_which_travelling_flows_share_a_cell(small_config):
+    config = small_config()
+    start = launch(config, mx.ones((2, 4, 5)))
+    assert count_meetings(config, [start]).item() == 0.0
+    two = mx.arange(20)[None] < 2  # of a sample's twenty flows in one place
+    place = mx.where(two[..., None], mx.array([0.0, 0.0, 0.8]), start.position)
+    met = start._replace(position=place)
+    assert count_meetings(config, [start, met, met]).item() == pytest.approx(0.2)
+    arrived = met._replace(alive=mx.logical_not(two) | mx.zeros((2, 1), mx.bool_))
+    assert count_meetings(config, [met, arrived]).item() == pytest.approx(0.1)

@@ -2,6 +2,7 @@ import mlx.core as mx
 
 from energyflow_mlx.lattice.spawn import (
     assign_slots,
+    choose_parents,
     count_children,
     inherit,
     place_children,
@@ -85,3 +86,17 @@ def test_gradient_of_children_goes_to_their_parents(small_config):
     cells = config.surface_size
     children = g[0, cells] + g[0, cells + 1]
     assert mx.allclose(own[0, 7], g[0, 7] + children, atol=1e-6)
+
+
+def test_the_highest_scores_get_the_free_slots_in_order(small_config):
+    config = small_config(spawn={"rule": "learned", "slots": 3, "threshold": 0.4})
+    score = mx.full((2, config.slots), 0.1)
+    score[0, 4], score[0, 9], score[0, 2], score[0, 7] = 0.5, 0.9, 0.6, 0.8
+    score[1, 3], score[1, 5] = 0.7, 0.39
+    every = mx.full(score.shape, True)
+    parents = choose_parents(config, score, every, exists(config, 2))
+    assert parents.tolist() == [[9, 7, 2], [3, -1, -1]]
+    fewer = choose_parents(config, score, every, exists(config, 2, children=2))
+    assert fewer.tolist() == [[-1, -1, 9], [-1, -1, 3]]
+    nobody = choose_parents(config, score, mx.logical_not(every), exists(config, 2))
+    assert nobody.tolist() == [[-1] * 3] * 2

@@ -26,6 +26,8 @@ BASE = {
 }
 FREE = {"motion.z_drift": False}  # flows that must be projected: gaps are not 0
 IMPORTANCE = {"readout.weighting": "importance", **FREE}
+PARTS = {"ends.near": 0.8, "ends.far": 0.6}
+DIVIDED = {"ends.kind": "divided", "readout.faces": "separate", **PARTS, **FREE}
 # Another value of every setting, and the settings beside which it matters.
 OTHERS = {
     "cube.width": (6, {}),
@@ -34,6 +36,7 @@ OTHERS = {
     "cube.steps": (5, {}),
     "cube.output_planes": ("far", {}),
     "cube.max_active_flows": (40, {}),
+    "spawn.rule": ("learned", {}),
     "spawn.slots": (5, {}),
     "spawn.max_per_step": (2, {}),
     "spawn.threshold": (1.0, {}),
@@ -65,6 +68,10 @@ OTHERS = {
     "noise.steps": (300, {}),
     "noise.on_z": (True, {}),
     "ends.kind": ("linear", {}),
+    "ends.near": (0.6, DIVIDED),
+    "ends.far": (0.4, DIVIDED),
+    "ends.shift": (0, DIVIDED),
+    "field.cells": (3, {}),
     "ends.width_cap": (5, {}),
     "ends.dropout": (0.3, {}),
     "adjoint.truncate_every": (2, {}),

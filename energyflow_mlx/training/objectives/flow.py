@@ -219,9 +219,11 @@ def flow_outcome(
     total, rows = found.loss, found.count
     if settings.surface > 0:
         # The image of the target is a goal: no gradient reaches the mapper by it.
-        image = mx.stop_gradient(model.lattice.mapper(target))
+        image = mx.stop_gradient(model.lattice.image(target))
         square = mx.square(output.surface_out - image.reshape(output.surface_out.shape))
         total = total + settings.surface * rows * mx.mean(square)
+    if settings.births > 0:
+        total = total + settings.births * rows * output.births
     statistics = {f"flow_{k}": output.statistics[k] * rows for k in _REPORTED}
     return Outcome(total, rows, found.metrics | statistics)
 
