@@ -1,0 +1,340 @@
+"""Does the lattice beat a linear map and an MLP at a task that needs mixing?
+
+    python benchmarks/lattice_pairs.py --pairs caption_pairs_train.jsonl.gz
+        --held-out captions_val.txt.gz [--ways mlp linear ...] [--updates 200]
+        [--seeds 0 1 2] [--output FILE]
+
+The task: from the teacher's vector of a caption to that of another caption of the same
+image. The first 20,000 pairs train, the next 1,000, of other images, choose (dev), and
+the groups of five of the held-out captions, each with the next of its group, are read
+once (test). Compared by the mean cosine of output and target:
+
+identity  The source as it is.
+linear    The best linear map: ridge regression in closed form on all training pairs,
+          its penalty chosen on dev.
+lattice   ``lattice=debug``, in several ways (``WAYS``).
+MLP       For each way: an MLP with a linear map beside it, as many parameters, the
+          same loss, updates, batches, learning rate and start.
+
+Refuted when the way that dev prefers is not above both on test.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lattice_presets  # isort: skip  before mlx
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+
+from energyflow_mlx.config import FlowConfig, TeacherConfig
+from energyflow_mlx.data.pairs import read_pairs
+from energyflow_mlx.data.sources import read_texts
+from energyflow_mlx.evaluation.similarity import cosine_rows
+from energyflow_mlx.lattice import EnergyLattice
+from energyflow_mlx.lattice.ends import NormedStack, isometry
+from energyflow_mlx.runtime.json_text import json_text
+from energyflow_mlx.teacher import cached_vectors, teacher_from
+from energyflow_mlx.training.objectives.distillation import vector_distance
+
+TRAINED, CHOOSING = 20_000, 1_000  # pairs
+_GROUP = 5  # held-out captions of an image
+_PENALTIES = (0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
+_WARMUP = 20  # updates
+_AT_ONCE = 50  # vectors that are measured together
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train lattice and MLP.
+
+    Attributes:
+        changes: Settings of the lattice beside the preset's.
+        from_linear: Both start as the best linear map, and learn what to add to it.
+        lr: Peak learning rate.
+        average: Decay of a moving average of the weights, which is then measured.
+        loss: Weights of the terms of the loss.
+    """
+
+    changes: tuple[str, ...] = ()
+    from_linear: bool = False
+    lr: float = 1e-3
+    average: float = 0.0
+    loss: FlowConfig = field(default_factory=FlowConfig)
+
+
+# A flow sees no other flow: what it makes of its own energy needs no large carrier.
+_SMALL = ("carrier.hidden=32", "carrier.layers=1", "carrier.neuron_features=16")
+_LINEAR = ("ends.kind=linear", "cube.steps=2", *_SMALL)
+_APART = ("readout.faces=separate",)
+WAYS = {
+    "debug": Way(),
+    "mlp ends": Way(("cube.steps=2", *_SMALL)),
+    "fixed ends": Way(("ends.kind=fixed", *_APART, "cube.steps=2", *_SMALL), lr=3e-3),
+    "linear ends": Way(_LINEAR, lr=3e-3),
+    "from linear": Way(_LINEAR, from_linear=True, lr=3e-4),
+    "slow": Way(_LINEAR, from_linear=True, lr=1e-4),
+    "averaged": Way(_LINEAR, from_linear=True, lr=3e-4, average=0.98),
+    "cosine alone": Way(
+        _LINEAR, from_linear=True, lr=1e-4, average=0.98, loss=FlowConfig(mse=0.0)
+    ),
+    "faces apart": Way((*_LINEAR, *_APART), from_linear=True, lr=1e-4, average=0.98),
+    "random moves": Way(
+        (*_LINEAR, "motion.start=xavier"), from_linear=True, lr=1e-4, average=0.98
+    ),
+    "five steps": Way(
+        ("ends.kind=linear", *_SMALL), from_linear=True, lr=1e-4, average=0.98
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Unit vectors of sources and targets, ``[N, E]`` each."""
+
+    sources: np.ndarray
+    targets: np.ndarray
+
+    def cosine(self, outputs: np.ndarray) -> float:
+        """Mean cosine of outputs to the targets."""
+        return float(np.mean(cosine_rows(outputs, self.targets)))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pairs", type=Path, required=True, help=".jsonl or .jsonl.gz")
+    parser.add_argument("--held-out", type=Path, required=True, help="groups of five")
+    parser.add_argument("--cache", type=Path, help="folder of the teacher's vectors")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args()
+
+
+def read(args: argparse.Namespace) -> tuple[Pairs, Pairs, Pairs]:
+    """Training, choosing and test pairs as the teacher's vectors."""
+    pairs = read_pairs(args.pairs)
+    firsts, seconds = (side[: TRAINED + CHOOSING] for side in pairs)
+    held_out = read_texts(args.held_out)
+    known = sorted({*firsts, *seconds, *held_out})
+    teacher = teacher_from(TeacherConfig())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.cache or Path(scratch)
+        found = np.array(cached_vectors(teacher, known, folder, batch_size=64))
+    row = {text: number for number, text in enumerate(known)}
+    source, target = (found[[row[t] for t in side]] for side in (firsts, seconds))
+    last = found[[row[text] for text in held_out]]
+    numbers = np.arange(len(last))
+    following = numbers // _GROUP * _GROUP + (numbers + 1) % _GROUP
+    return (
+        Pairs(source[:TRAINED], target[:TRAINED]),
+        Pairs(source[TRAINED:], target[TRAINED:]),
+        Pairs(last, last[following]),
+    )
+
+
+def best_linear_map(train: Pairs, choosing: Pairs) -> tuple[np.ndarray, float]:
+    """Ridge regression ``[E, E]``, and the penalty that the choosing pairs prefer."""
+    x, y = train.sources.astype(np.float64), train.targets.astype(np.float64)
+    gram, cross = x.T @ x, x.T @ y
+    maps = {
+        penalty: np.linalg.solve(gram + penalty * np.eye(len(gram)), cross)
+        for penalty in _PENALTIES
+    }
+    best = max(maps, key=lambda p: choosing.cosine(choosing.sources @ maps[p]))
+    return maps[best].astype(np.float32), best
+
+
+class Beside(nn.Module):
+    """The MLP: ``stack(x) + direct x``, as the lattice's own ends have it."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        """Create it for vectors of ``width`` numbers with two hidden layers."""
+        super().__init__()
+        self.stack = NormedStack((width, hidden, hidden, width), (0.0, 0.0))
+        last = self.stack.layers[-1]  # starts at nothing: the linear map is first
+        last.weight, last.bias = mx.zeros_like(last.weight), mx.zeros_like(last.bias)
+        self.direct = isometry(width, width)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Vectors ``[B, E]`` for vectors ``[B, E]``."""
+        return self.stack(x) + x @ self.direct.T
+
+
+def build_lattice(way: Way, linear: np.ndarray) -> EnergyLattice:
+    """The lattice of a way; ``linear`` is the map that it may start as."""
+    config = lattice_presets.read_preset("debug", way.changes)
+    lattice = EnergyLattice(config, len(linear))
+    if way.from_linear:
+        mapper, collector = lattice.mapper, lattice.collector
+        back = mx.array(linear).T @ mx.linalg.pinv(mapper.direct, stream=mx.cpu)
+        faces = 2 if config.readout.is_split else 1
+        collector.direct = mx.concatenate([back] * faces, axis=1)
+        head = lattice.flow.carrier.energy_out  # energies stay, to begin with
+        head.weight, head.bias = mx.zeros_like(head.weight), mx.zeros_like(head.bias)
+    return lattice
+
+
+def build_mlp(way: Way, linear: np.ndarray, parameters: int) -> Beside:
+    """An MLP of about so many parameters."""
+    width = len(linear)
+    spare = parameters - width * width - width  # for h^2 + (2 E + 6) h
+    slope = width + 3
+    mlp = Beside(width, round(math.sqrt(slope**2 + max(spare, 0)) - slope) or 1)
+    if way.from_linear:
+        mlp.direct = mx.array(linear).T
+    return mlp
+
+
+def count(model: nn.Module) -> int:
+    """Numbers that a model learns."""
+    return sum(array.size for _, array in tree_flatten(model.trainable_parameters()))
+
+
+def batches(args: argparse.Namespace, seed: int, train: Pairs) -> Iterator[list]:
+    """The batches of a seed, equal for every model."""
+    rng = np.random.default_rng(seed)
+    for _ in range(args.updates):
+        rows = rng.integers(0, len(train.sources), args.batch)
+        yield [mx.array(train.sources[rows]), mx.array(train.targets[rows])]
+
+
+def train_model(
+    args: argparse.Namespace, way: Way, model: nn.Module, given: Iterator[list]
+) -> None:
+    """Train in place: AdamW, warm-up, then a cosine; at the end the average, if any."""
+    through = outputs_of(model)
+    optimizer = optim.AdamW(way.lr, weight_decay=1e-5, bias_correction=True)
+
+    def loss(parameters: Any, x: mx.array, y: mx.array) -> mx.array:
+        model.update(parameters)
+        found = vector_distance(through(x), y, way.loss)
+        return found.loss / found.count
+
+    state = [model.state, optimizer.state]
+    optimizer.init(model.trainable_parameters())
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step(x: mx.array, y: mx.array) -> mx.array:
+        parameters = model.trainable_parameters()
+        value, gradients = mx.value_and_grad(loss)(parameters, x, y)
+        model.update(parameters)
+        gradients, _ = optim.clip_grad_norm(gradients, 1.0)
+        optimizer.update(model, gradients)
+        return value
+
+    average = model.trainable_parameters()
+    for number, batch in enumerate(given):
+        done = number / args.updates
+        warm = min(1.0, (number + 1) / _WARMUP)
+        optimizer.learning_rate = way.lr * warm * (1 + np.cos(np.pi * done)) / 2
+        mx.eval(step(*batch), state)
+        kept = min(way.average, (1 + number) / (10 + number))
+        average = tree_map(
+            lambda a, p, kept=kept: kept * a + (1 - kept) * p,
+            average,
+            model.trainable_parameters(),
+        )
+        mx.eval(average)
+    if way.average:
+        model.update(average)
+
+
+def outputs_of(model: nn.Module) -> Callable[[mx.array], mx.array]:
+    """What a model makes of vectors ``[B, E]``."""
+    if isinstance(model, EnergyLattice):
+        return lambda x: model(x).vector
+    return model
+
+
+def measure(model: nn.Module, pairs: Pairs) -> float:
+    """Mean cosine of a model's outputs to the targets."""
+    model.eval()
+    through = outputs_of(model)
+    starts = range(0, len(pairs.sources), _AT_ONCE)
+    parts = [
+        np.array(through(mx.array(pairs.sources[at : at + _AT_ONCE]))) for at in starts
+    ]
+    return pairs.cosine(np.concatenate(parts))
+
+
+def compare(
+    args: argparse.Namespace, name: str, sets: Sequence[Pairs], linear: np.ndarray
+) -> dict[str, Any]:
+    """A way with every seed: cosines of the lattice and of its MLP on dev and test."""
+    train, choosing, test = sets
+    way = WAYS[name]
+    record: dict[str, Any] = {"way": name, "settings": asdict(way)}
+    for kind in ("lattice", "mlp"):
+        found = []
+        for seed in args.seeds:
+            mx.random.seed(seed)
+            if kind == "lattice":
+                model: nn.Module = build_lattice(way, linear)
+                parameters = count(model)
+            else:
+                model = build_mlp(way, linear, parameters)
+            train_model(args, way, model, batches(args, seed, train))
+            found.append(
+                {"dev": measure(model, choosing), "test": measure(model, test)}
+            )
+        record[kind] = {"parameters": count(model), "seeds": found}
+    return record
+
+
+def mean(record: dict[str, Any], kind: str, part: str) -> float:
+    """Mean over the seeds."""
+    return float(np.mean([found[part] for found in record[kind]["seeds"]]))
+
+
+def main() -> None:
+    """Compare the ways one after another; each adds itself to the output."""
+    args = parse()
+    sets = read(args)
+    _, choosing, test = sets
+    linear, penalty = best_linear_map(*sets[:2])
+    record: dict[str, Any] = {
+        "benchmark": "lattice_pairs",
+        "command": " ".join(["python", *sys.argv]),
+        "device": str(mx.default_device()),
+        "mlx": mx.__version__,
+        "updates": args.updates,
+        "identity": {"dev": choosing.cosine(choosing.sources)},
+        "linear": {
+            "penalty": penalty,
+            "dev": choosing.cosine(choosing.sources @ linear),
+        },
+        "ways": [],
+    }
+    record["identity"]["test"] = test.cosine(test.sources)
+    record["linear"]["test"] = test.cosine(test.sources @ linear)
+    print(json_text(record), flush=True)
+    for name in args.ways:
+        found = compare(args, name, sets, linear)
+        record["ways"].append(found)
+        print(json_text(found), flush=True)
+        best = max(record["ways"], key=lambda way: mean(way, "lattice", "dev"))
+        record["chosen"] = best["way"]
+        rivals = [mean(best, "mlp", "test"), record["linear"]["test"]]
+        record["refuted"] = mean(best, "lattice", "test") <= max(rivals)
+        if args.output:
+            args.output.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    print(json_text(record))
+
+
+if __name__ == "__main__":
+    main()
