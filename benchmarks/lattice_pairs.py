@@ -25,7 +25,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,9 @@ class Way:
         changes: Settings of the lattice beside the preset's.
         from_linear: Both start as the best linear map, and learn what to add to it.
         lr: Peak learning rate.
+        keeps_linear: The linear map is kept as it is, and only what stands beside it
+            learns: the flows, or the stack.
+        batch: Pairs of an update.
         average: Decay of a moving average of the weights, which is then measured.
         loss: Weights of the terms of the loss.
     """
@@ -70,6 +73,8 @@ class Way:
     changes: tuple[str, ...] = ()
     from_linear: bool = False
     lr: float = 1e-3
+    keeps_linear: bool = False
+    batch: int = 32
     average: float = 0.0
     loss: FlowConfig = field(default_factory=FlowConfig)
 
@@ -78,24 +83,21 @@ class Way:
 _SMALL = ("carrier.hidden=32", "carrier.layers=1", "carrier.neuron_features=16")
 _LINEAR = ("ends.kind=linear", "cube.steps=2", *_SMALL)
 _APART = ("readout.faces=separate",)
+_COSINE = FlowConfig(mse=0.0)
+_KEPT = Way(_LINEAR, from_linear=True, keeps_linear=True)
 WAYS = {
     "debug": Way(),
     "mlp ends": Way(("cube.steps=2", *_SMALL)),
-    "fixed ends": Way(("ends.kind=fixed", *_APART, "cube.steps=2", *_SMALL), lr=3e-3),
     "linear ends": Way(_LINEAR, lr=3e-3),
-    "from linear": Way(_LINEAR, from_linear=True, lr=3e-4),
-    "slow": Way(_LINEAR, from_linear=True, lr=1e-4),
-    "averaged": Way(_LINEAR, from_linear=True, lr=3e-4, average=0.98),
-    "cosine alone": Way(
-        _LINEAR, from_linear=True, lr=1e-4, average=0.98, loss=FlowConfig(mse=0.0)
-    ),
-    "faces apart": Way((*_LINEAR, *_APART), from_linear=True, lr=1e-4, average=0.98),
-    "random moves": Way(
-        (*_LINEAR, "motion.start=xavier"), from_linear=True, lr=1e-4, average=0.98
-    ),
-    "five steps": Way(
-        ("ends.kind=linear", *_SMALL), from_linear=True, lr=1e-4, average=0.98
-    ),
+    "fixed ends": Way(("ends.kind=fixed", *_APART, "cube.steps=2", *_SMALL), lr=3e-3),
+    "from linear": Way(_LINEAR, from_linear=True, lr=1e-4),
+    "large batch": Way(_LINEAR, from_linear=True, lr=1e-4, batch=256, average=0.98),
+    "flows alone": _KEPT,
+    "cosine alone": replace(_KEPT, loss=_COSINE),
+    "flows averaged": replace(_KEPT, average=0.99, batch=128),
+    "faces apart": replace(_KEPT, changes=(*_LINEAR, *_APART)),
+    "random moves": replace(_KEPT, changes=(*_LINEAR, "motion.start=xavier")),
+    "five steps": replace(_KEPT, changes=("ends.kind=linear", *_SMALL)),
 }
 
 
@@ -119,7 +121,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder of the teacher's vectors")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--updates", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
@@ -186,17 +187,23 @@ def build_lattice(way: Way, linear: np.ndarray) -> EnergyLattice:
         collector.direct = mx.concatenate([back] * faces, axis=1)
         head = lattice.flow.carrier.energy_out  # energies stay, to begin with
         head.weight, head.bias = mx.zeros_like(head.weight), mx.zeros_like(head.bias)
+    if way.keeps_linear:
+        lattice.mapper.freeze()
+        lattice.collector.freeze()
     return lattice
 
 
 def build_mlp(way: Way, linear: np.ndarray, parameters: int) -> Beside:
     """An MLP of about so many parameters."""
     width = len(linear)
-    spare = parameters - width * width - width  # for h^2 + (2 E + 6) h
+    given = 0 if way.keeps_linear else width * width
+    spare = parameters - given - width  # for h^2 + (2 E + 6) h
     slope = width + 3
     mlp = Beside(width, round(math.sqrt(slope**2 + max(spare, 0)) - slope) or 1)
     if way.from_linear:
         mlp.direct = mx.array(linear).T
+    if way.keeps_linear:
+        mlp.freeze(keys="direct", recurse=False)
     return mlp
 
 
@@ -205,11 +212,11 @@ def count(model: nn.Module) -> int:
     return sum(array.size for _, array in tree_flatten(model.trainable_parameters()))
 
 
-def batches(args: argparse.Namespace, seed: int, train: Pairs) -> Iterator[list]:
-    """The batches of a seed, equal for every model."""
+def batches(updates: int, size: int, seed: int, train: Pairs) -> Iterator[list]:
+    """The batches of a seed, equal for lattice and MLP."""
     rng = np.random.default_rng(seed)
-    for _ in range(args.updates):
-        rows = rng.integers(0, len(train.sources), args.batch)
+    for _ in range(updates):
+        rows = rng.integers(0, len(train.sources), size)
         yield [mx.array(train.sources[rows]), mx.array(train.targets[rows])]
 
 
@@ -288,7 +295,8 @@ def compare(
                 parameters = count(model)
             else:
                 model = build_mlp(way, linear, parameters)
-            train_model(args, way, model, batches(args, seed, train))
+            given = batches(args.updates, way.batch, seed, train)
+            train_model(args, way, model, given)
             found.append(
                 {"dev": measure(model, choosing), "test": measure(model, test)}
             )

@@ -10,6 +10,8 @@ const scene = {
   time: page.steps,
   trails: true,
   faces: true,
+  births: true,
+  color: "energy",
   moving: false,
   palette: readPalette(),
 };
@@ -85,10 +87,14 @@ function stepBy(change) {
   goTo(whole() + change);
 }
 
-function choose(index) {
+function sentenceAt(index) {
   if (!unpacked.has(index)) unpacked.set(index, unpack(page.sentences[index]));
-  if (scene.sentence !== unpacked.get(index)) pick.clear();
-  scene.sentence = unpacked.get(index);
+  return unpacked.get(index);
+}
+
+function choose(index) {
+  if (scene.sentence !== sentenceAt(index)) pick.clear();
+  scene.sentence = sentenceAt(index);
   element("result").textContent = scene.sentence.result;
   const body = element("statistics").tBodies[0];
   body.replaceChildren(
@@ -101,6 +107,8 @@ function choose(index) {
   const limit = Math.max(greatest(scene.sentence.input), greatest(scene.sentence.output));
   paintSurface("input", "Input", scene.sentence.input, limit);
   paintSurface("output", "Output", scene.sentence.output, limit);
+  paintWorth(scene.sentence);
+  offerOthers(index);
   describeStep();
   request();
 }
@@ -120,7 +128,9 @@ function describeStep() {
   const some = travelling === 1 ? "1 flow travels" : `${travelling} flows travel`;
   element("caption").textContent =
     `Step ${step} of ${page.steps}: ${some}, ${on}${late}.${left}`;
+  element("energies").textContent = describeEnergies(scene.sentence, step);
   paintArrivals(step, near, far);
+  paintChange(step);
 }
 
 // Cells as single pixels, the first row at the bottom, enlarged by the style sheet.
@@ -191,12 +201,18 @@ function listen() {
     if (playing) pause();
     goTo(Number(e.target.value));
   });
-  for (const name of ["trails", "faces"]) {
+  for (const name of ["trails", "faces", "births"]) {
     element(name).addEventListener("change", (e) => {
       scene[name] = e.target.checked;
       request();
     });
   }
+  element("color").addEventListener("change", (e) => {
+    scene.color = e.target.value;
+    describeColors();
+    request();
+  });
+  element("other").addEventListener("change", () => paintChange(whole()));
   element("reset").addEventListener("click", () => {
     view.reset();
     request();
@@ -283,14 +299,12 @@ function start() {
     ...page.sentences.map((sentence) => new Option(sentence.text))
   );
   element("step").max = page.steps;
-  const limit = page.limit.toPrecision(2);
-  element("least").textContent = `≤ −${limit}`;
-  element("most").textContent = `≥ +${limit}`;
   listen();
   listenToPointers();
   listenToPicks(view, scene, pick, request);
   listenToKeys();
   choose(0);
+  describeColors();
 }
 
 start();

@@ -17,7 +17,7 @@ from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.json_text import json_text
 
-_FILES = ("theme.css", "page.css", "cube.js", "pick.js", "page.js")
+_FILES = ("theme.css", "page.css", "cube.js", "pick.js", "relate.js", "page.js")
 _CODES = 65535  # greatest code of a quantized number
 _SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end
 
@@ -95,6 +95,8 @@ def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
         "end": _pack_integers(_cells(cube, record.landed)),
         "input": quantize(record.surface_in),
         "output": quantize(record.surface_out),
+        "parent": _pack_integers(record.parent + 1),
+        "worth": quantize(record.worth),
     }
 
 

