@@ -68,6 +68,8 @@ class FlowRecord:
         worth: What the result loses without the region of each cell, ``[H, W]``: one
             minus the cosine of the vector out to the one that comes out when the
             region's flows start without energy.
+        field: Energy in every cell of the medium between the flows, by x, y and z,
+            ``[T + 1, N, N, N]``; none in a lattice without one.
     """
 
     text: str
@@ -84,6 +86,7 @@ class FlowRecord:
     surface_in: np.ndarray
     surface_out: np.ndarray
     worth: np.ndarray
+    field: np.ndarray | None = None
 
     @cached_property
     def born(self) -> np.ndarray:

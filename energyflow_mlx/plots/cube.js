@@ -37,6 +37,7 @@ function unpack(stored) {
     output: numbers(stored.output),
     parent: Int32Array.from(integers(stored.parent), (number) => number - 1),
     worth: numbers(stored.worth),
+    field: stored.field && { edge: stored.field.edge, views: numbers(stored.field.views) },
   };
 }
 

@@ -131,17 +131,18 @@ function describeStep() {
   element("energies").textContent = describeEnergies(scene.sentence, step);
   paintArrivals(step, near, far);
   paintChange(step);
+  paintMedium(scene.sentence, step);
 }
 
 // Cells as single pixels, the first row at the bottom, enlarged by the style sheet.
-function paint(canvas, color) {
-  canvas.width = page.width;
-  canvas.height = page.height;
+function paint(canvas, color, width = page.width, height = page.height) {
+  canvas.width = width;
+  canvas.height = height;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(page.width, page.height);
-  for (let place = 0; place < page.width * page.height; place++) {
-    const row = page.height - 1 - Math.floor(place / page.width);
-    const at = 4 * (row * page.width + (place % page.width));
+  const image = context.createImageData(width, height);
+  for (let place = 0; place < width * height; place++) {
+    const row = height - 1 - Math.floor(place / width);
+    const at = 4 * (row * width + (place % width));
     image.data.set([...color(place), 255], at);
   }
   context.putImageData(image, 0, 0);
@@ -184,11 +185,7 @@ function greatest(surface) {
 
 // Both surfaces of a sentence end their colors at the same limit.
 function paintSurface(name, title, surface, limit) {
-  const { paper, low, high } = scene.palette;
-  paint(element(name), (place) => {
-    const share = surface[place] / limit;
-    return mix(paper, share < 0 ? low : high, Math.abs(share));
-  });
+  paint(element(name), signedColor(surface, limit));
   element(`${name}-text`).textContent = `${title}: −${limit.toPrecision(2)} to +${limit.toPrecision(2)}`;
 }
 

@@ -97,7 +97,15 @@ def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
         "output": quantize(record.surface_out),
         "parent": _pack_integers(record.parent + 1),
         "worth": quantize(record.worth),
+        "field": None if record.field is None else _pack_field(record.field),
     }
+
+
+def _pack_field(field: np.ndarray) -> dict[str, Any]:
+    """Sums of a medium ``[T + 1, N, N, N]`` along z and along y, ``[y, x], [z, x]``."""
+    from_front, from_above = field.sum(axis=3), field.sum(axis=2)
+    views = np.stack([from_front, from_above], axis=1).swapaxes(2, 3)
+    return {"edge": field.shape[1], "views": quantize(views)}
 
 
 def _cells(cube: Cube, position: np.ndarray) -> np.ndarray:

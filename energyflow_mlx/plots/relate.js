@@ -122,13 +122,33 @@ function paintChange(step) {
   paintDifference("output-change", "energies", energies);
 }
 
-function paintDifference(name, title, difference) {
-  const { paper, low, high } = scene.palette;
-  const limit = greatest(difference);
-  paint(element(name), (place) => {
-    const share = difference[place] / limit;
-    return mix(paper, share < 0 ? low : high, Math.abs(share));
+// Both views of the medium, all steps of a sentence on one scale.
+function paintMedium(sentence, step) {
+  const { field } = sentence;
+  element("medium").hidden = !field;
+  if (!field) return;
+  const area = field.edge ** 2;
+  const limit = greatest(field.views);
+  ["front", "above"].forEach((name, view) => {
+    const from = (2 * step + view) * area;
+    const part = field.views.slice(from, from + area);
+    paint(element(name), signedColor(part, limit), field.edge, field.edge);
+    const axes = view ? "x and z" : "x and y";
+    element(`${name}-text`).textContent = `${axes}: ±${limit.toPrecision(2)}`;
   });
+}
+
+function signedColor(values, limit) {
+  const { paper, low, high } = scene.palette;
+  return (place) => {
+    const share = values[place] / limit;
+    return mix(paper, share < 0 ? low : high, Math.abs(share));
+  };
+}
+
+function paintDifference(name, title, difference) {
+  const limit = greatest(difference);
+  paint(element(name), signedColor(difference, limit));
   const most = limit > 1e-5 ? `±${limit.toPrecision(2)}` : "the same";
   element(`${name}-text`).textContent = `${title}: ${most}`;
 }

@@ -1,5 +1,7 @@
 """What the page says of parents and children, of regions and of two sentences."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,19 @@ def test_a_lone_sentence_is_compared_with_none(browser, records, tmp_path):
     path = write_page(tmp_path / "one.html", make_cube(), records[:1], "mine")
     browser.open(path)
     assert browser.evaluate("element('comparison').hidden")
+
+
+def test_the_medium_is_shown_where_there_is_one(browser, records, tmp_path):
+    """Energy in one cell, by x, y and z, that moves along z with the steps."""
+    field = np.zeros((5, 3, 3, 3))
+    field[4, 2, 0, 1] = -0.5
+    cube, one = make_cube(), dataclasses.replace(records[0], field=field)
+    browser.open(write_page(tmp_path / "f.html", cube, [one, records[1]], "mine"))
+    assert not browser.evaluate("element('medium').hidden")
+    views = browser.evaluate("Array.from(scene.sentence.field.views)")
+    front, above = np.reshape(views, (5, 2, 3, 3))[4]
+    assert front[0, 2] == above[1, 2] == -0.5
+    assert np.abs(views).sum() == 1.0
+    assert browser.text("#front-text") == "x and y: ±0.50"
+    choose(browser, "sentence", TEXTS[1])
+    assert browser.evaluate("element('medium').hidden")
