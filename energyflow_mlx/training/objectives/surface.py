@@ -69,7 +69,7 @@ class Surface(Objective):
         encoded = self.forward(model, batch, own).astype(mx.float32)
         mapped = model.lattice.mapper(batch.target, key=other).astype(mx.float32)
         total = mx.sum(mx.mean(mx.square(encoded - mapped), axis=(1, 2)))
-        return Outcome(total, mx.array(float(len(batch.target))), {"mse": total})
+        return Outcome(total, mx.array(float(len(batch.target))), {})
 
     def validate(
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
