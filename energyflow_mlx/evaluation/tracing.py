@@ -1,7 +1,5 @@
 """Sentences through the lattice of a finished run, the path of every flow kept."""
 
-import math
-
 import mlx.core as mx
 import numpy as np
 
@@ -82,7 +80,8 @@ def trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
 def worth_of_regions(lattice: EnergyLattice, paths: FlowPaths) -> np.ndarray:
     """What the vector of a sentence loses when a region starts without energy.
 
-    The regions are squares of at least five cells, at most eight along an edge.
+    The regions are rectangles of five cells or more along each edge of the surface, and
+    at most eight of them.
 
     Args:
         lattice: What the sentence went through.
@@ -95,9 +94,11 @@ def worth_of_regions(lattice: EnergyLattice, paths: FlowPaths) -> np.ndarray:
     surface = _host(paths.output.surface_in)  # [1, H, W]
     whole = _host(paths.output.vector)
     height, width = surface.shape[1:]
-    edge = max(_LEAST_EDGE, math.ceil(max(height, width) / _MOST_REGIONS))
+    rows, columns = (
+        max(1, min(_MOST_REGIONS, n // _LEAST_EDGE)) for n in (height, width)
+    )
     row, column = np.ogrid[:height, :width]
-    region = row // edge * math.ceil(width / edge) + column // edge  # [H, W]
+    region = row * rows // height * columns + column * columns // width  # [H, W]
     count, most = int(region.max()) + 1, min(_TOGETHER, lattice.config.most_samples)
     losses = []
     for start in range(0, count, most):

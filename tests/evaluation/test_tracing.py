@@ -106,20 +106,20 @@ def test_a_child_has_the_place_and_the_energy_of_its_parent(traced):
 
 
 def test_the_worth_of_a_region_is_what_the_cosine_loses_without_its_energies():
-    config = make_config(cube={"width": 7, "height": 6})
+    config = make_config(cube={"width": 15, "height": 11})
     lattice = EnergyLattice(config, 6)
     wake(lattice.flow)
     lattice.eval()
-    surface = np.array(mx.random.normal((1, 6, 7)))
-    surface[:, 5:, 5:] = 0.0
+    surface = np.array(mx.random.normal((1, 11, 15)))
+    surface[:, 6:, 10:] = 0.0
     paths = lattice.trace_surface(mx.array(surface))
     worth = worth_of_regions(lattice, paths)
     whole = np.array(paths.output.vector)
-    for rows, columns in ((slice(5), slice(5)), (slice(5), slice(5, 7))):
+    for rows, columns in ((slice(6), slice(5)), (slice(6, 11), slice(5, 10))):
         less = surface.copy()
         less[:, rows, columns] = 0.0
         vector = np.array(lattice.from_surface(mx.array(less)).vector)
         lost = 1.0 - cosine_rows(vector, whole)[0]
         np.testing.assert_allclose(worth[rows, columns], lost, atol=1e-5)
         assert lost > 1e-3
-    np.testing.assert_allclose(worth[5:, 5:], 0.0, atol=1e-6)
+    np.testing.assert_allclose(worth[6:, 10:], 0.0, atol=1e-6)
