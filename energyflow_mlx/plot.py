@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from energyflow_mlx.training.objectives import Objective
 
 _DEFAULT_SENTENCES = 4
+_SEARCHED = 2000  # captions that a pair differing in one word is looked for in
 PAGE = "flows.html"
 CONFIG = "config.json"
 
@@ -177,16 +178,34 @@ def check_sentences(given: Any, *, has_flows: bool) -> list[str]:
 
 
 def choose_captions(config: "Config") -> list[str]:
-    """A few built-in captions that the run has not trained on."""
+    """A few built-in captions that the run has not trained on.
+
+    The first two differ in one word, where any do.
+    """
     from energyflow_mlx.data.captions.generate import generate_captions
     from energyflow_mlx.data.dataset import SentenceSet, split
 
     data = config.data
     if data.train or data.val:
-        return generate_captions(_DEFAULT_SENTENCES, config.seed + 1)
+        return _with_a_near_one(generate_captions(_SEARCHED, config.seed + 1))
     captions = SentenceSet(generate_captions(data.captions, config.seed))
     held_out = split(captions, data.val_fraction, config.seed)[1]
-    return (held_out.texts or [])[:_DEFAULT_SENTENCES]
+    return _with_a_near_one((held_out.texts or [])[:_SEARCHED])
+
+
+def _with_a_near_one(captions: list[str]) -> list[str]:
+    """The first captions, after the first pair of them that differs in one word."""
+    slots: dict[tuple[str, ...], str] = {}
+    for caption in captions:
+        words = caption.split()
+        for place in range(len(words)):
+            key = (*words[:place], "", *words[place + 1 :])
+            if key in slots:
+                pair = [slots[key], caption]
+                others = [other for other in captions if other not in pair]
+                return [*pair, *others][:_DEFAULT_SENTENCES]
+            slots[key] = caption
+    return captions[:_DEFAULT_SENTENCES]
 
 
 def _statistics(

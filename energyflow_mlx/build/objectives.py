@@ -28,8 +28,8 @@ def build_objectives(config: Config) -> dict[str, Objective]:
 
 
 def parts_of(objectives: dict[str, Objective]) -> frozenset[str]:
-    """Top-level parts of the model that any of the objectives reaches."""
-    prefixes = (part for o in objectives.values() for part in o.parts)
+    """Top-level parts of the model that any of the objectives needs."""
+    prefixes = (part for o in objectives.values() for part in o.uses)
     return frozenset(prefix.partition(".")[0] for prefix in prefixes)
 
 

@@ -192,10 +192,9 @@ class DistillationConfig(VectorDistanceConfig):
         return dict(zip(self.matryoshka, weights, strict=True))
 
 
-@objective_settings("flow")
 @dataclass
-class FlowConfig(VectorDistanceConfig):
-    """A vector through the lattice and back.
+class ThroughLatticeConfig(VectorDistanceConfig):
+    """What the objectives that go through the lattice have in common.
 
     Attributes:
         surface: Weight of the mean squared error between the surface the lattice gives
@@ -217,9 +216,27 @@ class FlowConfig(VectorDistanceConfig):
         require_share(self.mask, f"{self.key}.mask")
 
 
+@objective_settings("flow")
+@dataclass
+class FlowConfig(ThroughLatticeConfig):
+    """A vector through the lattice and back.
+
+    Attributes:
+        noise: Length of a random vector added to the unit source vector in training:
+            the clean one is to come out (sharpening).
+    """
+
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.require_not_negative("noise")
+
+
 @objective_settings("flow_text")
 @dataclass
-class FlowTextConfig(FlowConfig):
+class FlowTextConfig(ThroughLatticeConfig):
     """A sentence through encoder and lattice to the teacher's vector and back to text.
 
     Attributes:
@@ -319,3 +336,22 @@ class ParaphraseConfig(ObjectiveConfig):
         """Check ranges."""
         super().__post_init__()
         self.require_positive("temperature")
+
+
+@objective_settings("surface")
+@dataclass
+class SurfaceConfig(ObjectiveConfig):
+    """The encoder's surface of a sentence and the mapper's of its vector made alike.
+
+    Attributes:
+        learns: The side that is fitted: ``encoder`` to the mapper's surfaces, so that
+            a lattice takes sentences too; ``mapper`` to the encoder's, so that one that
+            takes sentences takes vectors too. The other side is a fixed target.
+    """
+
+    learns: str = "encoder"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require_choice(self.learns, f"{self.key}.learns", ("encoder", "mapper"))

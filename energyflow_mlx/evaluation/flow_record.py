@@ -66,6 +66,11 @@ class FlowRecord:
         arrivals_far: The same of the face z = +1.
         surface_in: Energies the flows started with, ``[H, W]``.
         surface_out: Energies that arrived, ``[H, W]``.
+        worth: What the result loses without the region of each cell, ``[H, W]``: one
+            minus the cosine of the vector out to the one that comes out when the
+            region's flows start without energy.
+        field: Energy in every cell of the medium between the flows, by x, y and z,
+            ``[T + 1, N, N, N]``; none in a lattice without one.
     """
 
     text: str
@@ -81,6 +86,8 @@ class FlowRecord:
     arrivals_far: np.ndarray
     surface_in: np.ndarray
     surface_out: np.ndarray
+    worth: np.ndarray
+    field: np.ndarray | None = None
 
     @cached_property
     def born(self) -> np.ndarray:
@@ -93,6 +100,25 @@ class FlowRecord:
         late = np.arange(len(self.alive))[:, None] > self.born
         rests = np.logical_and(late, np.logical_not(self.alive))
         return np.where(rests.any(axis=0), np.argmax(rests, axis=0), len(self.alive))
+
+    @cached_property
+    def parent(self) -> np.ndarray:
+        """The flow that each child was born of, ``[F]`` int; -1 for all but children.
+
+        A child begins where its parent was a step before.
+        """
+        found = np.full(len(self.born), -1)
+        for child in np.flatnonzero(self.born):
+            time = self.born[child]
+            apart = self.position[time - 1] - self.position[time, child]
+            distance = np.where(self.born < time, np.abs(apart).max(axis=1), np.inf)
+            found[child] = np.argmin(distance)
+        return found
+
+    @property
+    def arrivals(self) -> np.ndarray:
+        """Flows on each cell of both faces together, ``[H, W]``."""
+        return self.arrivals_near + self.arrivals_far
 
     @property
     def sideways(self) -> np.ndarray:

@@ -10,8 +10,12 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.inference import SentenceCodec
-from energyflow_mlx.lattice import FlowPaths, count_arrivals
+from energyflow_mlx.lattice import EnergyLattice, FlowPaths, count_arrivals
 from energyflow_mlx.lattice.geometry import FACE_FAR, FACE_NEAR, start_level
+
+_LEAST_EDGE = 5  # cells of a region
+_MOST_REGIONS = 8  # along an edge of the surface
+_TOGETHER = 16  # surfaces that travel together
 
 
 def cube_of(config: LatticeConfig) -> Cube:
@@ -46,11 +50,13 @@ def trace_vectors(
         )
     config, records = codec.model.lattice.config, []
     for text, vector in zip(texts, vectors, strict=True):
-        paths = codec.model.lattice.trace(mx.array(vector[None]))
+        lattice = codec.model.lattice
+        paths = lattice.trace(mx.array(vector[None]))
         output = _host(paths.output.vector)
         cosine = float(cosine_rows(output, vector[None])[0])
         result = f"cosine of the vector out to the vector in: {cosine:.3f}"
-        records.append(record_flows(text, result, paths, config))
+        worth = worth_of_regions(lattice, paths)
+        records.append(record_flows(text, result, paths, worth, config))
     return records
 
 
@@ -66,12 +72,49 @@ def trace_texts(codec: SentenceCodec, texts: list[str]) -> list[FlowRecord]:
         paths = model.lattice.trace_surface(surface)
         vector = unit_rows(_host(paths.output.vector))
         result = f"read back from the vector: {codec.decode(vector)[0]}"
-        records.append(record_flows(text, result, paths, config))
+        worth = worth_of_regions(model.lattice, paths)
+        records.append(record_flows(text, result, paths, worth, config))
     return records
 
 
+def worth_of_regions(lattice: EnergyLattice, paths: FlowPaths) -> np.ndarray:
+    """What the vector of a sentence loses when a region starts without energy.
+
+    The regions are rectangles of five cells or more along each edge of the surface, and
+    at most eight of them.
+
+    Args:
+        lattice: What the sentence went through.
+        paths: Trace of the sentence alone, B = 1.
+
+    Returns:
+        One minus the cosine to the vector as it was, for the region of each cell,
+        ``[H, W]``.
+    """
+    surface = _host(paths.output.surface_in)  # [1, H, W]
+    whole = _host(paths.output.vector)
+    height, width = surface.shape[1:]
+    rows, columns = (
+        max(1, min(_MOST_REGIONS, n // _LEAST_EDGE)) for n in (height, width)
+    )
+    row, column = np.ogrid[:height, :width]
+    region = row * rows // height * columns + column * columns // width  # [H, W]
+    count, most = int(region.max()) + 1, min(_TOGETHER, lattice.config.most_samples)
+    losses = []
+    for start in range(0, count, most):
+        numbers = np.arange(start, min(start + most, count))
+        kept = surface * (region != numbers[:, None, None])
+        vectors = _host(lattice.from_surface(mx.array(kept)).vector)
+        losses += list(1.0 - cosine_rows(vectors, np.repeat(whole, len(vectors), 0)))
+    return np.array(losses, np.float32)[region]
+
+
 def record_flows(
-    text: str, result: str, paths: FlowPaths, config: LatticeConfig
+    text: str,
+    result: str,
+    paths: FlowPaths,
+    worth: np.ndarray,
+    config: LatticeConfig,
 ) -> FlowRecord:
     """The only sample of a trace as NumPy arrays, unused slots left out.
 
@@ -79,6 +122,7 @@ def record_flows(
         text: The sentence.
         result: One line on what came out of the lattice.
         paths: Trace of the sentence alone, B = 1.
+        worth: What ``worth_of_regions`` gives.
         config: Settings of the lattice.
     """
     output = paths.output
@@ -99,6 +143,7 @@ def record_flows(
         arrivals_far=_host(far)[0],
         surface_in=_host(output.surface_in)[0],
         surface_out=_host(output.surface_out)[0],
+        worth=worth,
     )
 
 

@@ -35,6 +35,9 @@ function unpack(stored) {
     end: integers(stored.end),
     input: numbers(stored.input),
     output: numbers(stored.output),
+    parent: Int32Array.from(integers(stored.parent), (number) => number - 1),
+    worth: numbers(stored.worth),
+    field: stored.field && { edge: stored.field.edge, views: numbers(stored.field.views) },
   };
 }
 
@@ -84,13 +87,15 @@ function readPalette() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => parseColor(style.getPropertyValue(`--${name}`));
   const palette = {};
-  for (const name of ["paper", "ink", "quiet", "edge", "low", "middle", "high", "crowd"]) {
+  const steps = Array.from({ length: COLORS }, (_, i) => i / (COLORS - 1));
+  for (const name of ["paper", "ink", "quiet", "edge", "low", "middle", "high", "crowd", "line"]) {
     palette[name] = read(name);
   }
-  palette.energies = Array.from({ length: COLORS }, (_, i) => {
-    const share = (2 * i) / (COLORS - 1) - 1;
+  palette.energies = steps.map((step) => {
+    const share = 2 * step - 1;
     return mix(palette.middle, share < 0 ? palette.low : palette.high, Math.abs(share));
   });
+  palette.worths = steps.map((step) => mix(palette.line, palette.crowd, step));
   return palette;
 }
 
@@ -151,6 +156,7 @@ class CubeView {
     this.outline(page.start, css(this.palette.edge, 0.8), [5, 4]);
     const every = scene.trails ? this.trails(scene) : 1;
     this.dots(scene);
+    if (scene.births) drawBirths(this, scene);
     for (const face of fronts) this.face(scene, face, 0.45);
     this.edges(true);
     this.labels();
@@ -227,7 +233,7 @@ class CubeView {
   // Cells on which flows have arrived, in the color of their mean energy.
   face(scene, face, alpha) {
     const { context, page, palette } = this;
-    if (!scene.faces || (face < 0 && !page.dual)) return;
+    if (!scene.faces || scene.color !== "energy" || (face < 0 && !page.dual)) return;
     const { width, height, limit } = page;
     const found = cells(page, scene.sentence, Math.floor(scene.time), face > 0);
     const low = (i, n) => Math.max(-1, (2 * (i - 0.5)) / (n - 1) - 1);
@@ -247,16 +253,17 @@ class CubeView {
 
   // Ways travelled so far, all segments of one color in one stroke.
   trails(scene) {
-    const { context, page, palette } = this;
+    const { context, page } = this;
     const { sentence, time } = scene;
-    const { flows, position, energy } = sentence;
+    const { flows, position } = sentence;
+    const shades = shadesOf(page, scene);
     const budget = scene.moving ? MOVING_SEGMENTS : STILL_SEGMENTS;
     const every = Math.max(1, Math.ceil((flows * Math.ceil(time)) / budget));
     const paths = Array.from({ length: COLORS }, () => []);
     for (let i = 0; i < flows; i += every) {
       const end = Math.min(time, sentence.arrived[i]);
       for (let t = sentence.born[i]; t < end; t++) {
-        paths[bin(energy[(t + 1) * flows + i], page.limit)].push(t, i);
+        paths[shades.of(t + 1, i)].push(t, i);
       }
     }
     const shown = Math.ceil(flows / every);
@@ -264,7 +271,7 @@ class CubeView {
     context.lineWidth = 1;
     paths.forEach((path, color) => {
       if (!path.length) return;
-      context.strokeStyle = css(palette.energies[color], alpha);
+      context.strokeStyle = css(shades.colors[color], alpha);
       context.beginPath();
       for (let k = 0; k < path.length; k += 2) {
         const [t, i] = [path[k], path[k + 1]];
@@ -292,8 +299,9 @@ class CubeView {
 
   // One dot a flow, the farthest first; small ones have arrived.
   dots(scene) {
-    const { context, page, palette } = this;
+    const { context, page } = this;
     const { sentence, time } = scene;
+    const shades = shadesOf(page, scene);
     const step = Math.min(Math.floor(time), page.steps);
     const drawn = [];
     for (let i = 0; i < sentence.flows; i++) {
@@ -307,8 +315,7 @@ class CubeView {
       const rests = sentence.arrived[i] <= time;
       const near = CAMERA / (CAMERA - depth);
       const radius = Math.max(0.7, (rests ? 1.5 : 2.8) * near * scale);
-      const energy = sentence.energy[step * sentence.flows + i];
-      context.fillStyle = css(palette.energies[bin(energy, page.limit)], rests ? 0.8 : 1);
+      context.fillStyle = css(shades.colors[shades.of(step, i)], rests ? 0.8 : 1);
       context.beginPath();
       context.arc(x, y, radius, 0, 7);
       context.fill();

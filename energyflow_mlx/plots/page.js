@@ -10,6 +10,8 @@ const scene = {
   time: page.steps,
   trails: true,
   faces: true,
+  births: true,
+  color: "energy",
   moving: false,
   palette: readPalette(),
 };
@@ -85,10 +87,14 @@ function stepBy(change) {
   goTo(whole() + change);
 }
 
-function choose(index) {
+function sentenceAt(index) {
   if (!unpacked.has(index)) unpacked.set(index, unpack(page.sentences[index]));
-  if (scene.sentence !== unpacked.get(index)) pick.clear();
-  scene.sentence = unpacked.get(index);
+  return unpacked.get(index);
+}
+
+function choose(index) {
+  if (scene.sentence !== sentenceAt(index)) pick.clear();
+  scene.sentence = sentenceAt(index);
   element("result").textContent = scene.sentence.result;
   const body = element("statistics").tBodies[0];
   body.replaceChildren(
@@ -101,6 +107,8 @@ function choose(index) {
   const limit = Math.max(greatest(scene.sentence.input), greatest(scene.sentence.output));
   paintSurface("input", "Input", scene.sentence.input, limit);
   paintSurface("output", "Output", scene.sentence.output, limit);
+  paintWorth(scene.sentence);
+  offerOthers(index);
   describeStep();
   request();
 }
@@ -120,18 +128,21 @@ function describeStep() {
   const some = travelling === 1 ? "1 flow travels" : `${travelling} flows travel`;
   element("caption").textContent =
     `Step ${step} of ${page.steps}: ${some}, ${on}${late}.${left}`;
+  element("energies").textContent = describeEnergies(scene.sentence, step);
   paintArrivals(step, near, far);
+  paintChange(step);
+  paintMedium(scene.sentence, step);
 }
 
 // Cells as single pixels, the first row at the bottom, enlarged by the style sheet.
-function paint(canvas, color) {
-  canvas.width = page.width;
-  canvas.height = page.height;
+function paint(canvas, color, width = page.width, height = page.height) {
+  canvas.width = width;
+  canvas.height = height;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(page.width, page.height);
-  for (let place = 0; place < page.width * page.height; place++) {
-    const row = page.height - 1 - Math.floor(place / page.width);
-    const at = 4 * (row * page.width + (place % page.width));
+  const image = context.createImageData(width, height);
+  for (let place = 0; place < width * height; place++) {
+    const row = height - 1 - Math.floor(place / width);
+    const at = 4 * (row * width + (place % width));
     image.data.set([...color(place), 255], at);
   }
   context.putImageData(image, 0, 0);
@@ -174,11 +185,7 @@ function greatest(surface) {
 
 // Both surfaces of a sentence end their colors at the same limit.
 function paintSurface(name, title, surface, limit) {
-  const { paper, low, high } = scene.palette;
-  paint(element(name), (place) => {
-    const share = surface[place] / limit;
-    return mix(paper, share < 0 ? low : high, Math.abs(share));
-  });
+  paint(element(name), signedColor(surface, limit));
   element(`${name}-text`).textContent = `${title}: −${limit.toPrecision(2)} to +${limit.toPrecision(2)}`;
 }
 
@@ -191,12 +198,18 @@ function listen() {
     if (playing) pause();
     goTo(Number(e.target.value));
   });
-  for (const name of ["trails", "faces"]) {
+  for (const name of ["trails", "faces", "births"]) {
     element(name).addEventListener("change", (e) => {
       scene[name] = e.target.checked;
       request();
     });
   }
+  element("color").addEventListener("change", (e) => {
+    scene.color = e.target.value;
+    describeColors();
+    request();
+  });
+  element("other").addEventListener("change", () => paintChange(whole()));
   element("reset").addEventListener("click", () => {
     view.reset();
     request();
@@ -283,14 +296,12 @@ function start() {
     ...page.sentences.map((sentence) => new Option(sentence.text))
   );
   element("step").max = page.steps;
-  const limit = page.limit.toPrecision(2);
-  element("least").textContent = `≤ −${limit}`;
-  element("most").textContent = `≥ +${limit}`;
   listen();
   listenToPointers();
   listenToPicks(view, scene, pick, request);
   listenToKeys();
   choose(0);
+  describeColors();
 }
 
 start();

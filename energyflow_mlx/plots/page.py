@@ -17,7 +17,7 @@ from energyflow_mlx.evaluation.flow_record import Cube, FlowRecord, describe
 from energyflow_mlx.runtime.atomic import write_text
 from energyflow_mlx.runtime.json_text import json_text
 
-_FILES = ("theme.css", "page.css", "cube.js", "pick.js", "page.js")
+_FILES = ("theme.css", "page.css", "cube.js", "pick.js", "relate.js", "page.js")
 _CODES = 65535  # greatest code of a quantized number
 _SHOWN_ENERGY = 99.5  # percentile of |energy| at which the colors end
 
@@ -95,7 +95,17 @@ def _pack_record(cube: Cube, record: FlowRecord) -> dict[str, Any]:
         "end": _pack_integers(_cells(cube, record.landed)),
         "input": quantize(record.surface_in),
         "output": quantize(record.surface_out),
+        "parent": _pack_integers(record.parent + 1),
+        "worth": quantize(record.worth),
+        "field": None if record.field is None else _pack_field(record.field),
     }
+
+
+def _pack_field(field: np.ndarray) -> dict[str, Any]:
+    """Sums of a medium ``[T + 1, N, N, N]`` along z and along y, ``[y, x], [z, x]``."""
+    from_front, from_above = field.sum(axis=3), field.sum(axis=2)
+    views = np.stack([from_front, from_above], axis=1).swapaxes(2, 3)
+    return {"edge": field.shape[1], "views": quantize(views)}
 
 
 def _cells(cube: Cube, position: np.ndarray) -> np.ndarray:

@@ -28,13 +28,15 @@ function describeFlow(page, sentence, i) {
   const face = sentence.far[i] ? "far" : "near";
   const end = `cell ${cellName(page, sentence.end[i])} of the ${face} face`;
   const start = `starts at cell ${cellName(page, sentence.start[i])}`;
-  const late = born ? `, spawned at step ${born},` : "";
+  const late = born ? `, a child of flow ${sentence.parent[i]}, born at step ${born},` : "";
+  const children = childrenOf(sentence, i);
+  const has = children.length ? ` Its children: ${children.join(", ")}.` : "";
   const last = signed(energy[page.steps * flows + i]);
   const how = sentence.arrived[i] > page.steps
     ? `never arrives and is projected onto ${end}`
     : `arrives on ${end} at step ${sentence.arrived[i]}`;
   return `Flow ${i} ${start}${late} with energy ${signed(energy[born * flows + i])}; `
-    + `it ${how} with energy ${last}.`;
+    + `it ${how} with energy ${last}.${has}`;
 }
 
 // Its path so far over all others, and a ring around its dot.

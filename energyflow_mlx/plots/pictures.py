@@ -31,8 +31,9 @@ def write_pictures(
         folder: Where the pictures go; created when missing.
 
     Returns:
-        ``surfaces.png`` (of the first eight sentences), ``arrivals.png`` and
-        ``histograms.png`` (of all).
+        ``surfaces.png`` (of the first eight sentences), ``arrivals.png``,
+        ``regions.png`` and ``histograms.png`` (of all), and with several sentences
+        ``changes.png``.
     """
     drawn = draw_pictures(cube, records)
     return [
@@ -42,11 +43,15 @@ def write_pictures(
 
 def draw_pictures(cube: Cube, records: Sequence[FlowRecord]) -> dict[str, Figure]:
     """The pictures of ``write_pictures`` by name; arguments as there."""
-    return {
+    drawn = {
         "surfaces": _draw_surfaces(records[:_MOST_ROWS]),
         "arrivals": _draw_arrivals(cube, records),
+        "regions": _draw_regions(records),
         "histograms": _draw_histograms(cube, records),
     }
+    if len(records) > 1:
+        drawn["changes"] = _draw_changes(records[: _MOST_ROWS + 1])
+    return drawn
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -101,6 +106,40 @@ def _draw_arrivals(cube: Cube, records: Sequence[FlowRecord]) -> Figure:
     figure.colorbar(
         image, ax=axes, shrink=0.85, extend="min", label=f"flows on a cell{over}"
     )
+    return figure
+
+
+def _draw_regions(records: Sequence[FlowRecord]) -> Figure:
+    """What the cosine loses when a region's flows start without energy."""
+    worth = np.mean([record.worth for record in records], axis=0)
+    figure = _figure(5.8, 5.1)
+    axes = figure.subplots()
+    image = _show(axes, worth, _COUNT, 0.0, max(1e-6, float(worth.max())))
+    over = f", mean of {len(records)} sentences" if len(records) > 1 else ""
+    axes.set_title(f"Loss without the region{over}", fontsize=10)
+    figure.colorbar(image, ax=axes, shrink=0.85, label="1 \u2212 cosine")
+    return figure
+
+
+def _draw_changes(records: Sequence[FlowRecord]) -> Figure:
+    """What each other sentence changes: its energies and arrivals, less the first's."""
+    first, *others = records
+    figure = _figure(11.4, 3.6 * len(others))
+    rows = figure.subfigures(len(others), 1, squeeze=False)[:, 0]
+    for row, record in zip(rows, others, strict=True):
+        title = f"{record.text}  less  {first.text}"
+        row.suptitle(shorten(title, 130, placeholder=" ..."), fontsize=11)
+        kinds = {
+            "Energies that started": record.surface_in - first.surface_in,
+            "Energies that arrived": record.surface_out - first.surface_out,
+            "Flows that landed, both faces": record.arrivals - first.arrivals,
+        }
+        places = row.subplots(1, len(kinds))
+        for axes, (name, difference) in zip(places, kinds.items(), strict=True):
+            limit = max(1e-6, float(np.abs(difference).max()))
+            image = _show(axes, difference, _SIGNED, -limit, limit)
+            axes.set_title(name, fontsize=10)
+            row.colorbar(image, ax=axes, shrink=0.85)
     return figure
 
 

@@ -4,7 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from energyflow_mlx.evaluation.tracing import record_flows
+from energyflow_mlx.evaluation.similarity import cosine_rows
+from energyflow_mlx.evaluation.tracing import record_flows, worth_of_regions
 from energyflow_mlx.lattice import EnergyLattice
 from tests.lattice.conftest import make_config, wake
 from tests.plots.records import count_on_face
@@ -26,7 +27,8 @@ def traced(request):
     wake(lattice.flow)
     lattice.eval()
     paths = lattice.trace(mx.random.normal((1, 6)))
-    return config, paths, record_flows("a", "b", paths, config)
+    worth = worth_of_regions(lattice, paths)
+    return config, paths, record_flows("a", "b", paths, worth, config)
 
 
 def test_only_flows_that_exist_are_kept(traced):
@@ -88,3 +90,36 @@ def small_traces():
     vector = mx.random.normal((2, 6))
     surface = lattice.mapper(vector).reshape(2, -1)
     return lattice.trace(vector), lattice.trace_surface(surface)
+
+
+def test_a_child_has_the_place_and_the_energy_of_its_parent(traced):
+    config, _, record = traced
+    cells = config.surface_size
+    assert (record.parent[:cells] == -1).all()
+    for child in range(cells, len(record.parent)):
+        parent, time = record.parent[child], record.born[child]
+        assert record.born[parent] < time
+        assert np.array_equal(
+            record.position[time, child], record.position[time - 1, parent]
+        )
+        assert record.energy[time, child] == record.energy[time, parent]
+
+
+def test_the_worth_of_a_region_is_what_the_cosine_loses_without_its_energies():
+    config = make_config(cube={"width": 15, "height": 11})
+    lattice = EnergyLattice(config, 6)
+    wake(lattice.flow)
+    lattice.eval()
+    surface = np.array(mx.random.normal((1, 11, 15)))
+    surface[:, 6:, 10:] = 0.0
+    paths = lattice.trace_surface(mx.array(surface))
+    worth = worth_of_regions(lattice, paths)
+    whole = np.array(paths.output.vector)
+    for rows, columns in ((slice(6), slice(5)), (slice(6, 11), slice(5, 10))):
+        less = surface.copy()
+        less[:, rows, columns] = 0.0
+        vector = np.array(lattice.from_surface(mx.array(less)).vector)
+        lost = 1.0 - cosine_rows(vector, whole)[0]
+        np.testing.assert_allclose(worth[rows, columns], lost, atol=1e-5)
+        assert lost > 1e-3
+    np.testing.assert_allclose(worth[6:, 10:], 0.0, atol=1e-6)

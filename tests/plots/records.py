@@ -72,4 +72,5 @@ def make_record(cube, text="A dog runs.", seed=0, spawned=2):
         arrivals_far=count_on_face(landed, 1.0, cube.width, cube.height),
         surface_in=rng.standard_normal((cube.height, cube.width)),
         surface_out=rng.standard_normal((cube.height, cube.width)),
+        worth=np.repeat(np.linspace(0, 0.5, cube.height)[:, None], cube.width, 1),
     )

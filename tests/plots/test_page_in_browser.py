@@ -180,7 +180,7 @@ def test_between_two_steps_flows_are_on_their_way(page, records):
 
 def test_near_flows_are_drawn_over_far_ones_and_larger(page):
     first = page.evaluate(
-        "window.radii = []; const arc = view.context.arc;"
+        "window.radii = []; scene.births = false; const arc = view.context.arc;"
         "view.context.arc = function (x, y, r, ...rest)"
         " { window.radii.push(r); arc.call(this, x, y, r, ...rest); };"
         "Number(view.canvas.dataset.frame)"
@@ -309,8 +309,8 @@ def test_keys_rotate_zoom_and_reset_when_the_cube_has_the_focus(page):
     assert step(page) == STEPS, "arrows rotate here, they do not step"
 
 
-@pytest.mark.parametrize("name", ["trails", "faces"])
-def test_trails_and_faces_can_be_hidden(name, page):
+@pytest.mark.parametrize("name", ["trails", "faces", "births"])
+def test_trails_faces_and_births_can_be_hidden(name, page):
     shown, before = picture(page), inked(page, "cube")[0]
     assert drawn_after(page, lambda: page.click(f"#{name}")) != shown
     assert inked(page, "cube")[0] < before
@@ -403,7 +403,7 @@ def test_a_flow_that_never_arrives_is_said_to_be_projected(page):
     said = page.evaluate("describeFlow(page, scene.sentence, 0)")
     assert "never arrives and is projected onto cell " in said
     spawned = page.evaluate("describeFlow(page, scene.sentence, 31)")
-    assert "spawned at step 1, with energy" in spawned
+    assert "a child of flow 1, born at step 1, with energy" in spawned
     assert "at step 4 with energy" in spawned or "at step 3 with energy" in spawned
 
 

@@ -96,8 +96,23 @@ def test_a_second_drawing_replaces_the_first_and_leaves_no_scraps(tmp_path):
     cube = make_cube()
     for seed in (0, 1):
         write_pictures(cube, [make_record(cube, seed=seed)], tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"surfaces.png", "arrivals.png", "histograms.png"}
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"surfaces", "arrivals", "regions", "histograms"}
+
+
+def test_a_second_sentence_adds_what_it_changes():
+    first, second = (make_record(cube := make_cube(), seed=seed) for seed in (0, 1))
+    assert "changes" not in draw_pictures(cube, [first])
+    figure = draw_pictures(cube, [first, second])["changes"]
+    started, arrived, landed = (
+        axes.images[0].get_array()
+        for row in figure.subfigs
+        for axes in row.axes
+        if axes.get_title()
+    )
+    np.testing.assert_allclose(started, second.surface_in - first.surface_in)
+    np.testing.assert_allclose(arrived, second.surface_out - first.surface_out)
+    np.testing.assert_allclose(landed, second.arrivals - first.arrivals)
 
 
 def test_all_surfaces_have_one_color_scale():

@@ -182,6 +182,8 @@ def test_flow_text_goes_from_text_through_the_lattice_to_text(tmp_path, capsys):
     vectors = codec.encode(["A dog runs.", "Two cats sleep."])
     assert vectors.shape == (2, 384)
     assert len(codec.decode(vectors)) == 2
+    with pytest.raises(InputError, match=r"the lattice\.mapper .* was never trained"):
+        codec.transform(vectors)
     (tmp_path / "val.txt").write_text("A dog runs.\nA man eats.\n")
     val = str(tmp_path / "val.txt")
     found = evaluate_json(capsys, run=config.run.dir, val=val)

@@ -7,6 +7,7 @@ from energyflow_mlx.training.objectives.flow import Flow
 from energyflow_mlx.training.objectives.flow_text import FlowText
 from energyflow_mlx.training.objectives.paraphrase import Paraphrase
 from energyflow_mlx.training.objectives.reconstruction import Reconstruction
+from energyflow_mlx.training.objectives.surface import Surface
 
 __all__ = [
     "Correction",
@@ -18,4 +19,5 @@ __all__ = [
     "Paraphrase",
     "Reconstruction",
     "StepBatch",
+    "Surface",
 ]

@@ -78,6 +78,12 @@ class Differentiated(NamedTuple):
     is_one_graph: bool
 
 
+def add_noise(vectors: mx.array, length: float, key: mx.array) -> mx.array:
+    """Vectors ``[B, E]`` with a random vector of about this length added to each."""
+    noise = mx.random.normal(vectors.shape, key=key)
+    return vectors + noise * (length / vectors.shape[-1] ** 0.5)
+
+
 class Objective:
     """One thing a run trains.
 
@@ -115,6 +121,11 @@ class Objective:
     def parts(self) -> tuple[str, ...]:
         """Prefixes of the parameters that its gradient reaches."""
         raise NotImplementedError
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Prefixes of the parameters that it needs, learned or not."""
+        return self.parts
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from energyflow_mlx.config import Config, FlowConfig, LatticeConfig
 from energyflow_mlx.config.checks import require
+from energyflow_mlx.config.objectives import ThroughLatticeConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import FlowRecord
 from energyflow_mlx.evaluation.held_out import (
@@ -17,10 +18,12 @@ from energyflow_mlx.evaluation.held_out import (
     through_lattice,
     vector_metrics,
 )
+from energyflow_mlx.evaluation.retrieval import precision_at
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.evaluation.tracing import trace_vectors
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import (
+    EnergyLattice,
     LatticeOutput,
     displacement_scale,
     exploration_sigma,
@@ -42,6 +45,7 @@ from energyflow_mlx.training.objectives.base import (
     Objective,
     Outcome,
     StepBatch,
+    add_noise,
 )
 from energyflow_mlx.training.objectives.distillation import (
     VECTOR_MEASURES,
@@ -60,7 +64,7 @@ class ThroughLattice(Objective):
     measures = VECTOR_MEASURES
     measured_at_start = True
     shows_flows = True
-    settings: FlowConfig
+    settings: ThroughLatticeConfig
     # Prefixes of the parameters that ``surface`` and ``outcome`` learn.
     before_parts: tuple[str, ...]
     after_parts: tuple[str, ...]
@@ -205,7 +209,10 @@ def hide_cells(surface: mx.array, share: float, key: mx.array) -> mx.array:
 
 
 def flow_outcome(
-    model: EnergyFlow, output: LatticeOutput, target: mx.array, settings: FlowConfig
+    model: EnergyFlow,
+    output: LatticeOutput,
+    target: mx.array,
+    settings: ThroughLatticeConfig,
 ) -> Outcome:
     """Distance of the lattice's vector to the target, with the flows' statistics.
 
@@ -240,6 +247,7 @@ class Flow(ThroughLattice):
     takes_pairs = True
     before_parts = ("lattice.mapper",)
     after_parts = ("lattice.collector",)
+    settings: FlowConfig
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -248,8 +256,11 @@ class Flow(ThroughLattice):
 
     def surface(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
         """Lay the source vector out."""
-        width = model.lattice.embedding_dim
-        return model.lattice.mapper(batch.target[:, -width:], key=key)
+        source = batch.target[:, -model.lattice.embedding_dim :]
+        if self.settings.noise > 0:
+            key, drawn = mx.random.split(key)
+            source = add_noise(source, self.settings.noise, drawn)
+        return model.lattice.mapper(source, key=key)
 
     def outcome(
         self, model: EnergyFlow, batch: StepBatch, key: mx.array, output: LatticeOutput
@@ -263,39 +274,44 @@ class Flow(ThroughLattice):
     ) -> dict[str, float]:
         """Closeness of what comes out of the lattice, and the flows' statistics.
 
-        With a mask ``masked_cosine`` is that of the same rows with cells hidden.
+        With a mask ``masked_cosine`` is that of the same rows with cells hidden. With
+        noise ``sharpened_cosine`` is that of the same rows with noise,
+        ``sharpened_p_at_1`` how many of them come out nearest their own clean vector,
+        and ``noisy_p_at_1`` how many were nearest it before.
         """
         vectors, statistics = self.travelled(codec, held_out, engine)
         goals = held_out.targets[:, : codec.dimension]
         found = vector_metrics(vectors, goals) | statistics
-        if self.settings.mask == 0:
-            return found
-        lattice, key = codec.model.lattice, mx.random.key(0)
-
-        def mend(vectors: mx.array) -> LatticeOutput:
-            surface = hide_cells(lattice.mapper(vectors), self.settings.mask, key)
-            output: LatticeOutput = lattice.from_surface(surface)
-            return output
-
-        mended, _ = self._send(mend, held_out, codec.dimension, engine)
-        return found | {"masked_cosine": float(np.mean(cosine_rows(mended, goals)))}
+        sources = held_out.targets[:, -codec.dimension :]
+        lattice = codec.model.lattice
+        if self.settings.mask > 0:
+            mend = partial(_mend, lattice, self.settings.mask)
+            mended, _ = self._send(mend, sources, engine)
+            found["masked_cosine"] = float(np.mean(cosine_rows(mended, goals)))
+        if self.settings.noise > 0:
+            drawn = add_noise(mx.array(sources), self.settings.noise, mx.random.key(0))
+            with engine.batch("noise"):
+                read = engine.defer("noise", drawn)
+            noisy = read.value()
+            sharpened = vector_metrics(self._send(lattice, noisy, engine)[0], goals)
+            found |= {f"sharpened_{n}": sharpened[n] for n in ("cosine", "p_at_1")}
+            found["noisy_p_at_1"] = precision_at(noisy, goals, (1,))[1]
+        return found
 
     def travelled(
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
     ) -> tuple[np.ndarray, dict[str, float]]:
         """The source vectors through the lattice."""
-        return self._send(codec.model.lattice, held_out, codec.dimension, engine)
+        sources = held_out.targets[:, -codec.dimension :]
+        return self._send(codec.model.lattice, sources, engine)
 
     def _send(
         self,
         through: Callable[[mx.array], LatticeOutput],
-        held_out: HeldOut,
-        dimension: int,
+        sources: np.ndarray,
         engine: ReadbackEngine,
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """The source vectors through something; as ``travelled``."""
-        sources = held_out.targets[:, -dimension:]
-
+        """Source vectors ``[N, E]`` through something; as ``travelled``."""
         size = self.measured_together
 
         def outputs() -> Iterator[Pass]:
@@ -314,3 +330,9 @@ class Flow(ThroughLattice):
     ) -> list[FlowRecord]:
         """The teacher's vectors of the sentences through the lattice."""
         return trace_vectors(codec, texts, embed(texts))
+
+
+def _mend(lattice: EnergyLattice, share: float, vectors: mx.array) -> LatticeOutput:
+    """Vectors ``[B, E]`` through a lattice with a share of the cells hidden."""
+    surface = hide_cells(lattice.mapper(vectors), share, mx.random.key(0))
+    return lattice.from_surface(surface)

@@ -9,7 +9,12 @@ from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import unit_rows
 from energyflow_mlx.ops import linear_cross_entropy, pack_rows
 from energyflow_mlx.readback import ReadbackEngine
-from energyflow_mlx.training.objectives.base import Objective, Outcome, StepBatch
+from energyflow_mlx.training.objectives.base import (
+    Objective,
+    Outcome,
+    StepBatch,
+    add_noise,
+)
 from energyflow_mlx.training.token_rows import candidate_softmax
 
 
@@ -44,8 +49,7 @@ class Reconstruction(Objective):
         noise_key, decoder_key, encoder_key, own_key = mx.random.split(key, 4)
         z = batch.target
         if settings.latent_noise > 0:
-            noise = mx.random.normal(z.shape, key=noise_key)
-            z = z + noise * (settings.latent_noise / z.shape[-1] ** 0.5)
+            z = add_noise(z, settings.latent_noise, noise_key)
         smoothing = settings.label_smoothing
         total, count = sentence_loss(model, batch, z, decoder_key, smoothing)
         metrics = {"ce": total}
