@@ -30,8 +30,8 @@ def test_a_batch_of_too_many_flows_is_one_line_and_no_folder(tmp_path):
     done = command("train", *words, f"run.dir={folder}")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: [config] trainer.micro_batch must be <= 2, as a sentence takes 408 "
-        "flow slots and lattice.cube.max_active_flows is 1000, got 32."
+        "error: [config] trainer.micro_batch must be <= 1, as a sentence takes 800 "
+        "flow slots and lattice.cube.max_active_flows is 1000, got 8."
     ]
     assert not folder.exists()
 
