@@ -12,12 +12,15 @@ once (test). Compared by the mean cosine of output and target:
 identity  The source as it is.
 linear    The best linear map: ridge regression in closed form on all training pairs,
           its penalty chosen on dev.
+random    An MLP whose hidden layer, rectified, is drawn and never trained; what reads
+          it and the source is solved in closed form. As many parameters as the largest
+          small lattice.
 lattice   ``lattice=debug``, in several ways (``WAYS``).
 MLP       For each way: an MLP with a linear map beside it, as many parameters, the
           same loss, updates, batches, learning rate and start.
 
-Refuted when the lattice that dev prefers is not above the linear map and the MLP that
-dev prefers, on test.
+Refuted when the lattice that dev prefers is not above the linear map, the random layer
+and the MLP that dev prefers, on test.
 """
 
 import argparse
@@ -54,6 +57,8 @@ _GROUP = 5  # held-out captions of an image
 _PENALTIES = (0.01, 0.02, 0.03, 0.06, 0.1, 0.2, 0.4)
 Features = Callable[[np.ndarray], np.ndarray]
 _WARMUP = 20  # updates
+_RANDOM_UNITS = 424  # 473,000 parameters with the maps around them
+_RANDOM_SCALE = 12.0  # makes them about as long as the source
 _AT_ONCE = 50  # vectors that are measured together
 _REPORTED = ("face_choice", "face_entropy", "sideways_cells")
 
@@ -182,6 +187,22 @@ def best_linear_map(
     shown = features(choosing.sources)
     best = max(maps, key=lambda p: choosing.cosine(shown @ maps[p]))
     return maps[best].astype(np.float32), best
+
+
+def random_layer(seed: int, sets: Sequence[Pairs]) -> dict[str, float]:
+    """Cosines of random rectified units and the source, read in closed form."""
+    train, choosing, test = sets
+    width = train.sources.shape[1]
+    drawn = np.random.default_rng(seed).normal(size=(width, _RANDOM_UNITS))
+
+    def features(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.maximum(x @ drawn / _RANDOM_SCALE, 0)], axis=1)
+
+    found, _ = best_linear_map(train, choosing, features)
+    cosine = {"dev": choosing, "test": test}
+    return {
+        n: pairs.cosine(features(pairs.sources) @ found) for n, pairs in cosine.items()
+    }
 
 
 class Beside(nn.Module):
@@ -406,6 +427,7 @@ def main() -> None:
             "penalty": penalty,
             "dev": choosing.cosine(choosing.sources @ linear),
         },
+        "random": [random_layer(seed, sets) for seed in args.seeds],
         "ways": [],
     }
     record["identity"]["test"] = test.cosine(test.sources)
@@ -420,6 +442,7 @@ def main() -> None:
         rival = max(record["ways"], key=lambda way: mean(way, "mlp", "dev"))
         record["chosen_mlp"] = rival["way"]
         rivals = [mean(rival, "mlp", "test"), record["linear"]["test"]]
+        rivals.append(float(np.mean([found["test"] for found in record["random"]])))
         record["refuted"] = mean(best, "lattice", "test") <= max(rivals)
         if args.output:
             args.output.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
