@@ -12,12 +12,15 @@ once (test). Compared by the mean cosine of output and target:
 identity  The source as it is.
 linear    The best linear map: ridge regression in closed form on all training pairs,
           its penalty chosen on dev.
-lattice   ``lattice=debug``, in several ways (``WAYS``).
+random    An MLP whose hidden layer, rectified, is drawn and never trained; what reads
+          it and the source is solved in closed form. As many parameters as the largest
+          small lattice.
+lattice   The cube of ``lattice=debug``, a small carrier and two steps, in several ways.
 MLP       For each way: an MLP with a linear map beside it, as many parameters, the
           same loss, updates, batches, learning rate and start.
 
-Refuted when the lattice that dev prefers is not above the linear map and the MLP that
-dev prefers, on test.
+Refuted when the lattice that dev prefers is not above the linear map, the random layer
+and the MLP that dev prefers, on test.
 """
 
 import argparse
@@ -37,7 +40,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from energyflow_mlx.config import FlowConfig, TeacherConfig
 from energyflow_mlx.data.pairs import read_pairs
@@ -53,7 +56,9 @@ TRAINED, CHOOSING = 20_000, 1_000  # pairs
 _GROUP = 5  # held-out captions of an image
 _PENALTIES = (0.01, 0.02, 0.03, 0.06, 0.1, 0.2, 0.4)
 Features = Callable[[np.ndarray], np.ndarray]
-_WARMUP = 20  # updates
+_WARMUP, _BATCH = 20, 32  # updates, pairs of each
+_RANDOM_UNITS = 424  # 473,000 parameters with the maps around them
+_RANDOM_SCALE = 12.0  # makes them about as long as the source
 _AT_ONCE = 50  # vectors that are measured together
 _REPORTED = ("face_choice", "face_entropy", "sideways_cells")
 
@@ -72,8 +77,6 @@ class Way:
             energy to the far face and negative to the near one: so they may learn to.
         solves: After the training the last linear map, collector or output layer, is
             the best for the training pairs, in closed form.
-        batch: Pairs of an update.
-        average: Decay of a moving average of the weights, which is then measured.
         loss: Weights of the terms of the loss.
     """
 
@@ -83,8 +86,6 @@ class Way:
     keeps_linear: bool = False
     by_sign: bool = False
     solves: bool = False
-    batch: int = 32
-    average: float = 0.0
     loss: FlowConfig = field(default_factory=FlowConfig)
 
 
@@ -95,16 +96,13 @@ _APART = ("readout.faces=separate",)
 _KEPT = Way(_LINEAR, from_linear=True, keeps_linear=True)
 _CHOOSING = (*_LINEAR, *_APART, "motion.start=xavier", "motion.face_tie=0.0")
 WAYS = {
-    "debug": Way(),
     "mlp ends": Way(("cube.steps=2", *_SMALL)),
     "linear ends": Way(_LINEAR, lr=3e-3),
     "fixed ends": Way(("ends.kind=fixed", *_APART, "cube.steps=2", *_SMALL), lr=3e-3),
     "from linear": Way(_LINEAR, from_linear=True, lr=1e-4),
-    "large batch": Way(_LINEAR, from_linear=True, lr=1e-4, batch=256, average=0.98),
     "flows alone": _KEPT,
     "cosine alone": replace(_KEPT, loss=FlowConfig(mse=0.0)),
     "random moves": replace(_KEPT, changes=(*_LINEAR, "motion.start=xavier")),
-    "five steps": replace(_KEPT, changes=("ends.kind=linear", *_SMALL)),
     "faces": replace(_KEPT, changes=_CHOOSING, lr=3e-3, solves=True),
     "faces by sign": replace(
         _KEPT, changes=_CHOOSING, lr=3e-3, solves=True, by_sign=True
@@ -182,6 +180,22 @@ def best_linear_map(
     shown = features(choosing.sources)
     best = max(maps, key=lambda p: choosing.cosine(shown @ maps[p]))
     return maps[best].astype(np.float32), best
+
+
+def random_layer(seed: int, sets: Sequence[Pairs]) -> dict[str, float]:
+    """Cosines of random rectified units and the source, read in closed form."""
+    train, choosing, test = sets
+    width = train.sources.shape[1]
+    drawn = np.random.default_rng(seed).normal(size=(width, _RANDOM_UNITS))
+
+    def features(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.maximum(x @ drawn / _RANDOM_SCALE, 0)], axis=1)
+
+    found, _ = best_linear_map(train, choosing, features)
+    cosine = {"dev": choosing, "test": test}
+    return {
+        n: pairs.cosine(features(pairs.sources) @ found) for n, pairs in cosine.items()
+    }
 
 
 class Beside(nn.Module):
@@ -265,7 +279,7 @@ def batches(updates: int, size: int, seed: int, train: Pairs) -> Iterator[list]:
 def train_model(
     args: argparse.Namespace, way: Way, model: nn.Module, given: Iterator[list]
 ) -> None:
-    """Train in place: AdamW, warm-up, then a cosine; at the end the average, if any."""
+    """Train in place: AdamW, warm-up, then a cosine."""
     through = outputs_of(model)
     optimizer = optim.AdamW(way.lr, weight_decay=1e-5, bias_correction=True)
 
@@ -286,21 +300,11 @@ def train_model(
         optimizer.update(model, gradients)
         return value
 
-    average = model.trainable_parameters()
     for number, batch in enumerate(given):
         done = number / args.updates
         warm = min(1.0, (number + 1) / _WARMUP)
         optimizer.learning_rate = way.lr * warm * (1 + np.cos(np.pi * done)) / 2
         mx.eval(step(*batch), state)
-        kept = min(way.average, (1 + number) / (10 + number))
-        average = tree_map(
-            lambda a, p, kept=kept: kept * a + (1 - kept) * p,
-            average,
-            model.trainable_parameters(),
-        )
-        mx.eval(average)
-    if way.average:
-        model.update(average)
 
 
 def outputs_of(model: nn.Module) -> Callable[[mx.array], mx.array]:
@@ -362,7 +366,7 @@ def compare(
                 parameters = count(model)
             else:
                 model = build_mlp(way, linear, parameters)
-            given = batches(args.updates, way.batch, seed, train)
+            given = batches(args.updates, _BATCH, seed, train)
             train_model(args, way, model, given)
             found.append(settle(model, way, sets))
         record[kind] = {"parameters": count(model), "seeds": found}
@@ -406,6 +410,7 @@ def main() -> None:
             "penalty": penalty,
             "dev": choosing.cosine(choosing.sources @ linear),
         },
+        "random": [random_layer(seed, sets) for seed in args.seeds],
         "ways": [],
     }
     record["identity"]["test"] = test.cosine(test.sources)
@@ -420,6 +425,7 @@ def main() -> None:
         rival = max(record["ways"], key=lambda way: mean(way, "mlp", "dev"))
         record["chosen_mlp"] = rival["way"]
         rivals = [mean(rival, "mlp", "test"), record["linear"]["test"]]
+        rivals.append(float(np.mean([found["test"] for found in record["random"]])))
         record["refuted"] = mean(best, "lattice", "test") <= max(rivals)
         if args.output:
             args.output.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
