@@ -1,6 +1,5 @@
 """Followed sentences: which they are, what is written of them, once each."""
 
-import json
 import shutil
 
 import numpy as np
@@ -11,7 +10,7 @@ from energyflow_mlx.build.data import load_held_out
 from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
 from energyflow_mlx.runs.folder import RunFolder
-from energyflow_mlx.runs.metrics import read_metrics
+from energyflow_mlx.runs.metrics import MetricsLog, read_metrics
 from tests.build.test_run import small
 
 CHANGES = {
@@ -69,9 +68,8 @@ def test_a_resumed_run_writes_each_validation_once(trained, tmp_path):
     folder.summary.unlink()
     shutil.rmtree(folder.checkpoints / "step_00000004")
     before = folder.samples.read_text()
-    stale = json.loads(before.splitlines()[-1]) | {"step": 3, "decoded": "stale"}
-    with folder.samples.open("a") as file:
-        file.write(json.dumps(stale) + "\n")
+    with MetricsLog(folder.samples) as log:
+        log.write(folder.read_samples()[-1] | {"step": 3, "decoded": "stale"})
     run(small(tmp_path, CHANGES))
     assert folder.samples.read_text() == before
 
