@@ -144,6 +144,7 @@ def record_flows(
         surface_in=_host(output.surface_in)[0],
         surface_out=_host(output.surface_out)[0],
         worth=worth,
+        field=None if paths.field is None else _host(paths.field)[:, 0, ..., 0],
     )
 
 

@@ -17,6 +17,7 @@ SETTINGS = {
     "unused slots": {"spawn": {"slots": 3, "threshold": 9.0}},
     "no drift": {"motion": {"z_drift": False}},
     "one face": {"cube": {"output_planes": "far"}, **SPAWNING},
+    "medium": {"field": {"cells": 4}, **SPAWNING},
 }
 
 
@@ -66,6 +67,19 @@ def test_every_flow_lands_on_one_cell_of_one_face(traced):
     assert near.shape == far.shape == (config.cube.height, config.cube.width)
     assert near.sum() + far.sum() == len(record.age)
     assert near.sum() == np.sum(record.landed[:, 2] == -1)
+
+
+def test_the_medium_holds_the_energy_of_those_who_travel(traced):
+    config, _, record = traced
+    if not config.field.cells:
+        assert record.field is None
+        return
+    assert record.field.shape == (config.total_steps + 1, 4, 4, 4)
+    travelling = np.where(record.alive, record.energy, 0.0).sum(axis=1)
+    np.testing.assert_allclose(record.field.sum(axis=(1, 2, 3)), travelling, atol=1e-4)
+    # They start on the plane in the middle, and none is at a face.
+    start = np.abs(record.field[0]).sum(axis=(0, 1))
+    assert start[1] > 0 and start[2] > 0 and start[0] == start[3] == 0
 
 
 def test_a_flow_rests_where_it_arrived(traced):
