@@ -55,7 +55,8 @@ COMMANDS = {
 # What differs between two runs that are the same: times, and what follows from them,
 # digests of what holds times among them; weights are compared as files of their own.
 _OF_TIME = re.compile(
-    r'"(\w*seconds\w*|\w*_ms|samples_per_second|sha256|digest|log)": [^,}\n]+'
+    r'"traces": \{[^}]*\}'  # of the process that wrote the summary
+    r'|"(\w*seconds\w*|\w*_ms|samples_per_second|sha256|digest|log)": [^,}\n]+'
 )
 
 

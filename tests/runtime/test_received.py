@@ -118,3 +118,14 @@ def test_values_of_other_types_are_refused(changes, said):
 def test_a_missing_value_is_named():
     with pytest.raises(InputError, match="size is missing"):
         received.built(Settings, {}, "[room] a")
+
+
+def test_a_large_file_of_holes_is_not_read(tmp_path):
+    path = tmp_path / "holes"
+    with path.open("wb") as file:
+        file.write(b"data")
+        file.truncate(2**30)
+    if path.stat().st_blocks * 512 > 2**20:
+        pytest.skip("needs a file system with holes")
+    with pytest.raises(InputError, match="bytes of data, got .* and holes"):
+        received.open_file(path, "files")
