@@ -84,7 +84,7 @@ def test_a_second_signal_ends_a_process_that_python_cannot_reach(checkout):
         cwd=checkout,
         capture_output=True,
         text=True,
-        timeout=200,  # the digest itself takes longer
+        timeout=100,  # the digest itself takes longer
         check=False,
     )
     assert done.returncode == 143, done.stderr
