@@ -270,6 +270,9 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     assert stored.pop("details").keys() == {"retrieval", "sts"} and stored == result
     expected = {"cosine", "mse", "p_at_1", "p_at_5", "p_at_10", "spearman", "ce"}
     expected |= {"bleu", "exact", "token_f1", "semantic_cosine", "sentences", "seconds"}
+    expected |= {"reachable", "changed_case"}
+    causes = ("length", "unknown", "punctuation", "other")
+    expected |= {f"unreachable_{cause}" for cause in causes}
     assert expected == result.keys()
     assert list(result["spearman"]) == ["tiny"]
     (folder / "evaluation.json").unlink()
