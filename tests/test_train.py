@@ -271,9 +271,8 @@ def test_encode_decode_and_evaluate_commands(finished, tmp_path):
     expected = {"cosine", "mse", "p_at_1", "p_at_5", "p_at_10", "spearman", "ce"}
     expected |= {"bleu", "exact", "token_f1", "semantic_cosine", "sentences", "seconds"}
     expected |= {"reachable", "changed_case"}
-    expected |= {
-        f"unreachable_{c}" for c in ("length", "punctuation", "unknown", "other")
-    }
+    causes = ("length", "unknown", "punctuation", "other")
+    expected |= {f"unreachable_{cause}" for cause in causes}
     assert expected == result.keys()
     assert list(result["spearman"]) == ["tiny"]
     (folder / "evaluation.json").unlink()

@@ -32,6 +32,9 @@ NOT_RUN = {
     "that this test trains; tests/config composes it",
     "energyflow train +experiment=decoder_best": "hours of a CPU; "
     "tests/build/test_recipes.py trains both recipes, made small",
+    "energyflow train +experiment=both_best": "the same",
+    "energyflow evaluate run=runs/decoder_best": "needs the run of the one above it",
+    "energyflow evaluate run=runs/both_best": "needs the run of the one above it",
     "energyflow evaluate run=RUN data.val=broad": "a file with the source of each "
     "sentence; tests/test_evaluate.py gives one",
     "energyflow doctor kernels": "tests/runtime/test_kernel_check.py runs it",
