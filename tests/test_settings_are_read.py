@@ -12,6 +12,8 @@ TAGS = {"encoder.family"}
 _MODULE = "inference/formats/for_sentence_transformers.py: EnergyFlowOnnx"
 BY_FRAMEWORKS = {
     "sweep_report.py: SweepReport.on_multirun_end",
+    "training/console.py: RunConsole.on_broken_pipe",
+    "runtime/interrupts.py: Held.hang_up",
     f"{_MODULE}.preprocess",
     f"{_MODULE}.get_embedding_dimension",
 }
