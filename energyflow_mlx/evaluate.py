@@ -82,8 +82,7 @@ class EvaluateArgs:
         metadata={"help": "measure after so many corrections, such as [0,1,4,8]"},
     )
     samples: int = field(
-        default=1,
-        metadata={"help": "with corrections: tries a round, the best kept"} | bounds(1),
+        default=1, metadata={"help": "with corrections: tries a round"} | bounds(1)
     )
     embedder: str = field(
         default="teacher", metadata={"help": "with corrections: teacher or student"}
