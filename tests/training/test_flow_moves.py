@@ -126,13 +126,19 @@ def test_a_mask_hides_its_share_of_cells_and_no_others_change():
     assert mx.array_equal(mx.where(is_hidden, surface, hidden), surface)
 
 
-def test_what_is_trained_with_a_mask_mends_more_of_what_is_hidden(tmp_path):
-    """Vectors of rank 4 in 24 numbers: the hidden cells follow from the others."""
+def write_low_rank_vectors(folder):
+    """Unit vectors of rank 4 in 24 numbers as files; returns the held-out ones."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(640, 4)) @ rng.normal(size=(4, 24))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    np.save(tmp_path / "train.npy", rows[:512])
-    np.save(tmp_path / "val.npy", rows[512:])
+    np.save(folder / "train.npy", rows[:512])
+    np.save(folder / "val.npy", rows[512:])
+    return rows[512:]
+
+
+def test_what_is_trained_with_a_mask_mends_more_of_what_is_hidden(tmp_path):
+    """Vectors of rank 4 in 24 numbers: the hidden cells follow from the others."""
+    held_out = write_low_rank_vectors(tmp_path)
     mended = {}
     for share in (0.0, 0.5):
         config = make_config(tmp_path, f"run-{share}", train="all", max_steps=60)
@@ -141,10 +147,10 @@ def test_what_is_trained_with_a_mask_mends_more_of_what_is_hidden(tmp_path):
         final = run(config)["final"]
         assert ("masked_cosine" in final) == (share > 0)
         model = load(config.run.dir).model.lattice
-        goals = mx.array(rows[512:])
+        goals = mx.array(held_out)
         surface = hide_cells(model.mapper(goals), 0.5, mx.random.key(3))
         found = np.array(model.from_surface(surface).vector)
-        mended[share] = float(np.mean(cosine_rows(found, rows[512:])))
+        mended[share] = float(np.mean(cosine_rows(found, held_out)))
     assert mended[0.5] > mended[0.0] + 0.01
     assert final["masked_cosine"] == pytest.approx(mended[0.5], abs=0.05)
 
@@ -179,12 +185,8 @@ def test_what_is_trained_with_noise_sharpens_more(tmp_path):
 
     What is inside cannot be told from a vector, so the nearest one mostly stays.
     """
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(640, 4)) @ rng.normal(size=(4, 24))
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    np.save(tmp_path / "train.npy", rows[:512])
-    np.save(tmp_path / "val.npy", rows[512:])
-    noisy = np.array(add_noise(mx.array(rows[512:]), 0.8, mx.random.key(3)))
+    held_out = write_low_rank_vectors(tmp_path)
+    noisy = np.array(add_noise(mx.array(held_out), 0.8, mx.random.key(3)))
     sharpened = {}
     for length in (0.0, 0.8):
         config = make_config(tmp_path, f"run-{length}", train="all", max_steps=60)
@@ -193,8 +195,8 @@ def test_what_is_trained_with_noise_sharpens_more(tmp_path):
         final = run(config)["final"]
         assert ("sharpened_cosine" in final) == (length > 0)
         found = load(config.run.dir).transform(noisy)
-        sharpened[length] = float(np.mean(cosine_rows(found, rows[512:])))
-    before = float(np.mean(cosine_rows(noisy, rows[512:])))
+        sharpened[length] = float(np.mean(cosine_rows(found, held_out)))
+    before = float(np.mean(cosine_rows(noisy, held_out)))
     assert sharpened[0.8] > max(sharpened[0.0], before) + 0.05
     assert final["sharpened_cosine"] == pytest.approx(sharpened[0.8], abs=0.05)
     assert final["sharpened_p_at_1"] == pytest.approx(final["noisy_p_at_1"], abs=0.1)

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.config import Config, CorrectionConfig
+from energyflow_mlx.config import Config, CorrectionConfig, LatticeConfig
 from energyflow_mlx.data.batching import TargetRows
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import FlowRecord
 from energyflow_mlx.evaluation.held_out import HeldOut, ReadBack
 from energyflow_mlx.inference import SentenceCodec
@@ -250,3 +251,18 @@ class Objective:
             embed: The teacher's vectors of texts.
         """
         return []
+
+
+def require_lattice(config: Config, why: str) -> LatticeConfig:
+    """Settings of the lattice that an objective works on.
+
+    Args:
+        config: The run's configuration.
+        why: Which objective needs it, and for what.
+
+    Raises:
+        InputError: The configuration has no lattice.
+    """
+    if config.lattice is None:
+        raise InputError(f"[config] lattice must be set, because {why}, got none.")
+    return config.lattice

@@ -10,7 +10,6 @@ import numpy as np
 from energyflow_mlx.config import Config, FlowConfig, LatticeConfig
 from energyflow_mlx.config.checks import require
 from energyflow_mlx.config.objectives import ThroughLatticeConfig
-from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.flow_record import FlowRecord
 from energyflow_mlx.evaluation.held_out import (
     HeldOut,
@@ -46,6 +45,7 @@ from energyflow_mlx.training.objectives.base import (
     Outcome,
     StepBatch,
     add_noise,
+    require_lattice,
 )
 from energyflow_mlx.training.objectives.distillation import (
     VECTOR_MEASURES,
@@ -76,12 +76,8 @@ class ThroughLattice(Objective):
             InputError: The configuration has no lattice.
         """
         super().__init__(settings, config)
-        if config.lattice is None:
-            raise InputError(
-                f"[config] lattice must be set, because objectives.{self.name} trains "
-                "one, got none."
-            )
-        self.lattice: LatticeConfig = config.lattice
+        why = f"objectives.{self.name} trains one"
+        self.lattice: LatticeConfig = require_lattice(config, why)
 
     def require_micro_batch(self, rows: int) -> None:
         """Refuse micro-batches of more flows than may be active."""

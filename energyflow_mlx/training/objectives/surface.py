@@ -4,12 +4,16 @@ import mlx.core as mx
 
 from energyflow_mlx.config import Config, SurfaceConfig
 from energyflow_mlx.data.batching import cover, pad_rows
-from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.held_out import HeldOut
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback import ReadbackEngine
-from energyflow_mlx.training.objectives.base import Objective, Outcome, StepBatch
+from energyflow_mlx.training.objectives.base import (
+    Objective,
+    Outcome,
+    StepBatch,
+    require_lattice,
+)
 
 _MEASURED = 64  # held-out sentences that are encoded together
 
@@ -38,11 +42,7 @@ class Surface(Objective):
             InputError: The configuration has no lattice.
         """
         super().__init__(settings, config)
-        if config.lattice is None:
-            raise InputError(
-                f"[config] lattice must be set, because {settings.key} fits what goes "
-                "into one, got none."
-            )
+        require_lattice(config, f"{settings.key} fits what goes into one")
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -38,15 +38,14 @@ def checks_of(config):
     return [record for record in records if record["kind"] == "validation"]
 
 
-def fresh_parameters(config):
-    """Those of the model before any update: drawn from the run's seed."""
+def parameters_before_and_after(config):
+    """Those of the model before any update, drawn from the seed, and at the end."""
     from energyflow_mlx.build.model import build_model
 
     codec = load(config.run.dir)
     parts = {"encoder", "shared", "lattice"}
-    return flat_parameters(
-        build_model(config, parts, codec.tokenizer.vocab_size, codec.dimension)
-    )
+    fresh = build_model(config, parts, codec.tokenizer.vocab_size, codec.dimension)
+    return flat_parameters(fresh), flat_parameters(codec.model)
 
 
 def test_text_is_fitted_to_fixed_surface_targets(tmp_path):
@@ -54,10 +53,7 @@ def test_text_is_fitted_to_fixed_surface_targets(tmp_path):
     config = fit(tmp_path, "encoder", max_steps=240, validate_every=80)
     found = [check["surface_mse"] for check in checks_of(config)]
     assert found[-1] < 0.5 * found[0]
-    before, after = (
-        fresh_parameters(config),
-        flat_parameters(load(config.run.dir).model),
-    )
+    before, after = parameters_before_and_after(config)
     for path in before:
         is_learned = path.startswith(("encoder.", "shared."))
         assert mx.array_equal(before[path], after[path]) != is_learned, path
@@ -67,10 +63,7 @@ def test_the_mapper_is_fitted_to_the_encoder_and_nothing_else_changes(tmp_path):
     config = fit(tmp_path, "mapper", max_steps=20, validate_every=10)
     found = [check["surface_mse"] for check in checks_of(config)]
     assert found[-1] < 0.7 * found[0]
-    before, after = (
-        fresh_parameters(config),
-        flat_parameters(load(config.run.dir).model),
-    )
+    before, after = parameters_before_and_after(config)
     changed = {path for path in before if not mx.array_equal(before[path], after[path])}
     assert changed and all(path.startswith("lattice.mapper.") for path in changed)
 
