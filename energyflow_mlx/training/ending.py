@@ -1,11 +1,13 @@
 """Where a run ends that a signal asked to end: between two updates, the same in all.
 
 One process ends with the update that it is at. Of several, each tells the others with
-every update whether it was asked, in a sum like that of the gradients; all end one
-update after the one that said so, which is on its way by then everywhere.
+every update whether it was asked, in the sum of the gradients: a message of its own
+would cost as much as one of a million numbers. All end one update after the one that
+said so, which is on its way by then everywhere.
 """
 
 import signal
+from collections.abc import Sequence
 from typing import NoReturn
 
 import mlx.core as mx
@@ -14,8 +16,7 @@ from energyflow_mlx.runtime.distributed import Group
 from energyflow_mlx.runtime.interrupts import Held
 
 ASKED = "asked"
-# Summed over the processes of a run, of which there are fewer than 1024.
-_WEIGHTS = {signal.SIGINT: 1, signal.SIGTERM: 2**10, signal.SIGHUP: 2**20}
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Ending:
@@ -34,24 +35,21 @@ class Ending:
         self._last: int | None = None
         self._heard: signal.Signals | None = None
 
-    def told(self, before: mx.array) -> dict[str, mx.array]:
-        """What goes with the report of an update; nothing where there is one process.
+    def told(self) -> dict[str, mx.array]:
+        """What an update sums over the processes and reports; nothing of one alone.
 
-        Args:
-            before: An array that the other processes wait for first, too.
+        Returns:
+            1 for the signal that was heard, 0 for the others, ``[3]`` float32.
         """
         if self._group.size == 1:
             return {}
         asked = self.held.asked
-        own = mx.array([_WEIGHTS[asked] if asked else 0], mx.int32)
-        (own,) = mx.depends([own], [before])  # or two could sum in different orders
-        (total,) = self._group.sum([own])
-        return {ASKED: total[0]}
+        return {ASKED: mx.array([float(number == asked) for number in _NUMBERS])}
 
-    def hear(self, step: int, total: float) -> None:
-        """Take what was told with update ``step``."""
-        if total and self._last is None:
-            heard = [number for number, w in _WEIGHTS.items() if total >= w]
+    def hear(self, step: int, told: Sequence[float]) -> None:
+        """Take what was told with update ``step``: processes that heard each signal."""
+        if any(told) and self._last is None:
+            heard = [n for n, count in zip(_NUMBERS, told, strict=True) if count]
             self._heard = heard[-1]
             self._last = step + 2
 

@@ -6,6 +6,7 @@ back.
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 
@@ -86,17 +87,19 @@ class UpdateRunner:
             parts.append((batch, key))
             with self.engine.launched(f"{objective.name} {step}.{number}") as flight:
                 if len(update) == 1:
-                    report = self.stepper.update(objective.name, batch, key, lr)
+                    report = self.stepper.update(
+                        objective.name, batch, key, lr, self._ending.told()
+                    )
                 else:
                     new = self.stepper.micro_gradients(objective.name, batch, key)
                     total = add_gradients(total, new)
                     self.engine.fence(total)
                     self.engine.defer(f"{objective.name} loss sum", total.loss)
                 if is_last and total is not None:
-                    report = self.stepper.apply(total, batch.rows, lr)
+                    told = self._ending.told()
+                    report = self.stepper.apply(total, batch.rows, lr, told)
                 if is_last:
                     self.engine.fence(self.stepper.arrays())
-                    report |= self._ending.told(report["loss"])
                     read = self.engine.defer(f"{objective.name} report", report)
             if flights:
                 flights[-1].land()
@@ -113,8 +116,8 @@ class UpdateRunner:
         """
         step, name = submitted.step, submitted.objective
         submitted.flights[-1].land()
-        values: dict[str, float] = submitted.report.value()
-        self._ending.hear(step, values.pop(ASKED, 0))
+        values: dict[str, Any] = submitted.report.value()
+        self._ending.hear(step, values.pop(ASKED, ()))
         moved, progress = bool(values.pop("moved")), self.progress
         progress.note_update(moved=moved, loss_scale=values.pop("loss_scale", None))
         if progress.skipped_in_row >= most_skipped(self.config):

@@ -118,16 +118,26 @@ def add_gradients(total: Gradients | None, new: Gradients) -> Gradients:
     )
 
 
-def sum_over(group: Group, own: Gradients) -> Gradients:
-    """Sum over the processes' gradients, losses, counts and metrics of one update."""
-    scalars = [own.loss, own.count, *own.metrics.values()]
+def sum_over(group: Group, own: Gradients, told: Arrays) -> tuple[Gradients, Arrays]:
+    """Sums over the processes of what one update needs of all of them.
+
+    Args:
+        group: The processes.
+        own: This process's gradients, loss, count and metrics.
+        told: What else it tells the others.
+
+    Returns:
+        The sums of both.
+    """
+    scalars = [own.loss, own.count, *own.metrics.values(), *told.values()]
     summed = iter(group.sum([*own.gradients.values(), *scalars]))
-    return Gradients(
+    total = Gradients(
         {path: next(summed) for path in own.gradients},
         next(summed),
         next(summed),
         {name: next(summed) for name in own.metrics},
     )
+    return total, {name: next(summed) for name in told}
 
 
 @dataclass

@@ -233,15 +233,21 @@ class Stepper:
         return Gradients(wide, *outcome)
 
     def _apply(
-        self, state: TrainState, total: Gradients, rows: TokenRows, lr: mx.array
+        self,
+        state: TrainState,
+        total: Gradients,
+        rows: TokenRows,
+        lr: mx.array,
+        told: Arrays,
     ) -> tuple[TrainState, Arrays, Arrays]:
         """New state from summed gradients, its tensors, and the values to report.
 
-        The sum over all processes is taken here, once an update. The state stays as it
+        The sum over all processes is taken here, once an update, also of what is
+        ``told`` beside the gradients; it is reported as it is. The state stays as it
         was where loss or gradient is not finite, and at later updates that are on
         their way when the host learns of it; see ``precision``.
         """
-        total = sum_over(self.group, total)
+        total, told = sum_over(self.group, total, told)
         parameters, moments, loss_scale, average = state
         config = self.config.optimizer
         divide = 1.0 / (loss_scale.scale * total.count)
@@ -261,7 +267,7 @@ class Stepper:
             else:
                 new = adamw(old, gradient, rates, constants(config, self._decay[name]))
             new_parameters[name], new_moments[name] = stepped(new)
-        report = {name: m / total.count for name, m in total.metrics.items()}
+        report = told | {name: m / total.count for name, m in total.metrics.items()}
         report["loss"] = total.loss / total.count
         report |= {"grad_norm": norm, "moved": moves}
         if self.config.precision.dtype == "float16":
@@ -278,10 +284,11 @@ class Stepper:
         batch: StepBatch,
         key: mx.array,
         lr: mx.array,
+        told: Arrays,
     ) -> tuple[TrainState, Arrays, Arrays]:
         """Forward to AdamW."""
         total = self._gradients(name, state, batch, key)
-        return self._apply(state, total, batch.rows, lr)
+        return self._apply(state, total, batch.rows, lr, told)
 
     # -- compiled forms ------------------------------------------------------
 
@@ -352,31 +359,39 @@ class Stepper:
         if self.engine.debug:
             self.engine.defer(label, arrays, lambda arrays: arrays)
 
-    def apply(self, total: Gradients, rows: TokenRows, lr: float) -> Arrays:
+    def apply(
+        self, total: Gradients, rows: TokenRows, lr: float, told: Arrays
+    ) -> Arrays:
         """Apply summed gradients to the state; returns the lazy report values."""
         compiled = self._compile("apply", self._apply)
-        state, tensors, report = compiled(self._packed, total, rows, mx.array(lr))
+        state, tensors, report = compiled(self._packed, total, rows, mx.array(lr), told)
         self._take(state, tensors)
         self._time("update", self.arrays())
         return report
 
     def update(
-        self, objective: str, batch: StepBatch, key: mx.array, lr: float
+        self,
+        objective: str,
+        batch: StepBatch,
+        key: mx.array,
+        lr: float,
+        told: Arrays | None = None,
     ) -> Arrays:
         """One update from one micro-batch; returns the lazy report values.
 
         Forward to AdamW is one compiled graph where the objective's gradient is, except
-        in a timed run, which times its parts.
+        in a timed run, which times its parts. ``told`` is summed and reported, too.
         """
+        told = told or {}
         if self.engine.debug or not self._differentiated[objective].is_one_graph:
             total = self.micro_gradients(objective, batch, key)
-            return self.apply(total, batch.rows, lr)
+            return self.apply(total, batch.rows, lr, told)
 
         def function(*arguments: object) -> tuple[TrainState, Arrays, Arrays]:
             return self._whole_update(objective, *arguments)  # type: ignore[arg-type]
 
         compiled = self._compile(f"{objective} update", function)
-        state, tensors, report = compiled(self._packed, batch, key, mx.array(lr))
+        state, tensors, report = compiled(self._packed, batch, key, mx.array(lr), told)
         self._take(state, tensors)
         return report
 

@@ -53,7 +53,7 @@ def test_micro_batches_equal_one_big_batch(objective, lazy):
     for micro in update:
         new = parts.micro_gradients(objective, micro, mx.random.key(0))
         total = add_gradients(total, new)
-    parts.apply(total, update[0].rows, 1e-2)
+    parts.apply(total, update[0].rows, 1e-2, {})
     one, three = weights(whole), weights(parts)
     for path in one:
         np.testing.assert_allclose(three[path], one[path], atol=2e-5, err_msg=path)
