@@ -157,8 +157,8 @@ def make_trainer(work: str, args: argparse.Namespace, batch: int, group: Group) 
     config = Config(objectives=objectives_type()(**WORK[work]))
     config.data.buckets, config.data.max_length = [BUCKET], BUCKET
     config.precision.dtype = args.dtype
-    config.trainer.micro_batch, config.trainer.max_steps = batch, 10**6
-    config.trainer.log_every = config.trainer.validate_every = 10**6
+    config.trainer.micro_batch, config.trainer.max_steps = batch, 10**5
+    config.trainer.log_every = config.trainer.validate_every = 10**5
     config.trainer.best_metric = "cosine" if work == "A" else "ce"
     mx.random.seed(0)
     made = build_objectives(config)
