@@ -3,8 +3,9 @@
 ``operations`` kills before every file operation, ``tear`` inside one, ``kills`` at
 random instants; ``full`` and ``broken`` fill the disk, or let it fail, at every
 operation; ``damage`` flips bits and cuts files, ``resume`` goes on from such folders;
-``writers`` starts the same run twice. Every case is written to the JSON file of
-``--output``; what is not as promised is listed at the end, and the status is 1.
+``writers`` starts the same run twice. On a GPU: ``kills --fresh``. Every case is
+written to the JSON file of ``--output``; what is not as promised is listed at the end,
+and the status is 1.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 
 from tests.faults import damaged
-from tests.faults.harness import Processes, reason_not_to_run
+from tests.faults.harness import FreshProcesses, Processes, reason_not_to_run
 from tests.faults.kills import Bench, Strike
 from tests.faults.kinds import KINDS, RUNS
 from tests.faults.writers import meet
@@ -30,7 +31,7 @@ from tests.faults.writers import meet
 _MODES = {"operations": "kill", "tear": "tear", "full": "full", "broken": "broken"}
 
 
-def outcomes_of(what, kinds, count, seed, work):
+def outcomes_of(what, kinds, count, seed, work, kind_of_processes):
     """Outcomes of one part of a campaign, one after the other.
 
     Args:
@@ -39,9 +40,10 @@ def outcomes_of(what, kinds, count, seed, work):
         count: Cases; 0 for every operation.
         seed: Equal seeds give equal cases, what happens at an instant apart.
         work: Folder for everything.
+        kind_of_processes: How commands are started.
     """
     cache = work.parent / "cache"
-    with Processes(work / "output") as processes:
+    with kind_of_processes(work / "output") as processes:
         bench = Bench(processes, work / "cases", cache)
         if what in ("damage", "resume"):
             is_half_way = what == "resume" or seed % 2 == 0
@@ -106,14 +108,21 @@ def listed(failed):
 
 def campaign(options, work):
     """Run it in some processes side by side; returns the outcomes."""
-    jobs = options.jobs
+    jobs, started_by = options.jobs, FreshProcesses if options.fresh else Processes
     shares = [options.kinds[i::jobs] for i in range(jobs)]
     if options.what in ("damage", "resume", "kills", "writers"):
         shares = [options.kinds] * jobs
     shares = [kinds for kinds in shares if kinds]
     count = math.ceil(options.count / len(shares))
     parts = [
-        (options.what, kinds, count, options.seed + number, work / str(number))
+        (
+            options.what,
+            kinds,
+            count,
+            options.seed + number,
+            work / str(number),
+            started_by,
+        )
         for number, kinds in enumerate(shares)
     ]
     with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
@@ -122,7 +131,7 @@ def campaign(options, work):
 
 def main():
     options = arguments()
-    if reason := reason_not_to_run():
+    if not options.fresh and (reason := reason_not_to_run()):
         sys.exit(reason)
     work, started = Path(tempfile.mkdtemp(prefix="energyflow_faults_")), time.time()
     try:
@@ -151,9 +160,13 @@ def arguments():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--output", type=Path, help="JSON file of every case")
+    on_gpu = "start every process on its own, as a GPU needs it; kills only"
+    parser.add_argument("--fresh", action="store_true", help=on_gpu)
     options = parser.parse_args()
     if options.what in also and not options.count:
         parser.error(f"{options.what} needs --count")
+    if options.fresh and options.what != "kills":
+        parser.error("--fresh is for kills")
     return options
 
 

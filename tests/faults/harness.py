@@ -2,6 +2,7 @@
 
 ``Processes`` runs commands of the package, each a real process: killed at an instant or
 before one of its file operations, on a disk that fills up, or left alone.
+``FreshProcesses`` starts each on its own, for devices whose driver cannot be forked.
 """
 
 import functools
@@ -20,6 +21,7 @@ from tests.commands import CHECKOUT
 
 HERE = Path(__file__).parent
 KILLED = -9
+_COMPILING = 900  # seconds
 
 
 def reason_not_to_run():
@@ -122,6 +124,59 @@ class Processes:
             raise TimeoutError(f"{words} did not end in {timeout} s, operation {at}")
         ended = Ended(status, _take(output), _operations(_take(trace)))
         return ended
+
+
+class FreshProcesses:
+    """Starts every command as a user does: on a GPU nothing can be forked.
+
+    They are killed at an instant or left alone; file operations are not watched.
+
+    Args:
+        folder: For what the processes write beside their work.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, folder, *words, kill_after=None):
+        """Run ``energyflow WORDS`` in a folder and wait for its end.
+
+        Args:
+            folder: Where it runs.
+            words: Command and keys.
+            kill_after: Seconds after which it is killed.
+        """
+        output = self.folder / "output"
+        # Kernels are compiled in the first process: minutes for a lattice.
+        seconds = _COMPILING if kill_after is None else kill_after
+        with output.open("w") as file:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "energyflow_mlx", *map(str, words)],
+                **{"cwd": folder, "stdout": file, "stderr": subprocess.STDOUT},
+                **{"stdin": subprocess.DEVNULL, "env": _environment()},
+            )
+            hangs = threading.Event()
+            timer = threading.Timer(seconds, _kill, (child.pid, hangs))
+            timer.start()
+            try:
+                status = child.wait()
+            finally:
+                timer.cancel()
+        if hangs.is_set() and kill_after is None:
+            raise TimeoutError(f"{words} did not end in {seconds} s")
+        return Ended(status, _take(output))
+
+
+def _environment():
+    paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _kill(child, hangs):
