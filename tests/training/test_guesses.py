@@ -269,8 +269,9 @@ def makers(trainer):
 
 
 def test_a_share_of_the_guesses_is_at_own_pairs_as_they_are(tmp_path):
-    settings = {"every": 2, "own": 0.5, "noise": 50.0, "temperature": 0.0}
-    trainer = trainer_in(tmp_path, OWN | {"data.own_pairs.every": 99}, **settings)
+    settings = {"own": 0.5, "noise": 50.0, "temperature": 0.0, "kept": 99}
+    changes = OWN | {"data.own_pairs.every": 99}
+    trainer = trainer_in(tmp_path, changes, every=2, **settings)
     (pairs, guesses), updates = makers(trainer), trainer.updates.updates(0)
     next(updates)
     texts = [f"the {animal} sleeps." for animal in ("dog", "cats", "man", "park")]
