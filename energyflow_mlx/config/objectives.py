@@ -290,7 +290,8 @@ class CorrectionConfig(ObjectiveConfig):
         temperature: Of the guesses; 0 = greedy.
         noise: Length of a random vector added to the unit target vector that a guess
             is decoded from: a decoder that knows its sentences by heart still errs.
-        embedder: Whose vector a guess has: ``teacher`` or ``student``.
+        embedder: Whose vectors guesses and the sentences that they are at have:
+            ``teacher`` or ``student``.
         own: Share of the sentences guessed at that are own pairs, [0, 1], while
             there are enough; they are new to the decoder, so no noise is added.
     """

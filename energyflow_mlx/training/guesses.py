@@ -231,11 +231,18 @@ class Guesses(Maker):
         logger.debug("update %d: %d guesses, %d own", step, len(sentences), len(own))
 
     def _known(self, step: int, count: int) -> tuple[Rows, np.ndarray]:
-        """So many training sentences, and their vectors, ``[n, E]``."""
+        """So many training sentences, and their vectors, ``[n, E]``.
+
+        They are the student's where the guesses' are, so that what tells the two apart
+        is the guess, and not who embeds it.
+        """
         targets = self._data.train_targets
         order = permutation(len(targets), self._config.seed, step, _SENTENCES)
         rows = np.sort(order[:count])
         ids = [self._data.train_ids[row] for row in rows]
+        if self._settings.embedder == "student":
+            is_unit = self._config.teacher.normalize
+            return ids, self._codec.encode_ids(ids, normalize=is_unit)
         return ids, np.asarray(targets[rows], np.float32)
 
     def _own(self, step: int) -> tuple[Rows, np.ndarray]:

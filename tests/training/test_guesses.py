@@ -123,7 +123,7 @@ def test_noise_and_temperature_change_the_guesses(tmp_path):
     assert made["greedy"] != made["drawn"] != made["noise"] != made["greedy"]
 
 
-def test_a_student_embeds_the_guesses_where_it_is_asked_to(tmp_path):
+def test_a_student_embeds_guesses_and_sentences_where_it_is_asked_to(tmp_path):
     group = both(embedder="student", temperature=0.0)
     group.distillation = DistillationConfig(lr=1e-2)
     changes = {"objectives": group, "trainer.best_metric": "cosine"}
@@ -131,6 +131,9 @@ def test_a_student_embeds_the_guesses_where_it_is_asked_to(tmp_path):
     batch = next(b for (b,) in take(trainer, 6) if b.guess is not None)
     target = np.array(batch.target)
     trainer.codec.model.eval()
+    ids = [row[m > 0] for row, m in zip(*map(np.array, batch[:2]), strict=True)]
+    sentences = trainer.codec.encode_ids(ids, normalize=True)
+    np.testing.assert_allclose(target, sentences, atol=1e-4)
     own = trainer.codec.encode(written(trainer, target)[0])
     np.testing.assert_allclose(np.array(batch.guess.vector), own, atol=1e-4)
 
