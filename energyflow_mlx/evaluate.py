@@ -254,7 +254,7 @@ def _corrected(
         paths = as_paths(args.sources, "sources")
         labels = read_labels(paths, len(held_out.texts))
         groups["source"] = by_label([labels[row] for row in rows])
-    found = written_after(codec, sample, decoding, rounds)
+    found = written_after(codec, sample, decoding, rounds, args.batch_size)
     figures = correction_figures(found, sample.texts, groups)
     return figures, failures(found, sample.texts, _MOST_FAILURES)
 

@@ -13,6 +13,7 @@ from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluate import EvaluateArgs, EvaluateData, evaluate
 from energyflow_mlx.evaluation.generation import decoding_metrics
 from energyflow_mlx.evaluation.similarity import cosine_rows, spearman
+from energyflow_mlx.inference.correcting import Rounds
 from energyflow_mlx.runs.folder import RunFolder
 from tests.build.test_run import small
 
@@ -72,6 +73,21 @@ def test_figures_after_corrections_are_those_of_the_decoded_texts(trained, capsy
         assert sum(own["sentences"] for own in lengths) == len(texts)
         mean = sum(own["sentences"] * own["exact"] for own in lengths) / len(texts)
         assert figures["exact"] == pytest.approx(mean)
+
+
+def test_batch_size_says_how_many_rows_are_corrected_together(
+    trained, capsys, monkeypatch
+):
+    sizes, rounds = [], Rounds.__call__
+
+    def counted(self, z, *rest):
+        sizes.append(len(z))
+        return rounds(self, z, *rest)
+
+    monkeypatch.setattr(Rounds, "__call__", counted)
+    given = {"run": str(trained[0]), "corrections": 1, "decode_samples": 5}
+    table(capsys, batch_size=2, **given)
+    assert sizes == [2, 2, 1]
 
 
 def test_the_students_own_vectors_are_decoded_where_asked(trained, capsys):

@@ -290,7 +290,10 @@ class CorrectionConfig(ObjectiveConfig):
         temperature: Of the guesses; 0 = greedy.
         noise: Length of a random vector added to the unit target vector that a guess
             is decoded from: a decoder that knows its sentences by heart still errs.
-        embedder: Whose vector a guess has: ``teacher`` or ``student``.
+        embedder: Whose vectors guesses and the sentences that they are at have:
+            ``teacher`` or ``student``.
+        own: Share of the sentences guessed at that are own pairs, [0, 1], while
+            there are enough; they are new to the decoder, so no noise is added.
     """
 
     label_smoothing: float = 0.0
@@ -300,6 +303,7 @@ class CorrectionConfig(ObjectiveConfig):
     temperature: float = 0.7
     noise: float = 0.7
     embedder: str = "teacher"
+    own: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -312,6 +316,7 @@ class CorrectionConfig(ObjectiveConfig):
             ("kept", 1, MOST_HELD),
             ("temperature", COLDEST if self.temperature else 0, HOTTEST),
             ("noise", 0, MOST_NOISE),
+            ("own", 0, 1),
         ):
             require_range(getattr(self, name), f"{self.key}.{name}", least, most)
         expected = f">= {self.key}.count = {self.count}"

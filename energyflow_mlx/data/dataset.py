@@ -202,8 +202,12 @@ def permutation(count: int, *seed: int) -> np.ndarray:
 
     Sorting PCG64's doubles: their sequence is fixed, unlike that of ``shuffle``.
     """
-    draws = np.random.Generator(np.random.PCG64(list(seed))).random(count)
-    return np.argsort(draws, kind="stable")
+    return np.argsort(drawn(count, *seed), kind="stable")
+
+
+def drawn(count: int, *seed: int) -> np.ndarray:
+    """What ``permutation`` sorts: numbers in [0, 1), ``[count]`` float64."""
+    return np.random.Generator(np.random.PCG64(list(seed))).random(count)
 
 
 def _choose(column: list | None, places: np.ndarray) -> list | None:

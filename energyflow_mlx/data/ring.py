@@ -98,6 +98,19 @@ class PairRing:
         mask = (np.arange(length) < lengths[chosen, None]).astype(np.float32)
         return Batch(ids, mask, self._vectors[chosen].astype(np.float32))
 
+    def pairs(self, places: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Some of the pairs.
+
+        Args:
+            places: Which, ``[n]``, each below ``len``.
+
+        Returns:
+            Token ids of each sentence, int32, and their vectors, ``[n, E]`` float32.
+        """
+        rows = zip(self._ids[places], self._lengths[places], strict=True)
+        ids = [row[:length].astype(np.int32) for row, length in rows]
+        return ids, self._vectors[places].astype(np.float32)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Every pair in its place, for a checkpoint."""
         return {

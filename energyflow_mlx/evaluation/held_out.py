@@ -151,7 +151,11 @@ def reach_of(codec: SentenceCodec, texts: Sequence[str]) -> dict[str, float]:
 
 
 def written_after(
-    codec: SentenceCodec, held_out: HeldOut, decoding: Decoding, rounds: Sequence[int]
+    codec: SentenceCodec,
+    held_out: HeldOut,
+    decoding: Decoding,
+    rounds: Sequence[int],
+    batch_size: int = 0,
 ) -> dict[int, Written]:
     """Decode sentences once; what they were after each number of corrections.
 
@@ -161,9 +165,10 @@ def written_after(
         decoding: The settings; ``corrections`` is the most of ``rounds``.
         rounds: Numbers of corrections; 0 = as first decoded, with ``samples`` above 1
             the best of these.
+        batch_size: Vectors decoded together; 0 = as many as suit the device.
     """
     found = {number: Written([], np.zeros(0), 0.0) for number in rounds}
-    for batch in codec.corrected(held_out.targets, decoding):
+    for batch in codec.corrected(held_out.targets, decoding, batch_size=batch_size):
         started = time.perf_counter()
         for number, best in enumerate(batch):
             if number in found:

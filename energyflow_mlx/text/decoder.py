@@ -65,7 +65,8 @@ class TCNDecoder(nn.Module):
     ``c_t`` is the coverage: what has been said, beyond the blocks' receptive field, in
     one running sum. The second ``Linear(z)`` lets the vector speak to the words
     directly. With ``conditioning="film"`` the vector also scales and shifts the input
-    of every block. The final norm keeps the logits' scale independent of the depth.
+    of every block. The final norm keeps the logits' scale independent of the depth; its
+    weights start at ``1 / sqrt(D)`` where the token table is the output matrix too.
 
     Measured with a PyTorch twin (20,000 real captions, MiniLM vectors, 1,500 updates of
     64): greedy BLEU on held-out captions 37.3 without these two terms, 40.6 with the
@@ -120,6 +121,8 @@ class TCNDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         if tied:
             self.output_bias = mx.zeros(vocab_size)
+            # A teacher's rows are sqrt(D) times as long as those of a fresh matrix.
+            self.norm.weight = mx.full(dim, dim**-0.5)
         else:
             self.output = nn.Linear(dim, vocab_size)
         self._list = blocks

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from energyflow_mlx.config import Config
+from energyflow_mlx.data.ring import PairRing
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.training.alternation import Alternation
 from energyflow_mlx.training.feed import Feed, RunData
@@ -31,10 +32,13 @@ def makers_for(
         alternation: Says what each update trains.
     """
     objectives, makers = list(objectives), list[Maker]()
+    ring: PairRing | None = None
     if config.data.own_pairs.share:
         takers = [o.name for o in objectives if o.takes_own_pairs]
-        makers.append(OwnPairs(config, codec, data, feed, alternation, takers))
+        own = OwnPairs(config, codec, data, feed, alternation, takers)
+        ring = own.ring
+        makers.append(own)  # first: the newest pairs are guessed at, too
     for objective in objectives:
         if objective.guessing is not None:
-            makers.append(Guesses(objective, codec, data, feed, alternation))
+            makers.append(Guesses(objective, codec, data, feed, alternation, ring))
     return makers

@@ -54,6 +54,16 @@ def test_a_drawn_sentence_keeps_its_ids_and_its_vector():
         assert vector.tolist() == vectors[number].tolist()
 
 
+def test_pairs_are_given_by_their_places():
+    ring = make_ring()
+    ids, vectors = pairs(15)
+    ring.add(ids, vectors)
+    found, own = ring.pairs(np.array([3, 11, 3]))
+    assert [row.tolist() for row in found] == [ids[i].tolist() for i in (3, 11, 3)]
+    assert own.dtype == np.float32 and own.tolist() == vectors[[3, 11, 3]].tolist()
+    assert ring.pairs(np.array([], np.int64))[1].shape == (0, E)
+
+
 def test_a_batch_is_of_one_bucket_while_that_has_enough():
     ring = make_ring(400)
     ring.add(*pairs(400))

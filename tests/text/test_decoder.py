@@ -248,6 +248,16 @@ def test_tied_logits_use_the_token_table_and_a_bias():
     np.testing.assert_allclose(np.array(decoder.logits(h)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_fresh_decoder_is_unsure_also_with_a_teachers_table(tied):
+    decoder = make_decoder(50, 12, dim=64, hidden=10, tied=tied)
+    decoder.embedding.weight = 0.5 * mx.random.normal((50, 64))
+    ids, mask, z = inputs()
+    logits = decoder(ids, mask, z)[:, :-1]
+    surprise = nn.losses.cross_entropy(logits, ids[:, 1:], reduction="mean").item()
+    assert surprise < 1.2 * np.log(50)
+
+
 def test_dropout_is_off_in_evaluation_and_in_generation_steps():
     decoder, _ = decoder_and_shared(dropout=0.5)
     ids, mask, z = inputs()

@@ -123,7 +123,7 @@ def test_noise_and_temperature_change_the_guesses(tmp_path):
     assert made["greedy"] != made["drawn"] != made["noise"] != made["greedy"]
 
 
-def test_a_student_embeds_the_guesses_where_it_is_asked_to(tmp_path):
+def test_a_student_embeds_guesses_and_sentences_where_it_is_asked_to(tmp_path):
     group = both(embedder="student", temperature=0.0)
     group.distillation = DistillationConfig(lr=1e-2)
     changes = {"objectives": group, "trainer.best_metric": "cosine"}
@@ -131,6 +131,9 @@ def test_a_student_embeds_the_guesses_where_it_is_asked_to(tmp_path):
     batch = next(b for (b,) in take(trainer, 6) if b.guess is not None)
     target = np.array(batch.target)
     trainer.codec.model.eval()
+    ids = [row[m > 0] for row, m in zip(*map(np.array, batch[:2]), strict=True)]
+    sentences = trainer.codec.encode_ids(ids, normalize=True)
+    np.testing.assert_allclose(target, sentences, atol=1e-4)
     own = trainer.codec.encode(written(trainer, target)[0])
     np.testing.assert_allclose(np.array(batch.guess.vector), own, atol=1e-4)
 
@@ -146,21 +149,17 @@ def test_the_ring_keeps_the_newest():
     assert kept.lengths.tolist() == [2, 2, 2] and kept.ids.shape == (3, 4)
 
 
-def test_a_run_resumes_with_the_same_bits(tmp_path):
-    changes = {"trainer.max_steps": 14, "trainer.save_every": 2, "trainer.keep": 0}
-    whole = trainer_in(tmp_path / "whole", changes)
+def assert_resumes(tmp_path, changes, **settings):
+    """Update 10, from which one run goes on, is none before which guesses are made."""
+    changes = {"trainer.save_every": 2, "trainer.keep": 0} | changes
+    whole = trainer_in(tmp_path / "whole", changes, **settings)
     whole.run()
-    losses = [
-        r[f"{NAME}_loss"] for r in curve(tmp_path / "whole") if f"{NAME}_loss" in r
-    ]
-    assert losses[-1] < losses[0]
-    # Update 10 is no update before which guesses are made.
     folder, name = tmp_path / "resumed", "checkpoints/step_00000010"
     (folder / "checkpoints").mkdir(parents=True)
     (tmp_path / "whole" / name).rename(folder / name)
     log = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     (folder / "metrics.jsonl").write_bytes(log)
-    resumed = trainer_in(folder, changes)
+    resumed = trainer_in(folder, changes, **settings)
     assert resumed.progress.step == 10
     resumed.run()
     assert_same_curve(curve(folder), curve(tmp_path / "whole"), 0)
@@ -170,6 +169,15 @@ def test_a_run_resumes_with_the_same_bits(tmp_path):
     ):
         assert one.keys() == two.keys()
         assert all(mx.array_equal(one[path], two[path]) for path in one)
+    return whole
+
+
+def test_a_run_resumes_with_the_same_bits(tmp_path):
+    assert_resumes(tmp_path, {"trainer.max_steps": 14})
+    losses = [
+        r[f"{NAME}_loss"] for r in curve(tmp_path / "whole") if f"{NAME}_loss" in r
+    ]
+    assert losses[-1] < losses[0]
 
 
 def test_every_micro_batch_has_its_own_guesses(tmp_path):
@@ -208,6 +216,10 @@ def test_the_log_says_how_near_the_guesses_are_and_what_they_took(tmp_path):
             {"teacher.kind": "precomputed"},
             "embedder must be student, because teacher=precomputed reads no text",
         ),
+        (
+            {"objectives": both(own=0.5)},
+            "correction.own must be 0, because data.own_pairs.share=0 makes no own pa",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
@@ -228,6 +240,7 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
         ({"every": 0}, "correction.every must be >= 1, got 0"),
         ({"kept": 5}, "correction.kept must be >= objectives.correction.count = 6"),
         ({"noise": -1.0}, "correction.noise must be >= 0"),
+        ({"own": 1.5}, "correction.own must be <= 1, got 1.5"),
         ({"embedder": "me"}, "correction.embedder must be one of teacher, student"),
     ],
 )
@@ -240,6 +253,53 @@ def test_sentences_come_from_the_training_set(tmp_path):
     trainer = trainer_in(tmp_path, every=1)
     for (batch,) in take(trainer, 6):
         assert set(texts_of(trainer, batch.ids, batch.mask)) <= set(SENTENCES)
+
+
+OWN = {
+    "data.own_pairs.share": 0.5,
+    "data.own_pairs.every": 2,
+    "data.own_pairs.count": 24,
+    "data.own_pairs.ring": 64,
+    "data.own_pairs.temperature": 2.0,
+    "trainer.max_steps": 14,
+}
+
+
+def makers(trainer):
+    """What makes the pairs of a trainer, and what makes its guesses."""
+    pairs, guesses = trainer.updates._makers
+    return pairs, guesses
+
+
+def test_a_share_of_the_guesses_is_at_own_pairs_as_they_are(tmp_path):
+    settings = {"own": 0.5, "noise": 50.0, "temperature": 0.0, "kept": 99}
+    changes = OWN | {"data.own_pairs.every": 99}
+    trainer = trainer_in(tmp_path, changes, every=2, **settings)
+    (pairs, guesses), updates = makers(trainer), trainer.updates.updates(0)
+    next(updates)
+    texts = [f"the {animal} sleeps." for animal in ("dog", "cats", "man", "park")]
+    vectors = teacher_vectors(texts)
+    pairs.ring.add(trainer.codec.tokenizer.encode(texts, 32), vectors)
+    next(updates), next(updates)
+    updates.close()
+    # While there are no pairs all are at training sentences, then three of six.
+    held = guesses._ring
+    told = texts_of(trainer, held.ids, held.ids > 0)
+    assert len(told) == 12 and set(told[:9]) <= set(SENTENCES)
+    own = vectors[[texts.index(text) for text in told[9:]]]
+    np.testing.assert_allclose(held.targets[9:], own, atol=1e-3)
+    found = texts_of(trainer, held.guess_ids, held.guess_ids > 0)
+    trainer.codec.model.eval()
+    assert found[9:] == written(trainer, held.targets[9:])[1]  # without noise
+    assert found[6:9] != written(trainer, held.targets[6:9])[1]
+
+
+def test_a_run_that_guesses_at_own_pairs_resumes_with_the_same_bits(tmp_path):
+    whole = assert_resumes(tmp_path, OWN, own=0.5)
+    pairs, guesses = makers(whole)
+    known = {row.tobytes() for row in whole.data.train_ids}
+    held = zip(guesses._ring.ids, guesses._ring.lengths, strict=True)
+    assert len(pairs.ring) and any(ids[:n].tobytes() not in known for ids, n in held)
 
 
 def test_a_diverged_update_tells_sentences_and_guesses(tmp_path):

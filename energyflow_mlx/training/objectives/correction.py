@@ -42,6 +42,9 @@ class Correction(Objective):
         )
         expected = "student, because teacher=precomputed reads no text"
         require(is_there, f"{settings.key}.embedder", expected, settings.embedder)
+        has_pairs = settings.own == 0 or config.data.own_pairs.share > 0
+        expected = "0, because data.own_pairs.share=0 makes no own pairs"
+        require(has_pairs, f"{settings.key}.own", expected, settings.own)
 
     @property
     def parts(self) -> tuple[str, ...]:
