@@ -2,7 +2,7 @@
 
     python benchmarks/lattice_worth.py --vectors TRAIN.npy --held-out VAL.npy
         [--settings divided signed ...] [--seeds 0 1 2] [--updates 40] [--output FILE]
-        [--numbers 96 --changes cube.height=5 spawn.slots=100]  a small cube
+        [--numbers 96 --changes cube.height=5 carrier.hidden=64]  a small cube
 
 Each setting is an ordinary ``+experiment=flow`` with ``lattice=debug``, trained as it
 is, with frozen moves, and without births where it has any. Then the weights of the
@@ -47,7 +47,7 @@ from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.lattice.state import FlowState, land, launch
 
-_BIRTHS = ("spawn.unit=cells", "spawn.threshold=0.1", "spawn.slots=100")
+_BIRTHS = ("spawn.unit=cells", "spawn.threshold=0.1", "spawn.per_cell=0.25")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "divided": (
         "ends.kind=divided",
@@ -55,13 +55,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "motion.start=xavier",
         "spawn.rule=learned",
         "spawn.threshold=0.1",
-        "spawn.slots=400",
+        "spawn.per_cell=1.0",
     ),
     "signed": (
         "ends.kind=fixed",
         "readout.faces=signed",
         "motion.start=xavier",
-        "spawn.slots=0",
+        "spawn.per_cell=0",
     ),
     "fixed": ("ends.kind=fixed", "readout.faces=separate"),
     "carried": ("ends.kind=fixed",),
@@ -171,7 +171,7 @@ def on_face(lattice: EnergyLattice, state: FlowState, face: mx.array) -> FlowSta
 def without_births(lattice: EnergyLattice) -> EnergyLattice:
     """The same weights in a lattice that has no slots for children."""
     config = copy.deepcopy(lattice.config)
-    config.spawn.slots = 0
+    config.spawn.per_cell = 0
     barren = EnergyLattice(config, lattice.embedding_dim)
     barren.update(lattice.parameters())
     barren.eval()
@@ -234,7 +234,7 @@ def measure(args: argparse.Namespace, setting: str, seed: int) -> dict[str, Any]
             found["trained frozen"] = final_cosine(config, folder / "frozen")
         if args.barren and config.lattice.spawn.is_learned:
             config = configure(args, setting, seed, folder)
-            config.lattice.spawn.slots = 0
+            config.lattice.spawn.per_cell = 0
             found["trained without births"] = final_cosine(config, folder / "barren")
     statistics = {name: free["final"][f"flow_{name}"] for name in REPORTED}
     return {

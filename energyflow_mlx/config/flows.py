@@ -16,6 +16,7 @@ from energyflow_mlx.config.checks import (
 
 EDGE = 1024  # cells, and steps to cross them
 _MOST_LAYERS = 64
+_MOST_PER_CELL = 64  # slots for children
 
 
 @dataclass
@@ -26,7 +27,8 @@ class SpawnConfig:
         rule: Who has children. ``distance``: flows that move far; ``learned``: the
             launched flows that the carrier scores highest, one child each, whose
             weight in the readout is that score.
-        slots: Slots for children per sample; 0 = no spawning.
+        per_cell: Slots for children for each cell of a face, whatever the size of the
+            cube: 1 = as many as cells; 0 = no spawning.
         max_per_step: Most children of one parent in one step, by distance.
         threshold: By distance a move of length m makes ``floor(m / threshold) - 1``
             children; learned: least score of a parent, below 1.
@@ -35,7 +37,7 @@ class SpawnConfig:
     """
 
     rule: str = "distance"
-    slots: int = 8
+    per_cell: float = 0.02
     max_per_step: int = 1
     threshold: float = 0.3
     unit: str = "cube"
@@ -44,7 +46,7 @@ class SpawnConfig:
         """Check ranges."""
         require_choice(self.rule, "lattice.spawn.rule", ("distance", "learned"))
         require_choice(self.unit, "lattice.spawn.unit", ("cube", "cells"))
-        require_within(self, "spawn", (0, COUNT), "slots")
+        require_within(self, "spawn", (0, _MOST_PER_CELL), "per_cell")
         require_within(self, "spawn", (1, COUNT), "max_per_step")
         require_positive(self, "spawn", "threshold")
         if self.is_learned:

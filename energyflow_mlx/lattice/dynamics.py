@@ -52,7 +52,7 @@ def phase(config: LatticeConfig, index: int) -> Phase:
     every = config.adjoint.truncate_every
     return Phase(
         pace=1.0 / left[index],
-        spawns=config.spawn.slots > 0 and not is_last,
+        spawns=config.spare_slots > 0 and not is_last,
         cuts=every > 0 and index > 0 and index % every == 0,
     )
 

@@ -43,7 +43,7 @@ SETTINGS = {
 def make_config(name, *, way="graph", truncate_every=0, compile=False):
     lattice = LatticeConfig(
         cube=CubeConfig(width=5, height=4, depth=6),
-        spawn=SpawnConfig(slots=3, threshold=0.05),
+        spawn=SpawnConfig(per_cell=0.15, threshold=0.05),
         carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
         noise=NoiseConfig(sigma=0.05),
         adjoint=AdjointConfig(way=way, truncate_every=truncate_every),
@@ -292,7 +292,7 @@ def test_births_and_the_medium_have_the_same_gradient_either_way(way):
     """The score of a parent, what its children cost, and what flows read."""
     config = make_config("flow", way=way)
     config.lattice.readout.faces = "separate"
-    config.lattice.spawn = SpawnConfig(rule="learned", slots=6, threshold=0.2)
+    config.lattice.spawn = SpawnConfig(rule="learned", per_cell=0.3, threshold=0.2)
     config.lattice.field = FieldConfig(cells=3)
     config.objectives.flow.births = 0.3
     stepper, batch = make_stepper(config), make_batch()
@@ -326,7 +326,7 @@ def test_births_cost_the_weight_of_the_children():
     losses = []
     for price in (0.0, 0.5, 1.0):
         config = make_config("flow")
-        config.lattice.spawn = SpawnConfig(rule="learned", slots=6, threshold=0.2)
+        config.lattice.spawn = SpawnConfig(rule="learned", per_cell=0.3, threshold=0.2)
         config.objectives.flow.births = price
         stepper = make_stepper(config)
         found = gradients(stepper, "flow", make_batch(), KEY)
