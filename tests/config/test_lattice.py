@@ -44,6 +44,14 @@ def test_a_preset_changes_what_it_names_and_keeps_the_other_defaults():
     assert lattice.motion.decay == LatticeConfig().motion.decay
 
 
+@pytest.mark.parametrize("preset", ["debug", "experiment", "optimized"])
+def test_the_flow_experiment_has_a_slot_for_a_child_of_every_cell(preset):
+    config = compose_flow(f"lattice={preset}")
+    lattice = config.lattice
+    assert lattice.spare_slots == lattice.surface_size == lattice.slots / 2
+    assert config.trainer.micro_batch <= lattice.most_samples
+
+
 def test_the_flow_experiment_leaves_work_to_the_flows():
     lattice = compose_flow().lattice
     assert (lattice.ends.kind, lattice.readout.faces) == ("divided", "separate")
