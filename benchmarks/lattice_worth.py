@@ -17,8 +17,8 @@ fresh       The carrier as it was before training; the ends as they have become.
 ``divided`` is ``+experiment=flow`` as it stands, with a preset of the lattice. The
 others train likewise and have a lattice of their own. They differ in how much the two
 ends may do (``lattice.ends.kind``), in how the faces are read, and in the start of the
-moves. ``carried`` has fixed ends and asks for the surface one column further, which only
-flows that move can give.
+moves. ``carried`` has fixed ends and asks for the surface one column further, which
+only flows that move can give.
 
 Refuted for a setting when it loses less than 0.05 without its flows, and for
 ``divided`` when the whole is below 0.97, ``bypass`` or ``swapped`` above 0.80, or

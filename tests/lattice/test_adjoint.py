@@ -1,5 +1,7 @@
 """Either way through the lattice gives the gradient of plain backpropagation."""
 
+import copy
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ def make_config(name, *, way="graph", truncate_every=0, compile=False):
         noise=NoiseConfig(sigma=0.05),
         adjoint=AdjointConfig(way=way, truncate_every=truncate_every),
     )
-    chosen = objectives(**SETTINGS[name])
+    chosen = objectives(**copy.deepcopy(SETTINGS[name]))
     share = "none" if name == "flow" else "last"
     config = make_small_config(objectives=chosen, lattice=lattice, share=share)
     config.token_rows.lazy, config.trainer.compile = False, compile
