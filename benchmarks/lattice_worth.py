@@ -100,15 +100,13 @@ def configure(
     args: argparse.Namespace, setting: str, seed: int, folder: Path
 ) -> Config:
     """``+experiment=flow`` on vectors, with the lattice of the setting."""
+    updates = args.updates
     words = [
         *("+experiment=flow", f"lattice={args.preset}", f"seed={seed}"),
         *(f"data.train={folder / 'train.npy'}", f"data.val={folder / 'val.npy'}"),
         *("data.pairs=true", "data.val_limit=160", "trainer.keep=1"),
-        *(f"trainer.micro_batch={args.batch}", f"trainer.max_steps={args.updates}"),
-        *(
-            f"trainer.validate_every={args.updates}",
-            f"trainer.log_every={args.updates}",
-        ),
+        *(f"trainer.micro_batch={args.batch}", f"trainer.max_steps={updates}"),
+        *(f"trainer.validate_every={updates}", f"trainer.log_every={updates}"),
         *(f"lattice.{change}" for change in args.changes),
         *args.words,
     ]

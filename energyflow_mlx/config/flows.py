@@ -16,6 +16,7 @@ from energyflow_mlx.config.checks import (
 
 EDGE = 1024  # cells, and steps to cross them
 _MOST_LAYERS = 64
+_MOST_LEAN = 10  # the move is as long as may be from 3 on
 _MOST_PER_CELL = 64  # slots for children
 
 
@@ -110,6 +111,8 @@ class MotionConfig:
         interval: Training steps per interval.
         start: The head's last layer at the start of training: ``zero`` (straight
             paths) or ``xavier`` (Xavier-normal, flows stray at once).
+        lean: Bias of the head's z output at the start of training: below 0 flows
+            begin by heading for the near face, above 0 for the far one.
         freeze: Learn no moves: no gradient passes the head's output (ablation).
     """
 
@@ -123,11 +126,13 @@ class MotionConfig:
     decay: float = 0.9
     interval: int = 10
     start: str = "zero"
+    lean: float = 0.0
     freeze: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_within(self, "motion", (0, LARGE), "face_tie", "scale", "scale_min")
+        require_within(self, "motion", (-_MOST_LEAN, _MOST_LEAN), "lean")
         require_within(self, "motion", (0, COUNT), "warmup")
         require_within(self, "motion", (1, COUNT), "interval")
         require_positive(self, "motion", "bound", "decay")

@@ -65,7 +65,8 @@ class FlowStep(nn.Module):
         super().__init__()
         carrier = config.carrier
         self.neuron = SimpleNeuron(carrier.neuron_hidden, carrier.neuron_features)
-        self.carrier = EnergyCarrier(carrier, start=config.motion.start)
+        start, lean = config.motion.start, config.motion.lean
+        self.carrier = EnergyCarrier(carrier, start=start, lean=lean)
         if config.spawn.is_learned:
             self.birth = nn.Linear(carrier.hidden, 1)
         if config.field.cells:

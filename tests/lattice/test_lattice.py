@@ -314,3 +314,12 @@ def test_the_score_of_parents_rises_where_children_are_needed(small_lattice):
 
         slopes[far] = mx.grad(closeness)(mx.zeros((1,))).item()
     assert slopes[0.6] > 10 * abs(slopes[0.0])
+
+
+@pytest.mark.parametrize(("lean", "far"), [(-0.5, 0.0), (0.0, 0.5), (0.5, 1.0)])
+def test_untrained_flows_head_for_the_face_they_lean_to(small_config, lean, far):
+    mx.random.seed(0)
+    motion = {"start": "xavier", "lean": lean}
+    lattice = EnergyLattice(small_config(motion=motion), 6)
+    statistics = lattice(vectors()).statistics
+    assert statistics["reached_far"].item() == far

@@ -57,6 +57,7 @@ OTHERS = {
     "motion.decay": (0.95, {}),
     "motion.interval": (25, {}),
     "motion.start": ("xavier", {}),
+    "motion.lean": (0.3, {}),
     "motion.freeze": (True, {}),
     "readout.scatter": ("nearest", {}),
     "readout.weighting": ("importance", {}),
