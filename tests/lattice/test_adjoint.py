@@ -342,6 +342,28 @@ def test_births_cost_the_weight_of_the_children():
     assert 0.5 * B * 0.2 < first < 0.5 * B
 
 
+def test_births_below_the_free_share_neither_cost_nor_are_driven_out():
+    found = {}
+    for free in (0.0, 0.1, 0.9):
+        config = make_config("flow")
+        config.lattice.spawn = SpawnConfig(rule="learned", per_cell=0.3, threshold=0.2)
+        config.objectives.flow.births = 1.0
+        config.objectives.flow.births_free = free
+        stepper = make_stepper(config)
+        found[free] = [
+            gradients(stepper, "flow", make_batch(births=cost), KEY)
+            for cost in (0.0, 1.0)
+        ]
+    path = "lattice.flow.birth.bias"
+    for free, (without, dear) in found.items():
+        paid = dear.loss.item() - without.loss.item()
+        full = found[0.0][1].loss.item() - found[0.0][0].loss.item()
+        expected = 0.0 if free == 0.9 else full - B * free
+        assert paid == pytest.approx(expected, rel=1e-4)
+        same = mx.array_equal(dear.gradients[path], without.gradients[path])
+        assert same == (free == 0.9)
+
+
 @pytest.mark.parametrize(
     ("schedule", "costs"),
     [

@@ -246,7 +246,8 @@ def flow_outcome(
         square = mx.square(output.surface_out - image.reshape(output.surface_out.shape))
         total = total + settings.surface * rows * mx.mean(square)
     if settings.births > 0:
-        total = total + births * rows * output.births
+        above = mx.maximum(output.births - settings.births_free, 0.0)
+        total = total + births * rows * above
     statistics = {f"flow_{k}": output.statistics[k] * rows for k in _REPORTED}
     return Outcome(total, rows, found.metrics | statistics)
 
