@@ -39,7 +39,7 @@ SIZES = {
     "flow": [
         *("lattice.cube.width=8", "lattice.cube.height=8", "lattice.cube.depth=6"),
         *("lattice.carrier.hidden=16", "lattice.carrier.neuron_hidden=16"),
-        *("lattice.carrier.neuron_features=16", "lattice.spawn.slots=4"),
+        *("lattice.carrier.neuron_features=16", "lattice.spawn.per_cell=0.0625"),
     ],
 }
 

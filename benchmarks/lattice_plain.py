@@ -18,7 +18,7 @@ from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.lattice.geometry import cell_parity, launch_positions
 from energyflow_mlx.ops.lattice_readout import lattice_readout_reference
 
-OVERRIDES = ("spawn.slots=0", "ends.dropout=0.0", "adjoint.way=graph")
+OVERRIDES = ("spawn.per_cell=0", "ends.dropout=0.0", "adjoint.way=graph")
 
 
 def plain_mlx(lattice: EnergyLattice, vector: mx.array) -> mx.array:

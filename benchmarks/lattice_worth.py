@@ -2,10 +2,10 @@
 
     python benchmarks/lattice_worth.py --vectors TRAIN.npy --held-out VAL.npy
         [--settings divided signed ...] [--seeds 0 1 2] [--updates 40] [--output FILE]
-        [--numbers 96 --changes cube.height=5 spawn.slots=100]  a small cube
+        [--numbers 96 --changes cube.height=5 carrier.hidden=64]  a small cube
 
-Each setting is an ordinary ``+experiment=flow`` with ``lattice=debug``, trained as it
-is, with frozen moves, and without births where it has any. Then the weights of the
+Each setting is trained as it is, with frozen moves, and without births where it has
+any. Then the weights of the
 first are measured on held-out vectors with parts of the lattice taken away:
 
 bypass      Energies rest where they were laid out, each on its cell's own face.
@@ -14,10 +14,11 @@ swapped     Every flow lands on the other face.
 births off  No slots for children.
 fresh       The carrier as it was before training; the ends as they have become.
 
-The settings differ in how much the two ends may do (``lattice.ends.kind``), in how the
-faces are read, and in the start of the moves. ``divided`` is what ``+experiment=flow``
-has. ``carried`` has fixed ends and asks for the surface one column further, which only
-flows that move can give.
+``divided`` is ``+experiment=flow`` as it stands, with a preset of the lattice. The
+others train likewise and have a lattice of their own. They differ in how much the two
+ends may do (``lattice.ends.kind``), in how the faces are read, and in the start of the
+moves. ``carried`` has fixed ends and asks for the surface one column further, which
+only flows that move can give.
 
 Refuted for a setting when it loses less than 0.05 without its flows, and for
 ``divided`` when the whole is below 0.97, ``bypass`` or ``swapped`` above 0.80, or
@@ -37,31 +38,28 @@ import lattice_presets  # isort: skip  before mlx
 
 import mlx.core as mx
 import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from energyflow_mlx.build.codec import load
 from energyflow_mlx.build.model import build_model
 from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.build.run import run
-from energyflow_mlx.config import Config, FlowConfig, objectives_type
+from energyflow_mlx.config import Config
+from energyflow_mlx.config.store import CONF_FOLDER, register
 from energyflow_mlx.evaluation.similarity import cosine_rows
 from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.lattice.state import FlowState, land, launch
 
-_BIRTHS = ("spawn.unit=cells", "spawn.threshold=0.1", "spawn.slots=100")
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "divided": (
-        "ends.kind=divided",
-        "readout.faces=separate",
-        "motion.start=xavier",
-        "spawn.rule=learned",
-        "spawn.threshold=0.1",
-        "spawn.slots=400",
-    ),
+_BIRTHS = ("spawn.unit=cells", "spawn.threshold=0.1", "spawn.per_cell=0.25")
+EXPERIMENT = "divided"
+# Changes of a preset, of settings that have not the experiment's lattice.
+OTHERS: dict[str, tuple[str, ...]] = {
     "signed": (
         "ends.kind=fixed",
         "readout.faces=signed",
         "motion.start=xavier",
-        "spawn.slots=0",
+        "spawn.per_cell=0",
     ),
     "fixed": ("ends.kind=fixed", "readout.faces=separate"),
     "carried": ("ends.kind=fixed",),
@@ -74,7 +72,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "linear": ("ends.kind=linear",),
     "mlp": (),
 }
-BIRTHS_COST = {"divided": 0.05}
 REPORTED = ("meetings", "born", "child_cells", "sideways_cells", "path_cells")
 REPORTED += ("face_entropy", "face_choice")
 _AT_ONCE = 16  # vectors
@@ -88,10 +85,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="debug")
     parser.add_argument("--changes", nargs="*", default=[], help="group.key=value")
     parser.add_argument("--numbers", type=int, help="only the first of each vector")
-    parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="*", default=[EXPERIMENT, *OTHERS])
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--words", nargs="*", default=[], help="as train takes them")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--frozen", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--barren", action=argparse.BooleanOptionalAction, default=True)
@@ -102,21 +99,25 @@ def parse() -> argparse.Namespace:
 def configure(
     args: argparse.Namespace, setting: str, seed: int, folder: Path
 ) -> Config:
-    """``+experiment=flow`` on vectors, with the setting's overrides."""
-    # A short run does not reach the end of the schedule of the moves' scale.
-    changes = ("motion.scale=1.0", *SETTINGS[setting], *args.changes)
-    config = Config(name=setting, seed=seed, share="none")
-    cost = BIRTHS_COST.get(setting, 0.0)
-    config.objectives = objectives_type()(flow=FlowConfig(lr=args.lr, births=cost))
-    config.lattice = lattice_presets.read_preset(args.preset, changes)
-    config.data.train = [str(folder / "train.npy")]
-    config.data.val = [str(folder / "val.npy")]
-    config.data.pairs, config.data.val_limit = True, 160
-    config.optimizer.weight_decay = 1e-5
-    trainer = config.trainer
-    trainer.micro_batch, trainer.decode_samples = args.batch, 0
-    trainer.max_steps = trainer.validate_every = args.updates
-    trainer.log_every, trainer.keep = args.updates, 1
+    """``+experiment=flow`` on vectors, with the lattice of the setting."""
+    updates = args.updates
+    words = [
+        *("+experiment=flow", f"lattice={args.preset}", f"seed={seed}"),
+        *(f"data.train={folder / 'train.npy'}", f"data.val={folder / 'val.npy'}"),
+        *("data.pairs=true", "data.val_limit=160", "trainer.keep=1"),
+        *(f"trainer.micro_batch={args.batch}", f"trainer.max_steps={updates}"),
+        *(f"trainer.validate_every={updates}", f"trainer.log_every={updates}"),
+        *(f"lattice.{change}" for change in args.changes),
+        *args.words,
+    ]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_FOLDER)):
+        config = OmegaConf.to_object(compose("config", overrides=words))
+    assert isinstance(config, Config) and config.objectives.flow
+    if setting != EXPERIMENT:
+        # A short run does not reach the end of the schedule of the moves' scale.
+        changes = ("motion.scale=1.0", *OTHERS[setting], *args.changes)
+        config.lattice = lattice_presets.read_preset(args.preset, changes)
+        config.objectives.flow.births = 0.0
     return config
 
 
@@ -171,7 +172,7 @@ def on_face(lattice: EnergyLattice, state: FlowState, face: mx.array) -> FlowSta
 def without_births(lattice: EnergyLattice) -> EnergyLattice:
     """The same weights in a lattice that has no slots for children."""
     config = copy.deepcopy(lattice.config)
-    config.spawn.slots = 0
+    config.spawn.per_cell = 0
     barren = EnergyLattice(config, lattice.embedding_dim)
     barren.update(lattice.parameters())
     barren.eval()
@@ -234,7 +235,7 @@ def measure(args: argparse.Namespace, setting: str, seed: int) -> dict[str, Any]
             found["trained frozen"] = final_cosine(config, folder / "frozen")
         if args.barren and config.lattice.spawn.is_learned:
             config = configure(args, setting, seed, folder)
-            config.lattice.spawn.slots = 0
+            config.lattice.spawn.per_cell = 0
             found["trained without births"] = final_cosine(config, folder / "barren")
     statistics = {name: free["final"][f"flow_{name}"] for name in REPORTED}
     return {
@@ -269,13 +270,14 @@ def summarize(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure the settings one after another; each adds its lines to the output."""
+    register()
     args = parse()
     record: dict[str, Any] = {
         "benchmark": "lattice_worth",
         "command": " ".join(["python", *sys.argv]),
         "device": str(mx.default_device()),
         "mlx": mx.__version__,
-        "changes": {name: SETTINGS[name] for name in args.settings},
+        "changes": {name: OTHERS.get(name, ()) for name in args.settings},
         "runs": [],
     }
     for setting in args.settings:

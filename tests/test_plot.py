@@ -33,7 +33,7 @@ FLOWS = {
     *("flows.png", "flow_lengths.png"),
     *("surfaces.png", "arrivals.png", "histograms.png", "flows.html"),
 }
-LATTICE = {"cube.width": 6, "cube.height": 5, "cube.depth": 4, "spawn.slots": 2}
+LATTICE = {"cube.width": 6, "cube.height": 5, "cube.depth": 4, "spawn.per_cell": 0.07}
 LATTICE |= {"carrier.hidden": 8, "carrier.layers": 1, "carrier.neuron_hidden": 6}
 TINY = [
     *(f"lattice.{key}={value}" for key, value in LATTICE.items()),

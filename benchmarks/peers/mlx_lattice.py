@@ -20,7 +20,7 @@ from energyflow_mlx.lattice import EnergyLattice
 from energyflow_mlx.lattice.geometry import cell_parity, launch_positions
 from energyflow_mlx.training.precision import DTYPES
 
-_OVERRIDES = ("spawn.slots=0", "ends.dropout=0.0", "adjoint.way=graph")
+_OVERRIDES = ("spawn.per_cell=0", "ends.dropout=0.0", "adjoint.way=graph")
 _DIM = 384
 
 

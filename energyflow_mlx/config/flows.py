@@ -16,6 +16,8 @@ from energyflow_mlx.config.checks import (
 
 EDGE = 1024  # cells, and steps to cross them
 _MOST_LAYERS = 64
+_MOST_LEAN = 10  # the move is as long as may be from 3 on
+_MOST_PER_CELL = 64  # slots for children
 
 
 @dataclass
@@ -26,7 +28,8 @@ class SpawnConfig:
         rule: Who has children. ``distance``: flows that move far; ``learned``: the
             launched flows that the carrier scores highest, one child each, whose
             weight in the readout is that score.
-        slots: Slots for children per sample; 0 = no spawning.
+        per_cell: Slots for children for each cell of a face, whatever the size of the
+            cube: 1 = as many as cells; 0 = no spawning.
         max_per_step: Most children of one parent in one step, by distance.
         threshold: By distance a move of length m makes ``floor(m / threshold) - 1``
             children; learned: least score of a parent, below 1.
@@ -35,7 +38,7 @@ class SpawnConfig:
     """
 
     rule: str = "distance"
-    slots: int = 8
+    per_cell: float = 0.02
     max_per_step: int = 1
     threshold: float = 0.3
     unit: str = "cube"
@@ -44,7 +47,7 @@ class SpawnConfig:
         """Check ranges."""
         require_choice(self.rule, "lattice.spawn.rule", ("distance", "learned"))
         require_choice(self.unit, "lattice.spawn.unit", ("cube", "cells"))
-        require_within(self, "spawn", (0, COUNT), "slots")
+        require_within(self, "spawn", (0, _MOST_PER_CELL), "per_cell")
         require_within(self, "spawn", (1, COUNT), "max_per_step")
         require_positive(self, "spawn", "threshold")
         if self.is_learned:
@@ -108,6 +111,8 @@ class MotionConfig:
         interval: Training steps per interval.
         start: The head's last layer at the start of training: ``zero`` (straight
             paths) or ``xavier`` (Xavier-normal, flows stray at once).
+        lean: Bias of the head's z output at the start of training: below 0 flows
+            begin by heading for the near face, above 0 for the far one.
         freeze: Learn no moves: no gradient passes the head's output (ablation).
     """
 
@@ -121,11 +126,13 @@ class MotionConfig:
     decay: float = 0.9
     interval: int = 10
     start: str = "zero"
+    lean: float = 0.0
     freeze: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_within(self, "motion", (0, LARGE), "face_tie", "scale", "scale_min")
+        require_within(self, "motion", (-_MOST_LEAN, _MOST_LEAN), "lean")
         require_within(self, "motion", (0, COUNT), "warmup")
         require_within(self, "motion", (1, COUNT), "interval")
         require_positive(self, "motion", "bound", "decay")

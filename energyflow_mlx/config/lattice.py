@@ -237,9 +237,14 @@ class LatticeConfig:
         return self.cube.surface_size
 
     @property
+    def spare_slots(self) -> int:
+        """Slots for the children of one sample, M, to the nearest whole number."""
+        return round(self.spawn.per_cell * self.cube.surface_size)
+
+    @property
     def slots(self) -> int:
-        """Flow slots of one sample, F: one per cell and the spawn budget."""
-        return self.cube.surface_size + self.spawn.slots
+        """Flow slots of one sample, F: one per cell and those for children."""
+        return self.cube.surface_size + self.spare_slots
 
     @property
     def most_samples(self) -> int:

@@ -202,17 +202,28 @@ class ThroughLatticeConfig(VectorDistanceConfig):
         mask: Share of the cells whose energy is hidden at launch in training, [0, 1):
             the whole is to come out of what is left (denoising).
         births: Weight of what children cost by the learned rule: their weights, over
-            the slots for children.
+            the slots for children, above what is free.
+        births_free: What they may weigh at no cost, over the slots: below it nothing
+            drives the last births out.
+        births_after: Updates in which they cost nothing, so that births can become
+            useful.
+        births_over: Updates after those over which the cost rises to its weight.
     """
 
     surface: float = 0.0
     mask: float = 0.0
     births: float = 0.0
+    births_free: float = 0.0
+    births_after: int = 0
+    births_over: int = 0
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
         self.require_not_negative("surface", "births")
+        require_share(self.births_free, f"{self.key}.births_free")
+        for name in ("births_after", "births_over"):
+            require_range(getattr(self, name), f"{self.key}.{name}", 0)
         require_share(self.mask, f"{self.key}.mask")
 
 

@@ -2,15 +2,18 @@
 
 ``config.json`` carries the version of its keys. The first version had one ``task``, a
 ``trainer.ratio`` between two objectives, two learning rates and one flat group of loss
-weights; what it trained is now said by ``objectives``.
+weights; what it trained is now said by ``objectives``. The second counted the slots for
+children of flows, ``spawn.slots``; now they are so many for each cell.
 """
 
 from typing import Any
 
-from energyflow_mlx.config.checks import require, require_choice
+from energyflow_mlx.config.checks import require, require_choice, require_whole
+from energyflow_mlx.config.flows import EDGE
+from energyflow_mlx.config.lattice import CubeConfig
 from energyflow_mlx.runtime.received import require_type
 
-VERSION = 2
+VERSION = 3
 
 _DISTANCE = ("cosine", "mse", "contrastive", "temperature")
 # What shared the updates with reconstruction, by the former task.
@@ -31,7 +34,7 @@ RENAMED = {
     "steps": "cube.steps",
     "output_planes": "cube.output_planes",
     "max_active_flows": "cube.max_active_flows",
-    "spawn_slots": "spawn.slots",
+    "spawn_slots": "spawn.slots",  # of the second version
     "max_spawn_per_step": "spawn.max_per_step",
     "spawn_threshold": "spawn.threshold",
     "carrier_hidden": "carrier.hidden",
@@ -82,10 +85,12 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: They are of a later version, or of none.
     """
-    version = values.get("version", VERSION)
-    require(version == VERSION, "version", f"{VERSION} or absent", version)
+    version = values.get("version", 1)
+    require(version in (1, 2, VERSION), "version", f"2, {VERSION} or absent", version)
     plain = {key: value for key, value in values.items() if key != "version"}
-    return _from_first(plain) if "version" not in values else plain
+    if version == 1:
+        plain = _from_first(plain)
+    return plain if version == VERSION else _from_second(plain)
 
 
 def _from_first(values: dict[str, Any]) -> dict[str, Any]:
@@ -125,3 +130,20 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
         if name:
             groups.setdefault(group, {})[name] = value
     return groups
+
+
+def _from_second(values: dict[str, Any]) -> dict[str, Any]:
+    lattice = values.get("lattice")
+    groups = lattice if isinstance(lattice, dict) else {}
+    spawn, cube = groups.get("spawn"), groups.get("cube", {})
+    if not (isinstance(spawn, dict) and "slots" in spawn and isinstance(cube, dict)):
+        return values
+    cells, default = 1, CubeConfig()
+    for name in ("width", "height"):
+        edge = cube.get(name, getattr(default, name))
+        require_whole(edge, f"lattice.cube.{name}", 2, EDGE)
+        cells *= edge
+    require_whole(spawn["slots"], "lattice.spawn.slots", 0)
+    kept = {key: value for key, value in spawn.items() if key != "slots"}
+    kept["per_cell"] = spawn["slots"] / cells
+    return values | {"lattice": groups | {"spawn": kept}}

@@ -37,12 +37,13 @@ class EnergyCarrier(nn.Module):
     flows on straight paths.
     """
 
-    def __init__(self, config: CarrierConfig, *, start: str) -> None:
+    def __init__(self, config: CarrierConfig, *, start: str, lean: float) -> None:
         """Create the carrier.
 
         Args:
             config: Its sizes and precision.
             start: ``zero`` or ``xavier``, of the displacement head's last layer.
+            lean: Bias of that layer's z output.
         """
         super().__init__()
         hidden = config.hidden
@@ -56,6 +57,7 @@ class EnergyCarrier(nn.Module):
         self.energy_out = _head(hidden // 2, 1)
         self.move_in = _head(hidden, _MOVE_HIDDEN)
         self.move_out = _head(_MOVE_HIDDEN, 3)
+        self.move_out.bias = mx.array([0.0, 0.0, lean])
         if start == "zero":
             self.move_out.weight = mx.zeros_like(self.move_out.weight)
         self._gru_float32 = config.gru_float32

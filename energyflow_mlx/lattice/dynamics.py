@@ -52,7 +52,7 @@ def phase(config: LatticeConfig, index: int) -> Phase:
     every = config.adjoint.truncate_every
     return Phase(
         pace=1.0 / left[index],
-        spawns=config.spawn.slots > 0 and not is_last,
+        spawns=config.spare_slots > 0 and not is_last,
         cuts=every > 0 and index > 0 and index % every == 0,
     )
 
@@ -65,7 +65,8 @@ class FlowStep(nn.Module):
         super().__init__()
         carrier = config.carrier
         self.neuron = SimpleNeuron(carrier.neuron_hidden, carrier.neuron_features)
-        self.carrier = EnergyCarrier(carrier, start=config.motion.start)
+        start, lean = config.motion.start, config.motion.lean
+        self.carrier = EnergyCarrier(carrier, start=start, lean=lean)
         if config.spawn.is_learned:
             self.birth = nn.Linear(carrier.hidden, 1)
         if config.field.cells:

@@ -81,7 +81,7 @@ def weigh_births(config: LatticeConfig, state: FlowState) -> mx.array:
         config: Settings of the lattice.
         state: After ``land``.
     """
-    cells, slots = config.surface_size, max(1, config.spawn.slots)
+    cells, slots = config.surface_size, max(1, config.spare_slots)
     weights = mx.where(state.exists, state.weight, 0.0)[:, cells:]
     return weights.sum() / (slots * state.exists.shape[0])
 
@@ -176,7 +176,7 @@ def describe_flows(
         "completed": (landed.sum() == created).astype(mx.float32),
         "created": created / batch,
         "spawned": spawned,
-        "born": spawned / max(1, config.spawn.slots),
+        "born": spawned / max(1, config.spare_slots),
         "covered": (mx.stop_gradient(surface) != 0).astype(mx.float32).mean(),
         "steps": (state.age * exists).sum() / created,
         **_describe_ways(config, state, exists),

@@ -41,12 +41,12 @@ def assign_slots(config: LatticeConfig, wanted: mx.array, exists: mx.array) -> m
     Free slots are handed out in the order of the parents' slots until none is left.
 
     Args:
-        config: Settings of the lattice; M is its ``spawn.slots``.
+        config: Settings of the lattice; M is its ``spare_slots``.
         wanted: Children each flow asks for, ``[B, F]``.
         exists: Slots in use, ``[B, F]``.
     """
     batch, slots = wanted.shape
-    budget = config.spawn.slots
+    budget = config.spare_slots
     used = exists.sum(axis=1, keepdims=True).astype(mx.int32) - config.surface_size
     # An exclusive running sum: each parent's children come after those before it.
     first = used + mx.cumsum(wanted, axis=1) - wanted  # [B, F]
@@ -69,13 +69,13 @@ def choose_parents(
     Free slots go to the flows with the highest scores, the highest first.
 
     Args:
-        config: Settings of the lattice; M is its ``spawn.slots``.
+        config: Settings of the lattice; M is its ``spare_slots``.
         score: Of every flow, in (0, 1), ``[B, F]``; those below ``spawn.threshold``
             have no child.
         can_spawn: Flows that may, ``[B, F]`` bool.
         exists: Slots in use, ``[B, F]``.
     """
-    slots, budget = score.shape[1], config.spawn.slots
+    slots, budget = score.shape[1], config.spare_slots
     wanted = mx.logical_and(can_spawn, score >= config.spawn.threshold)
     order = mx.argsort(mx.where(wanted, -score, mx.inf), axis=1)  # [B, F]
     used = exists.sum(axis=1, keepdims=True).astype(mx.int32) - config.surface_size

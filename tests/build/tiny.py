@@ -36,7 +36,7 @@ SENTENCES = [
 def make_lattice():
     return LatticeConfig(
         cube=CubeConfig(width=8, height=8, depth=4),
-        spawn=SpawnConfig(slots=2),
+        spawn=SpawnConfig(per_cell=1 / 32),
         carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
     )
 

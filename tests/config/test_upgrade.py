@@ -4,6 +4,7 @@ import pytest
 
 from energyflow_mlx.config import Config, LatticeConfig, config_from_json
 from energyflow_mlx.config.upgrade import upgrade
+from energyflow_mlx.errors import InputError
 
 # As the first version wrote it, shortened to what has changed.
 FIRST = {
@@ -53,11 +54,33 @@ def test_settings_of_a_lattice_find_their_groups():
     config = config_from_json(values)
     assert isinstance(config.lattice, LatticeConfig)
     assert (config.lattice.cube.width, config.lattice.cube.height) == (8, 6)
-    assert config.lattice.spawn.slots == 3
+    assert config.lattice.spare_slots == 3
     assert config.lattice.noise.sigma == 0.1
     assert config.lattice.adjoint.way == "stepwise"
     own = config.objectives.flow_text
     assert (own.text, own.surface) == (0.4, 0.5)
+
+
+@pytest.mark.parametrize("slots", [0, 3, 16, 400])
+def test_slots_that_the_second_version_counted_are_as_many(slots):
+    lattice = {"cube": {"width": 28, "height": 28}, "spawn": {"slots": slots}}
+    read = config_from_json({"version": 2, "lattice": lattice}).lattice
+    assert isinstance(read, LatticeConfig)
+    assert read.spare_slots == slots
+    assert config_from_json(Config(lattice=read).to_json()).lattice == read
+
+
+@pytest.mark.parametrize(
+    ("lattice", "message"),
+    [
+        ({"spawn": {"slots": -1}}, "lattice.spawn.slots must be >= 0"),
+        ({"spawn": {"slots": "8"}}, "lattice.spawn.slots must be a whole number"),
+        ({"spawn": {"slots": 8}, "cube": {"width": 0}}, "width must be >= 2"),
+    ],
+)
+def test_settings_of_the_second_version_that_are_damaged_are_refused(lattice, message):
+    with pytest.raises(InputError, match=message):
+        config_from_json({"version": 2, "lattice": lattice})
 
 
 def test_settings_of_today_come_back_as_they_are():

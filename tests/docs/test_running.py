@@ -69,7 +69,8 @@ SMALL = [
 ]
 SMALL_LATTICE = [
     *("lattice.cube.width=4", "lattice.cube.height=4", "lattice.cube.depth=4"),
-    *("lattice.carrier.hidden=8", "lattice.ends.width_cap=16", "lattice.spawn.slots=2"),
+    *("lattice.carrier.hidden=8", "lattice.ends.width_cap=16"),
+    "lattice.spawn.per_cell=0.1",
 ]
 SENTENCES = [
     f"{who} {what} {where}."

@@ -10,11 +10,11 @@ from energyflow_mlx.lattice import EnergyLattice
 from tests.lattice.conftest import make_config, wake
 from tests.plots.records import count_on_face
 
-SPAWNING = {"spawn": {"slots": 6, "threshold": 0.05}}
+SPAWNING = {"spawn": {"per_cell": 0.3, "threshold": 0.05}}
 # Without the drift most flows stay inside and must be projected.
 SETTINGS = {
     "spawning": SPAWNING,
-    "unused slots": {"spawn": {"slots": 3, "threshold": 9.0}},
+    "unused slots": {"spawn": {"per_cell": 0.15, "threshold": 9.0}},
     "no drift": {"motion": {"z_drift": False}},
     "one face": {"cube": {"output_planes": "far"}, **SPAWNING},
     "medium": {"field": {"cells": 4}, **SPAWNING},
@@ -37,7 +37,7 @@ def test_only_flows_that_exist_are_kept(traced):
     created = int(record.statistics["created"])
     assert record.position.shape == (config.total_steps + 1, created, 3)
     assert record.alive.any(axis=0).all()
-    if config.spawn.threshold < 1 and config.spawn.slots:
+    if config.spawn.threshold < 1 and config.spare_slots:
         assert created > config.surface_size
         assert (record.born[config.surface_size :] > 0).all()
 

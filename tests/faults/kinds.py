@@ -16,7 +16,7 @@ _SMALL = (
 _DECODER = ("decoder.dim=16", "decoder.hidden=24")
 _LATTICE = (
     *("lattice.cube.width=8", "lattice.cube.height=8", "lattice.cube.depth=4"),
-    *("lattice.spawn.slots=2", "lattice.carrier.hidden=8"),
+    *("lattice.spawn.per_cell=0.04", "lattice.carrier.hidden=8"),
     *("lattice.carrier.neuron_hidden=6", "lattice.carrier.neuron_features=7"),
 )
 # Only `ab` has the teacher's own words, thirty thousand: the others start faster.

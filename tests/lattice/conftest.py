@@ -10,7 +10,7 @@ from energyflow_mlx.lattice import EnergyLattice
 
 SMALL = {
     "cube": {"width": 5, "height": 4, "depth": 6},
-    "spawn": {"slots": 0},
+    "spawn": {"per_cell": 0},
     "carrier": {"hidden": 8, "layers": 2, "neuron_hidden": 6, "neuron_features": 7},
     "motion": {"scale": 1.0},
 }

@@ -1,5 +1,7 @@
 """Either way through the lattice gives the gradient of plain backpropagation."""
 
+import copy
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from energyflow_mlx.config.lattice import (
     SpawnConfig,
 )
 from energyflow_mlx.data.batching import TargetRows, target_rows
+from energyflow_mlx.errors import InputError
 from energyflow_mlx.lattice.solve import StepRunner, propagate
 from energyflow_mlx.lattice.state import FlowOptions, launch
 from energyflow_mlx.training.objectives import StepBatch
@@ -43,12 +46,12 @@ SETTINGS = {
 def make_config(name, *, way="graph", truncate_every=0, compile=False):
     lattice = LatticeConfig(
         cube=CubeConfig(width=5, height=4, depth=6),
-        spawn=SpawnConfig(slots=3, threshold=0.05),
+        spawn=SpawnConfig(per_cell=0.15, threshold=0.05),
         carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
         noise=NoiseConfig(sigma=0.05),
         adjoint=AdjointConfig(way=way, truncate_every=truncate_every),
     )
-    chosen = objectives(**SETTINGS[name])
+    chosen = objectives(**copy.deepcopy(SETTINGS[name]))
     share = "none" if name == "flow" else "last"
     config = make_small_config(objectives=chosen, lattice=lattice, share=share)
     config.token_rows.lazy, config.trainer.compile = False, compile
@@ -63,13 +66,14 @@ def make_stepper(config):
     return stepper
 
 
-def make_batch(seed=0, size=B):
+def make_batch(seed=0, size=B, births=0.0):
     rng = np.random.default_rng(seed)
     ids = mx.array(rng.integers(1, V, (size, L)).astype(np.int32))
     target = rng.normal(size=(size, E)).astype(np.float32)
     target /= np.linalg.norm(target, axis=1, keepdims=True)
     rows = TokenRows(mx.zeros(1, mx.int32), mx.zeros(1), mx.zeros(V, mx.int32))
-    controls = {"displacement_scale": mx.array(1.3), "noise_sigma": mx.array(0.04)}
+    controls = {"displacement_scale": 1.3, "noise_sigma": 0.04, "births_cost": births}
+    controls = {name: mx.array(value) for name, value in controls.items()}
     mask = np.ones((size, L), np.float32)
     targets = target_rows(np.array(ids), mask, mask.size)
     targets = TargetRows(*map(mx.array, targets))
@@ -241,7 +245,8 @@ def test_objective_asks_the_schedules_of_its_lattice():
     motion.warmup, motion.scale, motion.scale_min, noise.steps = 10, 2.0, 1.0, 100
     (objective,) = make_stepper(config).objectives
     first, later = objective.controls(0), objective.controls(50)
-    assert first == {"displacement_scale": 2.0, "noise_sigma": 0.05}
+    start = {"displacement_scale": 2.0, "noise_sigma": 0.05, "births_cost": 0.0}
+    assert first == start
     assert later["displacement_scale"] < 2.0
     assert later["noise_sigma"] == pytest.approx(0.025)
 
@@ -292,10 +297,10 @@ def test_births_and_the_medium_have_the_same_gradient_either_way(way):
     """The score of a parent, what its children cost, and what flows read."""
     config = make_config("flow", way=way)
     config.lattice.readout.faces = "separate"
-    config.lattice.spawn = SpawnConfig(rule="learned", slots=6, threshold=0.2)
+    config.lattice.spawn = SpawnConfig(rule="learned", per_cell=0.3, threshold=0.2)
     config.lattice.field = FieldConfig(cells=3)
     config.objectives.flow.births = 0.3
-    stepper, batch = make_stepper(config), make_batch()
+    stepper, batch = make_stepper(config), make_batch(births=0.3)
     loss, expected = in_one_graph(stepper, "flow", batch)
     found = gradients(stepper, "flow", batch, KEY)
     assert found.loss.item() == pytest.approx(loss.item(), rel=1e-5)
@@ -326,12 +331,59 @@ def test_births_cost_the_weight_of_the_children():
     losses = []
     for price in (0.0, 0.5, 1.0):
         config = make_config("flow")
-        config.lattice.spawn = SpawnConfig(rule="learned", slots=6, threshold=0.2)
-        config.objectives.flow.births = price
+        config.lattice.spawn = SpawnConfig(rule="learned", per_cell=0.3, threshold=0.2)
+        config.objectives.flow.births = 2.0  # its schedule says how much of it
         stepper = make_stepper(config)
-        found = gradients(stepper, "flow", make_batch(), KEY)
+        found = gradients(stepper, "flow", make_batch(births=price), KEY)
         losses.append(found.loss.item())
     first, second = np.diff(losses)
     assert first == pytest.approx(second, rel=1e-3)
     # Of a batch, with weights between the threshold and 1.
     assert 0.5 * B * 0.2 < first < 0.5 * B
+
+
+def test_births_below_the_free_share_neither_cost_nor_are_driven_out():
+    found = {}
+    for free in (0.0, 0.1, 0.9):
+        config = make_config("flow")
+        config.lattice.spawn = SpawnConfig(rule="learned", per_cell=0.3, threshold=0.2)
+        config.objectives.flow.births = 1.0
+        config.objectives.flow.births_free = free
+        stepper = make_stepper(config)
+        found[free] = [
+            gradients(stepper, "flow", make_batch(births=cost), KEY)
+            for cost in (0.0, 1.0)
+        ]
+    path = "lattice.flow.birth.bias"
+    for free, (without, dear) in found.items():
+        paid = dear.loss.item() - without.loss.item()
+        full = found[0.0][1].loss.item() - found[0.0][0].loss.item()
+        expected = 0.0 if free == 0.9 else full - B * free
+        assert paid == pytest.approx(expected, rel=1e-4)
+        same = mx.array_equal(dear.gradients[path], without.gradients[path])
+        assert same == (free == 0.9)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "costs"),
+    [
+        ({}, [0.8, 0.8, 0.8, 0.8]),
+        ({"births_after": 3}, [0.0, 0.0, 0.8, 0.8]),
+        ({"births_over": 4}, [0.2, 0.6, 0.8, 0.8]),
+        ({"births_after": 2, "births_over": 4}, [0.0, 0.2, 0.4, 0.8]),
+    ],
+)
+def test_births_are_free_at_first_and_their_cost_rises_to_its_weight(schedule, costs):
+    config = make_config("flow")
+    for name, value in {"births": 0.8, **schedule}.items():
+        setattr(config.objectives.flow, name, value)
+    (objective,) = make_stepper(config).objectives
+    found = [objective.controls(step)["births_cost"] for step in (0, 2, 3, 9)]
+    assert found == pytest.approx(costs)
+
+
+def test_a_schedule_of_births_is_within_bounds():
+    with pytest.raises(InputError, match="flow.births_after must be >= 0, got -1"):
+        FlowConfig(births_after=-1)
+    with pytest.raises(InputError, match="flow_text.births_over must be <= 2147483647"):
+        FlowTextConfig(births_over=2**31)

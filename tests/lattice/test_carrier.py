@@ -12,7 +12,7 @@ from energyflow_mlx.ops.flow_carry import advance_cells, apply_heads, sanitize
 
 def make_carrier(**changes):
     small = {"neuron_features": 5, "hidden": 8, "layers": 2}
-    return EnergyCarrier(CarrierConfig(**small | changes), start="zero")
+    return EnergyCarrier(CarrierConfig(**small | changes), start="zero", lean=0.0)
 
 
 class Step(NamedTuple):

@@ -33,7 +33,7 @@ CONFIGS = st.builds(
     spawn=st.builds(
         SpawnConfig,
         rule=st.sampled_from(["distance", "learned"]),
-        slots=st.integers(0, 5),
+        per_cell=st.sampled_from([0.0, 0.2, 0.7]),
         max_per_step=st.integers(1, 3),
         threshold=st.sampled_from([0.05, 0.15, 0.4]),
     ),
@@ -209,7 +209,7 @@ def test_permuting_flows_permutes_the_step(small_config, index):
 
 def test_samples_of_a_batch_do_not_touch_each_other(small_config):
     """The batch size is that of the input, not read off the flows."""
-    config = small_config(spawn={"slots": 3, "threshold": 0.05})
+    config = small_config(spawn={"per_cell": 0.15, "threshold": 0.05})
     step = awake_step(config, 0)
     surface = mx.random.normal((3, 4, 5))
 
@@ -225,7 +225,7 @@ def test_samples_of_a_batch_do_not_touch_each_other(small_config):
 
 
 def test_launch_gives_every_cell_of_every_sample_its_flow(small_config):
-    config = small_config(spawn={"slots": 2})
+    config = small_config(spawn={"per_cell": 0.1})
     surface = mx.random.normal((3, 4, 5))
     state = launch(config, surface)
     assert state.exists.sum(axis=1).tolist() == [20] * 3
@@ -294,7 +294,7 @@ def test_landing_twice_changes_nothing(small_config):
 
 
 def test_compiled_step_equals_the_eager_one(small_config):
-    config = small_config(spawn={"slots": 2, "threshold": 0.1})
+    config = small_config(spawn={"per_cell": 0.1, "threshold": 0.1})
     step = awake_step(config, 0)
     state = step(launch(config, mx.random.normal((2, 4, 5))), phase(config, 0))
     eager = step(state, phase(config, 1))
@@ -309,7 +309,7 @@ def test_compiled_step_equals_the_eager_one(small_config):
 
 def born_after_a_step(small_config, output, **spawn):
     """Children of 20 flows that take one step with this output each."""
-    config = small_config(spawn={"slots": 30, "threshold": 0.25} | spawn)
+    config = small_config(spawn={"per_cell": 1.5, "threshold": 0.25} | spawn)
     flow = FlowStep(config)
     layer = flow.carrier.move_out
     layer.weight, layer.bias = mx.zeros(layer.weight.shape), mx.array(output)
@@ -332,7 +332,7 @@ def test_births_in_cells_ask_for_a_move_aside_and_the_drift_counts_for_nothing(
 
 def with_births(score=4.0, **groups):
     """A config in which flows are born by score, and a step that scores all alike."""
-    spawn = {"rule": "learned", "slots": 20} | groups.pop("spawn", {})
+    spawn = {"rule": "learned", "per_cell": 1} | groups.pop("spawn", {})
     config = LatticeConfig(
         cube=CubeConfig(width=5, height=4, depth=6),
         carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
@@ -359,7 +359,7 @@ def test_a_learned_child_heads_for_the_other_face_and_weighs_its_score():
 
 
 def test_a_launched_flow_has_one_child_and_a_child_has_none():
-    config, step = with_births(spawn={"slots": 50})
+    config, step = with_births(spawn={"per_cell": 2.5})
     state = launch(config, mx.random.normal((2, 4, 5)))
     for index in range(config.total_steps):
         state = step(state, phase(config, index))

@@ -27,7 +27,7 @@ def gradients(lattice, *, key=None, sigma=0.0):
 
 
 def test_vectors_come_back_as_vectors_with_both_surfaces(small_lattice):
-    lattice = small_lattice(spawn={"slots": 2})
+    lattice = small_lattice(spawn={"per_cell": 0.1})
     out = lattice(vectors())
     assert out.vector.shape == (3, 6)
     assert out.surface_in.shape == out.surface_out.shape == (3, 4, 5)
@@ -38,7 +38,7 @@ def test_vectors_come_back_as_vectors_with_both_surfaces(small_lattice):
 def test_equal_forwards_agree_bit_for_bit(small_lattice):
     """The reference aggregates flows of earlier batches again."""
     lattice = small_lattice(
-        spawn={"slots": 3, "threshold": 0.05}, ends={"dropout": 0.2}
+        spawn={"per_cell": 0.15, "threshold": 0.05}, ends={"dropout": 0.2}
     )
     key, sigma = mx.random.key(3), mx.array(0.1)
     first = lattice(vectors(), key=key, noise_sigma=sigma)
@@ -113,7 +113,7 @@ def make_update(lattice, optimizer):
 COMPILED = [
     pytest.param({"cube": {"steps": 2}, "carrier": {"layers": 1}}, id="plain"),
     pytest.param(
-        {"spawn": {"slots": 2, "threshold": 0.1}, "ends": {"dropout": 0.1}},
+        {"spawn": {"per_cell": 0.1, "threshold": 0.1}, "ends": {"dropout": 0.1}},
         id="spawn and dropout",
         marks=pytest.mark.slow,
     ),
@@ -200,7 +200,7 @@ def test_ready_surface_enters_behind_the_mapper(small_lattice):
 
 
 def test_trace_keeps_the_whole_path_and_ends_as_a_call_does(small_lattice):
-    lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05})
+    lattice = small_lattice(spawn={"per_cell": 0.15, "threshold": 0.05})
     lattice.eval()
     paths, out = lattice.trace(vectors()), lattice(vectors())
     assert paths.position.shape == (4, 3, 23, 3)
@@ -212,7 +212,7 @@ def test_trace_keeps_the_whole_path_and_ends_as_a_call_does(small_lattice):
 
 def test_batch_rows_do_not_touch_each_other(small_lattice):
     """Nothing is inferred from the batch but its size."""
-    lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05})
+    lattice = small_lattice(spawn={"per_cell": 0.15, "threshold": 0.05})
     whole = lattice(vectors()).vector
     assert mx.allclose(whole[1:2], lattice(vectors()[1:2]).vector, atol=1e-5)
 
@@ -235,7 +235,7 @@ def test_learned_steps_are_not_the_optimizers_step_counter(small_lattice):
 )
 def test_every_created_flow_completes_under_every_option(small_lattice, changes):
     """Completed flows are counted, not assumed."""
-    lattice = small_lattice(spawn={"slots": 3, "threshold": 0.05}, **changes)
+    lattice = small_lattice(spawn={"per_cell": 0.15, "threshold": 0.05}, **changes)
     statistics = lattice(vectors()).statistics
     assert statistics["completed"].item() == 1.0
     assert statistics["created"].item() == 20 + statistics["spawned"].item()
@@ -298,7 +298,7 @@ def test_the_score_of_parents_rises_where_children_are_needed(small_lattice):
         lattice = small_lattice(
             ends={"kind": "divided", "near": 1.0, "far": far, "shift": 0},
             readout={"faces": "separate"},
-            spawn={"rule": "learned", "slots": 20, "threshold": 0.1},
+            spawn={"rule": "learned", "per_cell": 1, "threshold": 0.1},
         )
         head, birth = lattice.flow.carrier.move_out, lattice.flow.birth
         head.weight, head.bias = mx.zeros_like(head.weight), mx.array([0.0, 0.0, -9.0])
@@ -314,3 +314,12 @@ def test_the_score_of_parents_rises_where_children_are_needed(small_lattice):
 
         slopes[far] = mx.grad(closeness)(mx.zeros((1,))).item()
     assert slopes[0.6] > 10 * abs(slopes[0.0])
+
+
+@pytest.mark.parametrize(("lean", "far"), [(-0.5, 0.0), (0.0, 0.5), (0.5, 1.0)])
+def test_untrained_flows_head_for_the_face_they_lean_to(small_config, lean, far):
+    mx.random.seed(0)
+    motion = {"start": "xavier", "lean": lean}
+    lattice = EnergyLattice(small_config(motion=motion), 6)
+    statistics = lattice(vectors()).statistics
+    assert statistics["reached_far"].item() == far

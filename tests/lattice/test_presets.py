@@ -72,7 +72,7 @@ def test_fresh_debug_lattice_covers_its_surface_and_uses_both_faces(checkout):
             r"lattice\.cube\.output_planes must be one of dual, far",
         ),
         ("cube", {"max_active_flows": 407}, r"cube\.max_active_flows must be >= 408"),
-        ("spawn", {"slots": -1}, r"lattice\.spawn\.slots must be >= 0"),
+        ("spawn", {"per_cell": -0.1}, r"lattice\.spawn\.per_cell must be >= 0"),
         ("spawn", {"threshold": 0.0}, r"lattice\.spawn\.threshold must be > 0"),
         ("carrier", {"hidden": 3}, r"lattice\.carrier\.hidden must be >= 4"),
         ("carrier", {"energy_update": "add"}, r"carrier\.energy_update must be one of"),

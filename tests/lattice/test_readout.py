@@ -48,7 +48,8 @@ def slow_softmax_surface(config, state):
 
 @pytest.mark.parametrize("spare", [0, 3], ids=["no spare slots", "spare slots"])
 def test_nearest_surface_equals_the_slow_dictionary(small_config, spare):
-    config = small_config(readout={"scatter": "nearest"}, spawn={"slots": spare})
+    nearest, spawn = {"scatter": "nearest"}, {"per_cell": spare / 20}
+    config = small_config(readout=nearest, spawn=spawn)
     state = scattered(config)
     expected = slow_softmax_surface(config, state)
     np.testing.assert_allclose(read_faces(config, state)[0], expected, atol=1e-6)
@@ -56,7 +57,7 @@ def test_nearest_surface_equals_the_slow_dictionary(small_config, spare):
 
 def test_importance_is_one_normalized_formula(small_config):
     """The reference mixes units, squares a weight and never calls it."""
-    config = small_config(readout={"weighting": "importance"}, spawn={"slots": 0})
+    config = small_config(readout={"weighting": "importance"}, spawn={"per_cell": 0})
     state = scattered(config)
     age, gap = np.array(state.age), np.array(state.gap)
     weight = 0.7 * 0.5 / np.maximum(gap, 0.5) + 0.3 * age / config.total_steps
@@ -83,7 +84,7 @@ def test_flows_on_cell_centres_hand_over_their_energy(small_config, scatter):
 
 
 def test_slots_never_used_leave_no_trace(small_config):
-    config = small_config(spawn={"slots": 4})
+    config = small_config(spawn={"per_cell": 0.2})
     state = scattered(config)
     moved = state.energy * state.exists + 99.0 * mx.logical_not(state.exists)
     other = state._replace(energy=moved)
@@ -108,7 +109,7 @@ def test_bilinear_surface_has_a_gradient_in_the_positions_and_nearest_has_none(
 
 
 def test_arrivals_count_every_flow_on_the_face_it_is_on(small_config):
-    config = small_config(spawn={"slots": 2})
+    config = small_config(spawn={"per_cell": 0.1})
     state = scattered(config)
     near, far = (count_arrivals(config, state, face) for face in (-1.0, 1.0))
     assert near.shape == (2, 4, 5)
@@ -130,7 +131,7 @@ def test_arrivals_are_counted_on_the_nearest_cell(small_config, x, column):
 
 def test_statistics_are_those_of_the_flows(small_config):
     """The reference reports a count that always equals the batch size."""
-    config = small_config(spawn={"slots": 2})
+    config = small_config(spawn={"per_cell": 0.1})
     state = launch(config, mx.ones((1, 4, 5)))
     reached = mx.array([[-1.0] * 4 + [1.0] * 6 + [0.0] * 12])
     state = land(config, state._replace(reached=reached, age=state.age + 3))
@@ -209,7 +210,7 @@ def test_entropies_tell_a_fixed_face_from_a_chosen_one(
 
 
 def test_lengths_in_cells_count_cells_along_x(small_config):
-    config = small_config(spawn={"slots": 2})
+    config = small_config(spawn={"per_cell": 0.1})
     state = launch(config, mx.ones((1, 4, 5)))
     child = mx.arange(22)[None] == 20
     state = land(config, state._replace(exists=mx.logical_or(state.exists, child)))
@@ -252,7 +253,7 @@ def test_the_face_has_a_gradient_where_faces_are_told_apart(small_config, faces)
 def weighed(small_config, weight):
     """A child of this weight beside a launched flow, and one alone, and the config."""
     config = small_config(
-        spawn={"rule": "learned", "slots": 2}, readout={"scatter": "nearest"}
+        spawn={"rule": "learned", "per_cell": 0.1}, readout={"scatter": "nearest"}
     )
     state = land(config, launch(config, mx.ones((1, 4, 5))))
     is_child = mx.arange(22)[None] >= 20

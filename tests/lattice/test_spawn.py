@@ -18,7 +18,7 @@ def exists(config, batch, children=0):
 
 def test_children_follow_the_length_of_the_move(small_config):
     """The threshold is a normalised length, defined once."""
-    config = small_config(spawn={"slots": 4, "threshold": 0.25, "max_per_step": 2})
+    config = small_config(spawn={"per_cell": 0.2, "threshold": 0.25, "max_per_step": 2})
     length = mx.array([[0.0, 0.25, 0.49, 0.5, 0.74, 0.75, 1.5]])
     every = mx.full(length.shape, True)
     assert count_children(config.spawn, length, every).tolist() == [
@@ -29,7 +29,7 @@ def test_children_follow_the_length_of_the_move(small_config):
 
 
 def test_slots_are_handed_out_in_order_until_none_is_left(small_config):
-    config = small_config(spawn={"slots": 3, "max_per_step": 2})
+    config = small_config(spawn={"per_cell": 0.15, "max_per_step": 2})
     wanted = mx.zeros((2, config.slots), dtype=mx.int32)
     wanted[0, 4], wanted[0, 9], wanted[1, 2] = 2, 2, 1
     parents = assign_slots(config, wanted, exists(config, 2))
@@ -37,7 +37,7 @@ def test_slots_are_handed_out_in_order_until_none_is_left(small_config):
 
 
 def test_slots_in_use_are_never_given_away_again(small_config):
-    config = small_config(spawn={"slots": 3, "max_per_step": 2})
+    config = small_config(spawn={"per_cell": 0.15, "max_per_step": 2})
     wanted = mx.zeros((1, config.slots), dtype=mx.int32)
     wanted[0, 1] = 2
     assert assign_slots(config, wanted, exists(config, 1, 2)).tolist() == [[-1, -1, 1]]
@@ -45,7 +45,7 @@ def test_slots_in_use_are_never_given_away_again(small_config):
 
 
 def test_children_copy_the_row_of_their_parent_in_their_own_sample(small_config):
-    config = small_config(spawn={"slots": 2})
+    config = small_config(spawn={"per_cell": 0.1})
     rows = mx.arange(2 * config.slots * 3).reshape(2, config.slots, 3)
     births = plan_births(config, mx.array([[5, -1], [-1, 0]]))
     filled = inherit(births, rows)
@@ -60,7 +60,7 @@ def test_children_copy_the_row_of_their_parent_in_their_own_sample(small_config)
 
 
 def test_children_can_be_placed_from_another_array(small_config):
-    config = small_config(spawn={"slots": 2})
+    config = small_config(spawn={"per_cell": 0.1})
     own = mx.zeros((1, config.slots))
     births = plan_births(config, mx.array([[-1, 3]]))
     other = mx.arange(config.slots, dtype=mx.float32)[None]
@@ -71,7 +71,7 @@ def test_children_can_be_placed_from_another_array(small_config):
 
 def test_gradient_of_children_goes_to_their_parents(small_config):
     """The hand-written gradient is that of the plain form, parents shared or not."""
-    config = small_config(spawn={"slots": 3, "max_per_step": 2})
+    config = small_config(spawn={"per_cell": 0.15, "max_per_step": 2})
     births = plan_births(config, mx.array([[7, 7, -1], [0, -1, 2]]))
     mx.random.seed(0)
     shape = (2, config.slots, 4)
@@ -89,7 +89,7 @@ def test_gradient_of_children_goes_to_their_parents(small_config):
 
 
 def test_the_highest_scores_get_the_free_slots_in_order(small_config):
-    config = small_config(spawn={"rule": "learned", "slots": 3, "threshold": 0.4})
+    config = small_config(spawn={"rule": "learned", "per_cell": 0.15, "threshold": 0.4})
     score = mx.full((2, config.slots), 0.1)
     score[0, 4], score[0, 9], score[0, 2], score[0, 7] = 0.5, 0.9, 0.6, 0.8
     score[1, 3], score[1, 5] = 0.7, 0.39

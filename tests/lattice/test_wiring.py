@@ -18,7 +18,7 @@ from tests.lattice.conftest import make_config, wake
 
 STEP = 150  # a training step at which both schedules are on their way down
 BASE = {
-    "spawn.slots": 3,
+    "spawn.per_cell": 0.15,
     "spawn.threshold": 0.05,
     "motion.scale": 2.0,
     "noise.sigma": 0.05,
@@ -37,7 +37,7 @@ OTHERS = {
     "cube.output_planes": ("far", {}),
     "cube.max_active_flows": (40, {}),
     "spawn.rule": ("learned", {}),
-    "spawn.slots": (5, {}),
+    "spawn.per_cell": (0.25, {}),
     "spawn.max_per_step": (2, {}),
     "spawn.threshold": (1.0, {}),
     "spawn.unit": ("cells", {"spawn.threshold": 0.25}),
@@ -57,6 +57,7 @@ OTHERS = {
     "motion.decay": (0.95, {}),
     "motion.interval": (25, {}),
     "motion.start": ("xavier", {}),
+    "motion.lean": (0.3, {}),
     "motion.freeze": (True, {}),
     "readout.scatter": ("nearest", {}),
     "readout.weighting": ("importance", {}),

@@ -28,7 +28,7 @@ from tests.training.small import objectives
 def make_config(folder, name="run", *, frozen=False, **changes):
     lattice = LatticeConfig(
         cube=CubeConfig(width=6, height=6, depth=4),
-        spawn=SpawnConfig(slots=0),
+        spawn=SpawnConfig(per_cell=0),
         carrier=CarrierConfig(hidden=8, neuron_hidden=6, neuron_features=7),
         motion=MotionConfig(freeze=frozen),
     )

@@ -116,10 +116,11 @@ class ThroughLattice(Objective):
         return min(_MEASURED, self.lattice.most_samples)
 
     def controls(self, step: int) -> dict[str, float]:
-        """Factor on the learned moves, and deviation of the exploration noise."""
+        """Factor on the learned moves, deviation of the noise, weight of births."""
         return {
             "displacement_scale": displacement_scale(self.lattice, step),
             "noise_sigma": exploration_sigma(self.lattice, step),
+            "births_cost": cost_of_births(self.settings, step),
         }
 
     def forward(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
@@ -198,6 +199,22 @@ def _inputs(
     return _Inputs(batch, before_key, after_key, scale), options
 
 
+def cost_of_births(settings: ThroughLatticeConfig, step: int) -> float:
+    """Weight of what children cost at an update, from 0.
+
+    births * clip((step + 1 - births_after) / births_over, 0, 1)
+
+    What costs from the start is gone before it is useful, and what is never born has
+    no gradient.
+
+    Args:
+        settings: Weight and schedule.
+        step: Number of the update.
+    """
+    paid = step + 1 - settings.births_after
+    return settings.births * min(1.0, max(0.0, paid / max(1, settings.births_over)))
+
+
 def hide_cells(surface: mx.array, share: float, key: mx.array) -> mx.array:
     """Set a random share of the energies of surfaces ``[B, H, W]`` to 0."""
     is_kept = mx.random.bernoulli(1.0 - share, surface.shape, key=key)
@@ -209,6 +226,8 @@ def flow_outcome(
     output: LatticeOutput,
     target: mx.array,
     settings: ThroughLatticeConfig,
+    *,
+    births: mx.array,
 ) -> Outcome:
     """Distance of the lattice's vector to the target, with the flows' statistics.
 
@@ -217,6 +236,7 @@ def flow_outcome(
         output: What the lattice gave.
         target: ``[B, E]`` float32.
         settings: Weights of the terms.
+        births: Weight of what children cost at this update, scalar.
     """
     found = vector_distance(output.vector.astype(mx.float32), target, settings)
     total, rows = found.loss, found.count
@@ -226,7 +246,8 @@ def flow_outcome(
         square = mx.square(output.surface_out - image.reshape(output.surface_out.shape))
         total = total + settings.surface * rows * mx.mean(square)
     if settings.births > 0:
-        total = total + settings.births * rows * output.births
+        above = mx.maximum(output.births - settings.births_free, 0.0)
+        total = total + births * rows * above
     statistics = {f"flow_{k}": output.statistics[k] * rows for k in _REPORTED}
     return Outcome(total, rows, found.metrics | statistics)
 
@@ -263,7 +284,8 @@ class Flow(ThroughLattice):
     ) -> Outcome:
         """The vector that came out, against the goal."""
         goal = batch.target[:, : model.lattice.embedding_dim]
-        return flow_outcome(model, output, goal, self.settings)
+        births = batch.controls["births_cost"]
+        return flow_outcome(model, output, goal, self.settings, births=births)
 
     def validate(
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine

@@ -55,7 +55,8 @@ class FlowText(ThroughLattice):
         self, model: EnergyFlow, batch: StepBatch, key: mx.array, output: LatticeOutput
     ) -> Outcome:
         """The vector that came out, against the teacher's, and the text from it."""
-        found = flow_outcome(model, output, batch.target, self.settings)
+        births, target = batch.controls["births_cost"], batch.target
+        found = flow_outcome(model, output, target, self.settings, births=births)
         if self.settings.text == 0:
             return found
         vector = unit_rows(output.vector.astype(mx.float32))
