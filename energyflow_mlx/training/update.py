@@ -202,8 +202,6 @@ class Stepper:
         finally:
             put_parameters(self._slots, self._tensors)
 
-    # -- pure functions ------------------------------------------------------
-
     def _installed(
         self, parameters: Arrays, rows: TokenRows
     ) -> AbstractContextManager[None]:
@@ -290,8 +288,6 @@ class Stepper:
         total = self._gradients(name, state, batch, key)
         return self._apply(state, total, batch.rows, lr, told)
 
-    # -- compiled forms ------------------------------------------------------
-
     def _compile(self, name: str, function: Callable) -> Callable:
         """Compiled ``function``, kept by name; counts its traces."""
         if name not in self._compiled:
@@ -363,8 +359,8 @@ class Stepper:
         self, total: Gradients, rows: TokenRows, lr: float, told: Arrays
     ) -> Arrays:
         """Apply summed gradients to the state; returns the lazy report values."""
-        compiled = self._compile("apply", self._apply)
-        state, tensors, report = compiled(self._packed, total, rows, mx.array(lr), told)
+        apply = self._compile("apply", self._apply)
+        state, tensors, report = apply(self._packed, total, rows, mx.array(lr), told)
         self._take(state, tensors)
         self._time("update", self.arrays())
         return report
@@ -380,18 +376,19 @@ class Stepper:
         """One update from one micro-batch; returns the lazy report values.
 
         Forward to AdamW is one compiled graph where the objective's gradient is, except
-        in a timed run, which times its parts. ``told`` is summed and reported, too.
+        in a timed run, which times its parts; ``told`` is summed and reported, too.
         """
-        told = told or {}
         if self.engine.debug or not self._differentiated[objective].is_one_graph:
             total = self.micro_gradients(objective, batch, key)
-            return self.apply(total, batch.rows, lr, told)
+            return self.apply(total, batch.rows, lr, told or {})
 
         def function(*arguments: object) -> tuple[TrainState, Arrays, Arrays]:
             return self._whole_update(objective, *arguments)  # type: ignore[arg-type]
 
         compiled = self._compile(f"{objective} update", function)
-        state, tensors, report = compiled(self._packed, batch, key, mx.array(lr), told)
+        state, tensors, report = compiled(
+            self._packed, batch, key, mx.array(lr), told or {}
+        )
         self._take(state, tensors)
         return report
 

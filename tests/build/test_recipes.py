@@ -31,6 +31,7 @@ def limits():
         pytest.param("tiny", 4e6, 0, id="tiny"),
         pytest.param("decoder_best", 0, 9e7, id="decoder_best"),
         pytest.param("both_best", 8e6, 3e7, id="both_best"),
+        pytest.param("both_small", 4e6, 3e7, id="both_small"),
     ]
 
 
