@@ -90,8 +90,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--words", nargs="*", default=[], help="as train takes them")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--frozen", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--barren", action=argparse.BooleanOptionalAction, default=True)
+    for name, left_out in (("--no-frozen", "frozen"), ("--no-barren", "barren")):
+        parser.add_argument(name, dest=left_out, action="store_false")
     parser.add_argument("--output", type=Path, default=None)
     return parser.parse_args()
 
