@@ -60,6 +60,10 @@ class SpawnConfig:
         """Whether the carrier chooses the parents."""
         return self.rule == "learned"
 
+    def slots_of(self, cells: int) -> int:
+        """Slots for the children of a sample of so many cells, to a whole number."""
+        return round(self.per_cell * cells)
+
 
 @dataclass
 class CarrierConfig:

@@ -238,8 +238,8 @@ class LatticeConfig:
 
     @property
     def spare_slots(self) -> int:
-        """Slots for the children of one sample, M, to the nearest whole number."""
-        return round(self.spawn.per_cell * self.cube.surface_size)
+        """Slots for the children of one sample, M."""
+        return self.spawn.slots_of(self.cube.surface_size)
 
     @property
     def slots(self) -> int:

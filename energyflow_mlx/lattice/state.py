@@ -99,7 +99,8 @@ def launch(config: LatticeConfig, surface: mx.array) -> FlowState:
             f"got {list(surface.shape)}."
         )
     check_flow_count(config, surface.shape[0])
-    batch, cells, spare = surface.shape[0], config.surface_size, config.spare_slots
+    batch, cells = surface.shape[0], config.surface_size
+    spare = config.spawn.slots_of(cells)
     shape = (batch, config.slots)
     energy = sanitize(surface.astype(mx.float32).reshape(batch, cells))
     start = launch_positions(cube.width, cube.height, cube.depth)
