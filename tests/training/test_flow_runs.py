@@ -21,6 +21,7 @@ from energyflow_mlx.config import (
 from energyflow_mlx.config.lattice import CarrierConfig, CubeConfig, SpawnConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.evaluation.similarity import cosine_rows
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.teacher import load_teacher
 from tests.training.small import objectives
@@ -196,15 +197,20 @@ def test_vectors_and_sentences_through_one_lattice_are_measured_apart(tmp_path, 
     config.objectives.flow = FlowConfig(lr=3e-3)
     config.data.captions, config.trainer.decode_samples = 60, 0
     run(config)
-    texts = ["A dog runs.", "A man eats."]
+    texts = [f"A {who} {what}." for who in ("dog", "man") for what in ("runs", "eats")]
     (tmp_path / "val.txt").write_text("\n".join(texts))
     val = str(tmp_path / "val.txt")
     found = evaluate_json(capsys, run=config.run.dir, val=val)
     codec = load(config.run.dir)
-    goals = load_teacher("minilm", 128, normalize=True).encode(texts, batch_size=2)
+    goals = load_teacher("minilm", 128, normalize=True).encode(texts, batch_size=4)
     for name, rows in (
         ("cosine", codec.encode(texts)),
         ("transform_cosine", codec.transform(goals)),
     ):
         wanted = float(np.mean(cosine_rows(rows, goals)))
         assert found[name] == pytest.approx(wanted, abs=1e-4), name
+    confused = RunFolder(config.run.dir).read_evaluation()["details"]["retrieval"]
+    own = dict(zip(texts, cosine_rows(codec.encode(texts), goals), strict=True))
+    assert confused["worst"]
+    for pair in confused["worst"]:
+        assert pair["own_cosine"] == pytest.approx(own[pair["sentence"]], abs=1e-4)

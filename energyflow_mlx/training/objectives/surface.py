@@ -43,7 +43,7 @@ class Surface(Objective):
         """Create the objective.
 
         Raises:
-            InputError: The configuration has no lattice.
+            InputError: The configuration has no lattice, or no average for the target.
         """
         super().__init__(settings, config)
         require_lattice(config, f"{settings.key} fits what goes into one")
