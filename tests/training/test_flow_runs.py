@@ -1,6 +1,7 @@
 """Runs of the lattice from the command line's config to evaluate, encode and decode."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_flow_text_goes_from_text_through_the_lattice_to_text(tmp_path, capsys):
 def test_vectors_and_sentences_through_one_lattice_are_measured_apart(tmp_path, capsys):
     config = make_config(tmp_path, name="flow_text", max_steps=3)
     config.objectives.flow = FlowConfig(lr=3e-3)
-    config.data.captions, config.trainer.decode_samples = 60, 0
+    config.data.captions, config.trainer.decode_samples = 100, 0
     run(config)
     texts = [f"A {who} {what}." for who in ("dog", "man") for what in ("runs", "eats")]
     (tmp_path / "val.txt").write_text("\n".join(texts))
@@ -209,7 +210,7 @@ def test_vectors_and_sentences_through_one_lattice_are_measured_apart(tmp_path, 
     ):
         wanted = float(np.mean(cosine_rows(rows, goals)))
         assert found[name] == pytest.approx(wanted, abs=1e-4), name
-    confused = RunFolder(config.run.dir).read_evaluation()["details"]["retrieval"]
+    confused = RunFolder(Path(config.run.dir)).read_evaluation()["details"]["retrieval"]
     own = dict(zip(texts, cosine_rows(codec.encode(texts), goals), strict=True))
     assert confused["worst"]
     for pair in confused["worst"]:
