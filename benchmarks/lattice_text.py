@@ -4,9 +4,10 @@
         [--output FILE]
 
 Trains ``+experiment=flow_text`` with a mapper fitted to the encoder's surfaces
-(``objectives.surface``), and lets the decoder write held-out built-in captions from
-three vectors: the teacher's, what the encoder and the lattice make of the sentence, and
-what ``transform`` makes of the teacher's vector.
+(``objectives.surface``) in place of the experiment's ``objectives.flow``, as when the
+stored figures were taken. The decoder writes held-out built-in captions from three
+vectors: the teacher's, what the encoder and the lattice make of the sentence, and what
+``transform`` makes of the teacher's vector.
 
 Refuted when BLEU through the lattice is below 0.95 of that from the teacher's vector.
 """
@@ -48,6 +49,7 @@ def train(args: argparse.Namespace, folder: Path) -> list[str]:
     """Train the run; returns its command's words."""
     words = [
         "+experiment=flow_text",
+        "objectives.flow=null",
         "objectives={surface: {learns: mapper, share: 0.25}}",
         *_SMALL,
         f"trainer.max_steps={args.updates}",

@@ -262,7 +262,7 @@ def _corrected(
 def _confused(
     codec: "SentenceCodec", objectives: "Sequence[Objective]", held_out: "HeldOut"
 ) -> Figures:
-    """Sentences whose nearest teacher's vector is another's, the worst first."""
+    """Sentences, else vectors, nearest to another's teacher's vector; worst first."""
     from energyflow_mlx.evaluation.retrieval import confusions
     from energyflow_mlx.readback import ReadbackEngine
 
@@ -270,7 +270,7 @@ def _confused(
     texts = among.texts or codec.tokenizer.decode(among.ids)
     texts = [text or f"sentence {number}" for number, text in enumerate(texts)]
     targets = among.targets[:, : codec.dimension]
-    for objective in objectives:
+    for objective in sorted(objectives, key=lambda o: not o.reads_text):
         vectors = objective.vectors(codec, among, ReadbackEngine())
         if vectors is None:
             continue

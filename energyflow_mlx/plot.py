@@ -120,6 +120,8 @@ def _plot_run(args: PlotArgs, path: Path) -> None:
     run = RunFolder(path)
     config = run.read_config()
     with_flows = [o for o in build_objectives(config).values() if o.shows_flows]
+    # One lattice, one set of pictures: of sentences rather than of their vectors.
+    with_flows = sorted(with_flows, key=lambda o: o.reads_text)[-1:]
     sentences = check_sentences(args.sentences, has_flows=bool(with_flows))
     folder = Path(args.output) if args.output else run.plots
     facts = read_facts(run)  # refuses what is missing before any work

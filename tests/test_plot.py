@@ -121,6 +121,8 @@ def test_a_run_from_text_shows_what_was_read_back(tmp_path, cache):
     assert names(folder / "plots") >= FLOWS
     page = (folder / "plots" / "flows.html").read_text(encoding="utf-8")
     assert "read back from the vector" in page and "1 sentence" in done.stdout
+    for name in FLOWS:
+        assert done.stdout.count(f"{folder / 'plots' / name} ") == 1, name
 
 
 @needs_weights

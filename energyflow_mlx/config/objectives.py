@@ -362,12 +362,17 @@ class SurfaceConfig(ObjectiveConfig):
     Attributes:
         learns: The side that is fitted: ``encoder`` to the mapper's surfaces, so that
             a lattice takes sentences too; ``mapper`` to the encoder's, so that one that
-            takes sentences takes vectors too. The other side is a fixed target.
+            takes sentences takes vectors too. The other side is the target.
+        target: That side as it is, ``current``, or its moving average, ``average``:
+            other objectives that train it then move the target slowly. The average is
+            the one that the run keeps, with ``trainer.ema``.
     """
 
     learns: str = "encoder"
+    target: str = "current"
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
         require_choice(self.learns, f"{self.key}.learns", ("encoder", "mapper"))
+        require_choice(self.target, f"{self.key}.target", ("current", "average"))

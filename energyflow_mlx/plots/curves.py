@@ -51,10 +51,15 @@ def _named(*names: str) -> Callable[[str], bool]:
     return lambda name: name in names
 
 
+def _closeness(name: str) -> Callable[[str], bool]:
+    """Of sentences, and of vectors through the lattice where both are measured."""
+    return _named(name, f"transform_{name}")
+
+
 _PANELS = (
     Panel("loss", "Training loss", "loss", lambda n: n.split("_")[-1] == "loss"),
-    Panel("cosine", "Cosine with the teacher", "cosine", _named("cosine")),
-    Panel("mse", "Squared error", "MSE", _named("mse")),
+    Panel("cosine", "Cosine with the teacher", "cosine", _closeness("cosine")),
+    Panel("mse", "Squared error", "MSE", _closeness("mse")),
     Panel(
         "cross_entropy",
         "Cross entropy of the next token",
@@ -65,7 +70,7 @@ _PANELS = (
         "retrieval",
         "Retrieval of the teacher's vector",
         "precision",
-        lambda n: n.startswith("p_at_"),
+        lambda n: n.startswith(("p_at_", "transform_p_at_")),
         is_share=True,
     ),
     Panel(

@@ -1,5 +1,7 @@
 """Exponential moving average of the weights: what a run measures and keeps.
 
+It is also what an objective may take for a target that moves slowly.
+
     a = a + (1 - d) (p - a),   d = min(decay, (1 + n) / (10 + n))
 
 p are the weights after an update and n the updates averaged before it, so that the

@@ -4,7 +4,10 @@ A moment triple belongs to one parameter, whichever objective updates it, so a
 block shared by encoder and decoder has one state. ``ops.adamw`` has the update itself.
 """
 
+from collections.abc import Iterable
+
 import mlx.core as mx
+import numpy as np
 
 from energyflow_mlx.config import OptimizerConfig
 from energyflow_mlx.ops.adamw import Adamw, Constants
@@ -44,3 +47,18 @@ def decays(path: str, parameter: mx.array) -> bool:
     """Whether weight decay applies: matrices yes; biases, norms and tables no."""
     undecayed = ("embedding", "positions", "norm")
     return parameter.ndim >= 2 and not any(word in path for word in undecayed)
+
+
+def decay_of(paths: Iterable[str], parameters: Arrays, rate: float) -> float | mx.array:
+    """Weight decay of parameters in one vector: one number, or one for each of its.
+
+    Args:
+        paths: Those parameters, in the order of the vector.
+        parameters: By path.
+        rate: Of what decays.
+    """
+    each = {p: rate if decays(p, parameters[p]) else 0.0 for p in paths}
+    if len(set(each.values())) == 1:
+        return next(iter(each.values()))
+    numbers = [np.full(parameters[p].size, v, np.float32) for p, v in each.items()]
+    return mx.array(np.concatenate(numbers))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -86,9 +86,7 @@ class Packing:
         Raises:
             ValueError: A pack is there in part.
         """
-        found = [
-            p for p in self.packs.values() if not p.shapes.keys().isdisjoint(paths)
-        ]
+        found = [self.packs[name] for name in self.holding(paths)]
         for pack in found:
             if not pack.shapes.keys() <= paths:
                 missing = sorted(pack.shapes.keys() - paths)
@@ -96,6 +94,12 @@ class Packing:
                     f"[packing] {pack.name} must be whole, without {missing}"
                 )
         return found
+
+    def holding(self, paths: Iterable[str]) -> list[str]:
+        """Names of the packs in which any of these tensors lies."""
+        wanted = set(paths)
+        packs = self.packs.values()
+        return [p.name for p in packs if not p.shapes.keys().isdisjoint(wanted)]
 
     def join(self, arrays: Arrays) -> Arrays:
         """Vectors of the packs of these tensors, by name of the pack."""

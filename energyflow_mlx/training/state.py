@@ -1,7 +1,7 @@
 """What a run has reached: arrays that updates change, progress, running means."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +34,14 @@ class TrainState(NamedTuple):
     loss_scale: LossScale
     average: Average
 
-    def for_gradients(self) -> "TrainState":
-        """The state without what gradients do not read: it stays out of their graph."""
-        return self._replace(moments={}, average=self.average._replace(weights={}))
+    def for_gradients(self, averaged: Collection[str] = ()) -> "TrainState":
+        """The state without what gradients do not read: it stays out of their graph.
+
+        Args:
+            averaged: Weights whose average they read, by the names of the state.
+        """
+        weights = {n: a for n, a in self.average.weights.items() if n in averaged}
+        return self._replace(moments={}, average=self.average._replace(weights=weights))
 
     def arrays(self) -> Arrays:
         """Flat view for checkpoints, named by kind and path.

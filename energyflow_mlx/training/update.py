@@ -10,16 +10,15 @@ vectors. Gathered token tables enter the gradient as the rows the update touches
 from collections.abc import (
     Callable,
     Hashable,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten
 
 from energyflow_mlx.config import Config
@@ -45,7 +44,7 @@ from energyflow_mlx.training.optimizer import (
     Moments,
     clip_scale,
     constants,
-    decays,
+    decay_of,
     init_moments,
     stepped,
 )
@@ -112,8 +111,13 @@ class Stepper:
             o.name: under(self.trainable, o.parts) for o in self.objectives
         }
         self.packing = Packing(parameters, self._fate)
+        self._averaged = {
+            o.name: self.packing.holding(under(parameters, o.averaged_parts))
+            for o in self.objectives
+        }
+        rate = self.config.optimizer.weight_decay
         self._decay = {
-            pack.name: self._decay_of(pack.shapes, parameters)
+            pack.name: decay_of(pack.shapes, parameters, rate)
             for pack in self.packing.packs.values()
         }
         state = TrainState(
@@ -133,15 +137,6 @@ class Stepper:
             return None
         steppers = frozenset(n for n, paths in self._stepped.items() if path in paths)
         return None if is_token_parameter(path) or not steppers else steppers
-
-    def _decay_of(self, paths: Iterable[str], parameters: Arrays) -> float | mx.array:
-        """Weight decay of a pack: one number, or one for each of its numbers."""
-        rate = self.config.optimizer.weight_decay
-        each = {p: rate if decays(p, parameters[p]) else 0.0 for p in paths}
-        if len(set(each.values())) == 1:
-            return next(iter(each.values()))
-        numbers = [np.full(parameters[p].size, v, np.float32) for p, v in each.items()]
-        return mx.array(np.concatenate(numbers))
 
     @property
     def state(self) -> TrainState:
@@ -215,20 +210,27 @@ class Stepper:
         self, name: str, state: TrainState, batch: StepBatch, key: mx.array
     ) -> Gradients:
         """Gradients of one micro-batch's loss sum with respect to what it steps."""
-        vectors = gather(state.parameters, self.gathered, batch.rows)
-        differentiated = self._differentiated[name]
-        if differentiated.is_one_graph:  # else its parts add up float32 gradients
-            precision = self.config.precision
-            vectors = cast_parameters(vectors, precision, keep=is_token_parameter)
-        everything = self.packing.split(vectors)
+        state = state.for_gradients(self._averaged[name])
+        everything = self._read(name, state.parameters, batch.rows)
         stepped = {path: everything.pop(path) for path in self._stepped[name]}
+        averages = self._read(name, state.average.weights, batch.rows)
+        read = under(averages, self._objective(name).averaged_parts)
+        fixed = everything | {path: averages[path] for path in read}
         scale = state.loss_scale.scale
-        outcome, gradients = differentiated.function(
-            stepped, everything, batch, key, scale
+        outcome, gradients = self._differentiated[name].function(
+            stepped, fixed, batch, key, scale
         )
         joined = self.packing.join(gradients)
         wide = {name: g.astype(mx.float32) for name, g in joined.items()}
         return Gradients(wide, *outcome)
+
+    def _read(self, name: str, vectors: Arrays, rows: TokenRows) -> Arrays:
+        """Tensors that an objective computes with, by path, of packs by name."""
+        vectors = gather(vectors, self.gathered & vectors.keys(), rows)
+        if self._differentiated[name].is_one_graph:  # else it adds up float32 gradients
+            precision = self.config.precision
+            vectors = cast_parameters(vectors, precision, keep=is_token_parameter)
+        return self.packing.split(vectors)
 
     def _apply(
         self,
@@ -312,7 +314,8 @@ class Stepper:
 
         if self._differentiated[objective].is_one_graph:
             function = self._compile(f"{objective} gradients", function)
-        found = function(self._packed.for_gradients(), batch, key)
+        state = self._packed.for_gradients(self._averaged[objective])
+        found = function(state, batch, key)
         put_parameters(self._slots, self._tensors)
         self._time(f"{objective} gradient", found.gradients)
         return found
@@ -321,17 +324,7 @@ class Stepper:
         """Compute the forward pass alone, then it with the loss, to time both."""
         objective = self._objective(name)
         for part, compute in (("forward", objective.forward), ("loss", objective.loss)):
-
-            def function(
-                state: TrainState,
-                batch: StepBatch,
-                key: mx.array,
-                compute: Callable = compute,
-            ) -> object:
-                everything = gather(state.parameters, self.gathered, batch.rows)
-                with self._installed(everything, batch.rows):
-                    return compute(self.model, batch, key)
-
+            function: Callable = partial(self._computed, compute)
             if self._differentiated[name].is_one_graph:
                 function = self._compile(f"{name} {part}", function)
             found = function(self.state.for_gradients(), batch, key)
@@ -341,11 +334,18 @@ class Stepper:
 
     def forward(self, name: str, batch: StepBatch, key: mx.array) -> object:
         """Forward pass of an objective with the present state, lazy, not compiled."""
-        everything = gather(self.state.parameters, self.gathered, batch.rows)
-        with self._installed(everything, batch.rows):
-            found = self._objective(name).forward(self.model, batch, key)
+        compute = self._objective(name).forward
+        found = self._computed(compute, self.state, batch, key)
         put_parameters(self._slots, self._tensors)
         return found
+
+    def _computed(
+        self, compute: Callable, state: TrainState, batch: StepBatch, key: mx.array
+    ) -> object:
+        """What a part of an objective gives with these weights, for its time alone."""
+        everything = gather(state.parameters, self.gathered, batch.rows)
+        with self._installed(everything, batch.rows):
+            return compute(self.model, batch, key)
 
     def _objective(self, name: str) -> Objective:
         return next(o for o in self.objectives if o.name == name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from energyflow_mlx.build.objectives import build_objectives, parts_of
+from energyflow_mlx.build.objectives import build_objectives, parts_of, record_of
 from energyflow_mlx.config import (
     Config,
     DistillationConfig,
@@ -12,6 +12,8 @@ from energyflow_mlx.config import (
     objectives_type,
 )
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.model import LatticeFlow
+from tests.docs.pages import compose_config
 
 
 def group(**members):
@@ -102,3 +104,9 @@ def test_flows_train_alone_only_where_there_is_a_lattice():
     config.trainer.train = "flow"
     with pytest.raises(InputError, match="trainer.train must be a choice whose parts"):
         build_objectives(config)
+
+
+@pytest.mark.parametrize("call", sorted(LatticeFlow.paths))
+def test_the_text_experiment_trains_all_that_each_call_needs(call):
+    config = compose_config("+experiment=flow_text", "run.dir=x")
+    record_of({"step": 1}, config).require(call, LatticeFlow.paths[call])

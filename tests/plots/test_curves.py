@@ -107,6 +107,16 @@ def test_shares_of_retrieval_stand_on_an_axis_from_0_to_1():
     assert not axes.lines[0].get_clip_on(), "a dot at 1 would be half"
 
 
+def test_closeness_of_sentences_and_of_vectors_stand_in_one_picture():
+    values = {"cosine": 0.8, "p_at_1": 1.0}
+    values |= {f"transform_{name}": 0.5 for name in values}
+    panels = panels_of(curves_of([{"kind": "validation", "step": 5, **values}]))
+    assert {panel.file: len(curves) for panel, curves in panels} == {
+        "cosine": 2,
+        "retrieval": 2,
+    }
+
+
 def test_a_measure_without_a_panel_gets_its_own():
     values = {"oddity": 70.0, "best": True, "epoch": 1.0, "flow_created": 9.0}
     panels = panels_of(curves_of([{"kind": "validation", "step": 5, **values}]))

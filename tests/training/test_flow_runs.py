@@ -1,6 +1,7 @@
 """Runs of the lattice from the command line's config to evaluate, encode and decode."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,10 @@ from energyflow_mlx.config import (
 )
 from energyflow_mlx.config.lattice import CarrierConfig, CubeConfig, SpawnConfig
 from energyflow_mlx.errors import InputError
+from energyflow_mlx.evaluation.similarity import cosine_rows
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runs.metrics import read_metrics
+from energyflow_mlx.teacher import load_teacher
 from tests.training.small import objectives
 
 
@@ -148,7 +152,6 @@ def test_pairs_map_a_premise_to_its_hypothesis(pairs, tmp_path):
     config = make_config(tmp_path, max_steps=3)
     config.data.train, config.data.pairs = [str(pairs)], True
     from energyflow_mlx.display import RunDisplay
-    from energyflow_mlx.teacher import load_teacher
 
     with RunDisplay() as display:
         data = load_run_data(config, build_objectives(config), None, display)
@@ -188,3 +191,27 @@ def test_flow_text_goes_from_text_through_the_lattice_to_text(tmp_path, capsys):
     val = str(tmp_path / "val.txt")
     found = evaluate_json(capsys, run=config.run.dir, val=val)
     assert {"cosine", "bleu", "bleu_through_lattice", "ce"} <= set(found)
+
+
+def test_vectors_and_sentences_through_one_lattice_are_measured_apart(tmp_path, capsys):
+    config = make_config(tmp_path, name="flow_text", max_steps=3)
+    config.objectives.flow = FlowConfig(lr=3e-3)
+    config.data.captions, config.trainer.decode_samples = 100, 0
+    run(config)
+    texts = [f"A {who} {what}." for who in ("dog", "man") for what in ("runs", "eats")]
+    (tmp_path / "val.txt").write_text("\n".join(texts))
+    val = str(tmp_path / "val.txt")
+    found = evaluate_json(capsys, run=config.run.dir, val=val)
+    codec = load(config.run.dir)
+    goals = load_teacher("minilm", 128, normalize=True).encode(texts, batch_size=4)
+    for name, rows in (
+        ("cosine", codec.encode(texts)),
+        ("transform_cosine", codec.transform(goals)),
+    ):
+        wanted = float(np.mean(cosine_rows(rows, goals)))
+        assert found[name] == pytest.approx(wanted, abs=1e-4), name
+    confused = RunFolder(Path(config.run.dir)).read_evaluation()["details"]["retrieval"]
+    own = dict(zip(texts, cosine_rows(codec.encode(texts), goals), strict=True))
+    assert confused["worst"]
+    for pair in confused["worst"]:
+        assert pair["own_cosine"] == pytest.approx(own[pair["sentence"]], abs=1e-4)

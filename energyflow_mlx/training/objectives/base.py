@@ -129,6 +129,14 @@ class Objective:
         return self.parts
 
     @property
+    def averaged_parts(self) -> tuple[str, ...]:
+        """Prefixes of the parameters whose moving average its loss reads; not learned.
+
+        In place of their weights, where the run keeps an average.
+        """
+        return ()
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers of a shortened vector that mean something by themselves, if any."""
         return ()

@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.config import Config, FlowConfig, LatticeConfig
+from energyflow_mlx.config import (
+    Config,
+    FlowConfig,
+    LatticeConfig,
+    chosen_objectives,
+)
 from energyflow_mlx.config.checks import require
 from energyflow_mlx.config.objectives import ThroughLatticeConfig
 from energyflow_mlx.evaluation.flow_record import FlowRecord
@@ -292,6 +297,9 @@ class Flow(ThroughLattice):
     ) -> dict[str, float]:
         """Closeness of what comes out of the lattice, and the flows' statistics.
 
+        Where another objective of the run measures its vectors under the plain names,
+        those of the closeness begin with ``transform_``.
+
         With a mask ``masked_cosine`` is that of the same rows with cells hidden. With
         noise ``sharpened_cosine`` is that of the same rows with noise,
         ``sharpened_p_at_1`` how many of them come out nearest their own clean vector,
@@ -299,7 +307,8 @@ class Flow(ThroughLattice):
         """
         vectors, statistics = self.travelled(codec, held_out, engine)
         goals = held_out.targets[:, : codec.dimension]
-        found = vector_metrics(vectors, goals) | statistics
+        closeness = vector_metrics(vectors, goals)
+        found = {f"{self._prefix}{k}": v for k, v in closeness.items()} | statistics
         sources = held_out.targets[:, -codec.dimension :]
         lattice = codec.model.lattice
         if self.settings.mask > 0:
@@ -315,6 +324,13 @@ class Flow(ThroughLattice):
             found |= {f"sharpened_{n}": sharpened[n] for n in ("cosine", "p_at_1")}
             found["noisy_p_at_1"] = precision_at(noisy, goals, (1,))[1]
         return found
+
+    @property
+    def _prefix(self) -> str:
+        """Of the names of the closeness, which another objective may measure too."""
+        others = chosen_objectives(self.config.objectives).keys() - {self.name}
+        measured = {k for name in others for k in Objective.registered[name].measures}
+        return "transform_" if measured & self.measures.keys() else ""
 
     def travelled(
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine

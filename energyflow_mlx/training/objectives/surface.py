@@ -3,6 +3,7 @@
 import mlx.core as mx
 
 from energyflow_mlx.config import Config, SurfaceConfig
+from energyflow_mlx.config.checks import require
 from energyflow_mlx.data.batching import cover, pad_rows
 from energyflow_mlx.evaluation.held_out import HeldOut
 from energyflow_mlx.inference import SentenceCodec
@@ -16,6 +17,7 @@ from energyflow_mlx.training.objectives.base import (
 )
 
 _MEASURED = 64  # held-out sentences that are encoded together
+_SIDES = {"encoder": ("encoder", "shared"), "mapper": ("lattice.mapper",)}
 
 
 class Surface(Objective):
@@ -23,11 +25,13 @@ class Surface(Objective):
 
     L = sum_b mean over the cells of (encoder(sentence_b) - mapper(vector_b))^2
 
-    The side that is not learned is a fixed target. No flow travels: an update costs
-    what one of distillation does, and a lattice that sends vectors learns to take
-    sentences, or the other way round.
+    The side that is not learned is the target: as it is, or, where other objectives
+    move it with their updates, its moving average, which changes slowly. No flow
+    travels: an update costs what one of distillation does, and a lattice that sends
+    vectors learns to take sentences, or the other way round.
 
-    Source: ``L_enc`` of the reference system's trainer.
+    Source: ``L_enc`` of the reference system's trainer; the averaged target is that of
+    Tarvainen and Valpola, "Mean teachers are better role models", 2017.
     """
 
     name = "surface"
@@ -39,20 +43,28 @@ class Surface(Objective):
         """Create the objective.
 
         Raises:
-            InputError: The configuration has no lattice.
+            InputError: The configuration has no lattice, or no average for the target.
         """
         super().__init__(settings, config)
         require_lattice(config, f"{settings.key} fits what goes into one")
+        require(
+            settings.target == "current" or config.trainer.ema > 0,
+            "trainer.ema",
+            f"above 0 where {settings.key}.target=average",
+            config.trainer.ema,
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The side that learns."""
-        return ("lattice.mapper",) if self.learns_mapper else ("encoder", "shared")
+        return _SIDES[self.settings.learns]
 
     @property
-    def learns_mapper(self) -> bool:
-        """Whether the mapper learns and the encoder's surfaces are the targets."""
-        return self.settings.learns == "mapper"
+    def averaged_parts(self) -> tuple[str, ...]:
+        """The other side, where its moving average is the target."""
+        if self.settings.target == "current":
+            return ()
+        return _SIDES["encoder" if self.settings.learns == "mapper" else "mapper"]
 
     @property
     def uses(self) -> tuple[str, ...]:
