@@ -64,6 +64,8 @@ ENTRIES = (
     Entry("bench_lattice.py", ("--no-growth", "--no-baselines"), 30),
     Entry("ops/bench_lattice_scatter.py", ("--rounds", "7"), 10),
     Entry("ops/bench_lattice_readout.py", ("--rounds", "5"), 25),
+    Entry("ops/bench_field_write.py", ("--quick", "--rounds", "5"), 10),
+    Entry("ops/bench_field_read.py", ("--quick", "--rounds", "5"), 10),
     Entry("ops/bench_flow_carry.py", ("--quick", "--rounds", "5"), 12),
     Entry("ops/bench_gru_blend.py", ("--rounds", "7"), 10),
     Entry("ops/bench_layer_norm.py", ("--rounds", "9"), 10),
