@@ -97,7 +97,6 @@ for (int start = begin; start < end; start += SG * 32) {
       }
     }
   }
-  __syncwarp();
   // Different leaders have different cells, so each corner in turn is free of
   // conflicts.
 #pragma unroll

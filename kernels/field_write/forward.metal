@@ -98,7 +98,6 @@ for (int start = begin; start < end; start += SG * 32) {
       }
     }
   }
-  simdgroup_barrier(mem_flags::mem_threadgroup);
   // Different leaders have different cells, so each corner in turn is free of
   // conflicts.
 #pragma unroll
