@@ -14,7 +14,7 @@ import mlx.core as mx
 from energyflow_mlx.ops._backend import Backend, KernelSpec, launch, resolve
 from energyflow_mlx.ops._field_cells import Triple, check, corners, thread_a_flow
 from energyflow_mlx.ops._lattice_cells import SHARED_HEADER
-from energyflow_mlx.ops.field_write import field_write
+from energyflow_mlx.ops.field_write import write_on
 
 FORWARD = KernelSpec(
     "field_read",
@@ -100,7 +100,7 @@ def _read_on(backend: str) -> Callable[..., mx.array]:
     def vjp(primals: Triple, cotangent: mx.array, _output: mx.array) -> Triple:
         field, position, alive = primals
         cells = field.shape[1]
-        gfield = field_write(position, cotangent, alive, cells, backend=backend)
+        gfield = write_on(cells, backend)(position, cotangent, alive)
         threads = thread_a_flow(alive.size, cells, T=position.dtype)
         outputs = [(position.shape, position.dtype)]
         arrays = [cotangent, *primals]

@@ -77,7 +77,7 @@ def field_write(
     chosen = resolve(backend, "field_write")
     if chosen == "reference" or value.size == 0:
         return field_write_reference(position, value, alive, cells)
-    return _write_on(cells, chosen)(position, value, alive)
+    return write_on(cells, chosen)(position, value, alive)
 
 
 def field_write_reference(
@@ -95,8 +95,13 @@ def field_write_reference(
 
 
 @cache
-def _write_on(cells: int, backend: str) -> Callable[..., mx.array]:
-    """``(position, value, alive) -> field`` on a kernel."""
+def write_on(cells: int, backend: str) -> Callable[..., mx.array]:
+    """``(position, value, alive) -> field`` on a kernel, of arguments that fit.
+
+    Args:
+        cells: Cells N along each axis.
+        backend: ``"metal"`` or ``"cuda"``.
+    """
 
     @mx.custom_function
     def forward(position: mx.array, value: mx.array, alive: mx.array) -> mx.array:
