@@ -34,7 +34,7 @@ BACKWARD = KernelSpec(
 
 # Floats of a copy of the tile, one a cell and channel, beside 16 bytes for each thread
 # and 4 for each channel of a thread. Metal gives a group 32 KB, CUDA 48 KB.
-_TILINGS = {"metal": Tiling(8, 768), "cuda": Tiling(8, 768)}
+_TILINGS = {"metal": Tiling(8, 720), "cuda": Tiling(8, 720)}
 _CHANNELS = 4  # most channels of a group
 
 
