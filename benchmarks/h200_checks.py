@@ -109,15 +109,25 @@ def check_transforms() -> Iterator[Check]:
     mask = (mx.random.uniform(shape=(4, 6)) > 0.4).astype(mx.float32)
     flows = {"energy": mx.random.normal((4, 6)), "size": (5, 4), "mode": "bilinear"}
     weight = mx.random.uniform(shape=(4, 6))
+    alive = mx.random.bernoulli(0.7, (4, 6))
+    value = mx.random.normal((4, 6, 2))
     functions = {
         "masked_mean": partial(ops.masked_mean, mask=mask),
         "causal_im2col": partial(ops.causal_im2col, kernel_size=3, dilation=2),
         "gelu": ops.gelu,
         "lattice_scatter": partial(ops.lattice_scatter, weight=weight, **flows),
         "lattice_readout": partial(ops.lattice_readout, score=weight, **flows),
+        "field_write": partial(ops.field_write, value=value, alive=alive, cells=4),
+        "field_read": _read_what_is_written,
     }
     for op, function in functions.items():
         yield from _transformed(op, function)
+
+
+def _read_what_is_written(x: mx.array, backend: str) -> mx.array:
+    everyone = mx.ones(x.shape[:2], mx.bool_)
+    field = ops.field_write(x, x, everyone, 4, backend=backend)
+    return ops.field_read(field, x, everyone, backend=backend)
 
 
 def _transformed(op: str, function: Operation) -> Iterator[Check]:
@@ -155,7 +165,7 @@ def refused(name: str, function: Callable[..., mx.array], x: mx.array) -> Check:
 # Those with a CUDA kernel.
 _WITH_CASES = (
     *("masked_mean", "causal_im2col", "gelu", "gru_blend", "embedding"),
-    *("linear_cross_entropy", "layer_norm"),
+    *("linear_cross_entropy", "layer_norm", "field"),
 )
 SECTIONS: dict[str, Callable[[], Iterator[Check]]] = {
     name: partial(check_cases, name) for name in _WITH_CASES

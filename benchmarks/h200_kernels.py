@@ -31,7 +31,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # Sections of h200_checks.py.
 CORRECTNESS = (
     *("masked_mean", "causal_im2col", "gelu", "gru_blend", "embedding"),
-    *("linear_cross_entropy", "layer_norm", "linear", "lattice", "transforms"),
+    *("linear_cross_entropy", "layer_norm", "linear", "lattice", "field", "transforms"),
 )
 COLUMNS = "bench_causal_im2col"
 # Section: script in benchmarks/ops and its arguments; each takes under a minute.
@@ -48,6 +48,8 @@ TIMING = {
     "cross_entropy_times": ("bench_linear_cross_entropy",),
     "scatter": ("bench_lattice_scatter",),
     "readout": ("bench_lattice_readout",),
+    "field_write_times": ("bench_field_write",),
+    "field_read_times": ("bench_field_read",),
     "tuning": ("tune_kernels",),
 }
 SECONDS = 60  # limit of one timed section

@@ -1,4 +1,5 @@
-// Where a flow falls on a surface: one rule for the lattice's scatter and readout.
+// Where a flow falls: on a surface, one rule for the lattice's scatter and readout, and
+// in a field that fills the cube, one rule for its write and read.
 
 // Cell and shares of one flow. `cell` is the flow's cell (nearest) or the upper left
 // of its four cells (bilinear), -1 for a dropped flow; `fx`, `fy` are the shares of the
@@ -67,4 +68,63 @@ corner_share(int k, float fx, float fy) {
 inline int
 corner_cell(int k, int cell, int height, int width) {
   return cell + (k & 1 && width > 1 ? 1 : 0) + (k & 2 && height > 1 ? width : 0);
+}
+
+// Cell and shares of one flow in a field of n x n x n cells, numbered with z fastest.
+// `cell` is the lowest of its eight cells, -1 for a dropped flow; `fx`, `fy`, `fz` are
+// the shares of the next cells; `slope_x` and so on are d(fx)/dx and the like.
+struct CubePlacement {
+  int cell;
+  float fx, fy, fz;
+  float slope_x, slope_y, slope_z;
+};
+
+inline CubePlacement
+place_in_cube(float x, float y, float z, int n) {
+  CubePlacement place = {-1, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  if (!(x == x) || !(y == y) || !(z == z)) {
+    return place;
+  }
+  float slope_x, slope_y, slope_z;
+  const float to_cell = float(n - 1);
+  const float gx = (into_box(x, slope_x) + 1.0f) * 0.5f * to_cell;
+  const float gy = (into_box(y, slope_y) + 1.0f) * 0.5f * to_cell;
+  const float gz = (into_box(z, slope_z) + 1.0f) * 0.5f * to_cell;
+  int ix, iy, iz;
+  place.fx = share(gx, n, ix);
+  place.fy = share(gy, n, iy);
+  place.fz = share(gz, n, iz);
+  place.cell = (ix * n + iy) * n + iz;
+  place.slope_x = slope_x * 0.5f * to_cell;
+  place.slope_y = slope_y * 0.5f * to_cell;
+  place.slope_z = slope_z * 0.5f * to_cell;
+  return place;
+}
+
+// Cell of corner k = 0..7 (x in bit 2, y in bit 1, z in bit 0).
+inline int
+cube_cell(int k, int cell, int n) {
+  return cell + (k & 4 ? n * n : 0) + (k & 2 ? n : 0) + (k & 1);
+}
+
+// Share of corner k.
+inline float
+cube_share(int k, CubePlacement place) {
+  return (k & 4 ? place.fx : 1.0f - place.fx) * (k & 2 ? place.fy : 1.0f - place.fy) *
+      (k & 1 ? place.fz : 1.0f - place.fz);
+}
+
+// Derivative of corner k's share with respect to the coordinate of an axis, 0 for x.
+inline float
+cube_slope(int k, int axis, CubePlacement place) {
+  const float x = k & 4 ? place.fx : 1.0f - place.fx;
+  const float y = k & 2 ? place.fy : 1.0f - place.fy;
+  const float z = k & 1 ? place.fz : 1.0f - place.fz;
+  if (axis == 0) {
+    return (k & 4 ? place.slope_x : -place.slope_x) * y * z;
+  }
+  if (axis == 1) {
+    return (k & 2 ? place.slope_y : -place.slope_y) * x * z;
+  }
+  return (k & 1 ? place.slope_z : -place.slope_z) * x * y;
 }

@@ -63,7 +63,9 @@ ENTRIES = (
     Entry("bench_gru.py", ("--quick", "--rounds", "5"), 12),
     Entry("bench_lattice.py", ("--no-growth", "--no-baselines"), 30),
     Entry("ops/bench_lattice_scatter.py", ("--rounds", "7"), 10),
-    Entry("ops/bench_lattice_readout.py", ("--rounds", "5"), 25),
+    Entry("ops/bench_lattice_readout.py", ("--rounds", "5"), 15),
+    Entry("ops/bench_field_write.py", ("--quick", "--rounds", "5"), 8),
+    Entry("ops/bench_field_read.py", ("--quick", "--rounds", "5"), 8),
     Entry("ops/bench_flow_carry.py", ("--quick", "--rounds", "5"), 12),
     Entry("ops/bench_gru_blend.py", ("--rounds", "7"), 10),
     Entry("ops/bench_layer_norm.py", ("--rounds", "9"), 10),
@@ -74,7 +76,7 @@ ENTRIES = (
     Entry("ops/bench_causal_im2col.py", ("--quick", "--only", "columns"), 15),
     Entry("ops/bench_linear_cross_entropy.py", ("--quick", "--rounds", "7"), 12),
     Entry("ops/bench_tcn_block.py", ("--rounds", "3"), 25),
-    Entry("ops/bench_adamw.py", ("--rounds", "3"), 20),
+    Entry("ops/bench_adamw.py", ("--rounds", "3"), 14),
 )
 
 

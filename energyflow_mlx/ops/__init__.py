@@ -7,6 +7,8 @@ from energyflow_mlx.ops.covered_tokens import covered_tokens
 from energyflow_mlx.ops.embedding import embedding, pack_rows
 from energyflow_mlx.ops.even_columns import even_columns
 from energyflow_mlx.ops.fast_math import fast_exp
+from energyflow_mlx.ops.field_read import field_read
+from energyflow_mlx.ops.field_write import field_write
 from energyflow_mlx.ops.gelu import gelu
 from energyflow_mlx.ops.gru_blend import gate_products, gru_blend
 from energyflow_mlx.ops.lattice_readout import lattice_readout
@@ -27,6 +29,8 @@ __all__ = [
     "embedding",
     "even_columns",
     "fast_exp",
+    "field_read",
+    "field_write",
     "gate_products",
     "gelu",
     "gru_blend",

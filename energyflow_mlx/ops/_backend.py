@@ -46,6 +46,8 @@ _AUTO: dict[str, dict[str, str]] = {
     "causal_im2col": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "lattice_scatter": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "lattice_readout": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "field_write": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
+    "field_read": {"cpu": "reference", "metal": "metal", "cuda": "cuda"},
     "gelu": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},
     "covered_tokens": {"cpu": "cpu", "metal": "reference", "cuda": "reference"},
     "layer_norm": {"cpu": "cpu", "metal": "metal", "cuda": "cuda"},

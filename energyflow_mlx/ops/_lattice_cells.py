@@ -102,8 +102,8 @@ def cells_and_shares(
     Cells are numbered through the whole batch; a NaN coordinate counts as -1.
     """
     height, width = size
-    gx = _grid_coordinate(position[..., 0], width)
-    gy = _grid_coordinate(position[..., 1], height)
+    gx = grid_coordinate(position[..., 0], width)
+    gy = grid_coordinate(position[..., 1], height)
     start = mx.arange(position.shape[0])[:, None] * (height * width)  # [B, 1]
     if mode == "nearest":
         column, row = (mx.stop_gradient(mx.round(g)).astype(mx.int32) for g in (gx, gy))
@@ -119,7 +119,7 @@ def cells_and_shares(
     return cell, share
 
 
-def _grid_coordinate(u: mx.array, cells: int) -> mx.array:
+def grid_coordinate(u: mx.array, cells: int) -> mx.array:
     """Coordinate in [-1, 1] as a real cell number in [0, cells - 1]."""
     u = u.astype(mx.float32)
     u = mx.where(u >= -1, u, -1.0)

@@ -16,6 +16,8 @@ from energyflow_mlx.ops.adamw import Adamw, Constants, Rates, adamw
 from energyflow_mlx.ops.causal_im2col import causal_conv1d, causal_im2col
 from energyflow_mlx.ops.covered_tokens import covered_tokens
 from energyflow_mlx.ops.embedding import embedding
+from energyflow_mlx.ops.field_read import field_read
+from energyflow_mlx.ops.field_write import field_write
 from energyflow_mlx.ops.flow_carry import (
     CarryWeights,
     CellWeights,
@@ -228,6 +230,28 @@ def lattice_cases(dtypes: Sequence[mx.Dtype]) -> Iterator[Case]:
         yield Case(op, name, dtype, call, TOLERANCE[dtype] * slack, flows == 20_000)
 
 
+def field_cases(dtypes: Sequence[mx.Dtype]) -> Iterator[Case]:
+    """Write and read; a third of the flows is dead, and some lie on the cells."""
+    sizes = [(2, 300, 6, 2), (1, 1, 2, 1), (2, 40, 3, 5), (1, 2500, 12, 2)]
+    for dtype, size in itertools.product(dtypes, [*sizes, (16, 3136, 6, 2)]):
+        batch, flows, cells, channels = size
+        position = mx.random.uniform(-1.2, 1.2, (batch + 1, flows, 3))[1:]
+        on_cells = mx.random.randint(0, cells, position.shape) * (2 / (cells - 1)) - 1
+        position = mx.where(mx.arange(flows)[:, None] % 3 == 0, on_cells, position)
+        alive = mx.random.bernoulli(2 / 3, (batch, flows))
+        value = _normal(batch, flows, channels, dtype=dtype)
+        field = _normal(batch, cells, cells, cells, channels, dtype=dtype)
+        write = partial(field_write, alive=alive, cells=cells)
+        read = partial(field_read, alive=alive)
+        # Sums of tens of flows a cell, taken in another order than on the CPU.
+        limit = TOLERANCE[dtype] * max(1.0, flows / cells**3)
+        name, is_large = f"B{batch} F{flows} N{cells} C{channels}", flows == 3136
+        call = pulled_back(write, [position, value], field)
+        yield Case("field_write", name, dtype, call, limit, is_large)
+        call = pulled_back(read, [field, position], value)
+        yield Case("field_read", name, dtype, call, limit, is_large)
+
+
 def tcn_block_cases(dtypes: Sequence[mx.Dtype]) -> Iterator[Case]:
     """Causal or not, dilated, with and without conditions; padding holds numbers."""
     sizes = [(3, 9, 19, 37), (1, 1, 4, 5), (5, 7, 16, 33), (64, 24, 384, 512)]
@@ -365,6 +389,7 @@ CASES: dict[str, Callable[[Sequence[mx.Dtype]], Iterator[Case]]] = {
     "linear_cross_entropy": linear_cross_entropy_cases,
     "layer_norm": layer_norm_cases,
     "lattice": lattice_cases,
+    "field": field_cases,
     "tcn_block": tcn_block_cases,
     "covered_tokens": covered_tokens_cases,
     "flow_carry": flow_carry_cases,

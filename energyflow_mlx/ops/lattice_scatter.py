@@ -110,7 +110,7 @@ def _scatter_on(surface: Surface) -> Callable[..., mx.array]:
         batch, flows = energy.shape
         tiling = _TILINGS[surface.backend]
         tile, tiles = tiling.cut(surface.cells)
-        slices = _slices(batch * tiles, flows)
+        slices = slices_of(batch * tiles, flows)
         dtype = energy.dtype if slices == 1 else mx.float32
         template = [("T", dtype), *surface.template, ("SG", tiling.warps)]
         template += [("TILE", tile), ("SLICES", slices)]
@@ -132,8 +132,13 @@ def _scatter_on(surface: Surface) -> Callable[..., mx.array]:
     return forward
 
 
-def _slices(groups: int, flows: int) -> int:
-    """Slices of each sample's flows that fill the device, a power of two."""
+def slices_of(groups: int, flows: int) -> int:
+    """Slices of each sample's flows that fill the device, a power of two.
+
+    Args:
+        groups: Groups of threads that run without slices.
+        flows: Flows of a sample.
+    """
     slices = 1
     while groups * slices < _GROUPS and flows >= 2 * slices * _SLICE_FLOWS:
         slices *= 2

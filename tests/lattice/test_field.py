@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energyflow_mlx.lattice.dynamics import FlowStep, phase
-from energyflow_mlx.lattice.field import read_grid, write_grid
+from energyflow_mlx.lattice.field import write_grid
 from energyflow_mlx.lattice.state import launch
+from energyflow_mlx.ops import field_read
 from tests.lattice.conftest import make_config
 
 
@@ -39,7 +40,7 @@ def test_what_is_written_is_what_travelling_flows_carry(seed, cells):
 def test_no_flow_reads_more_than_the_fullest_cell_holds(seed, cells):
     state = flows(seed)
     grid = write_grid(state, cells)
-    read = np.array(read_grid(grid, state.position))
+    read = np.array(field_read(grid, state.position, state.alive))
     assert np.isfinite(read).all()
     assert (np.abs(read) <= np.abs(np.array(grid)).max() * (1 + 1e-5)).all()
 
@@ -59,7 +60,8 @@ def test_a_linear_field_is_read_exactly_between_its_cells():
     at = mx.linspace(-1, 1, 4)
     grid = at[:, None, None] + 2 * at[:, None] - 3 * at  # x, y, z
     place = flows().position
-    found = read_grid(mx.stack([grid[..., None]] * 2), place)[..., 0]
+    everyone = mx.ones(place.shape[:2], mx.bool_)
+    found = field_read(mx.stack([grid[..., None]] * 2), place, everyone)[..., 0]
     wanted = (place * mx.array([1.0, 2.0, -3.0])).sum(axis=-1)
     assert mx.allclose(found, wanted, atol=1e-5)
 
@@ -109,7 +111,7 @@ def test_the_field_has_the_gradient_of_finite_differences(name):
 
     def total(a):
         grid = write_grid(state._replace(**{name: a}), 3)
-        return (weights * read_grid(grid, at)).sum()
+        return (weights * field_read(grid, at, state.alive)).sum()
 
     start = getattr(state, name)
     way = mx.random.normal(start.shape, key=mx.random.key(6))

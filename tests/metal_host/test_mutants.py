@@ -17,6 +17,8 @@ from energyflow_mlx.ops import (
     _backend,
     causal_im2col,
     embedding,
+    field_read,
+    field_write,
     gelu,
     gru_blend,
     lattice_readout,
@@ -51,6 +53,10 @@ _KERNELS = [
     ("lattice_scatter", "backward"),
     ("lattice_readout", "forward"),
     ("lattice_readout", "backward"),
+    ("field_write", "forward"),
+    ("field_write", "backward"),
+    ("field_read", "forward"),
+    ("field_read", "backward"),
 ]
 
 
@@ -65,6 +71,23 @@ def _flows(batch: int, count: int, least_weight: float) -> list[mx.array]:
     weight = mx.random.uniform(shape=(batch, count))
     weight[:, 3] = least_weight
     return [position, energy, weight]
+
+
+def _field(
+    op: str, count: int, cells: int, channels: int
+) -> tuple[Callable[..., mx.array], list]:
+    """Flows of two samples, as ``_flows`` in the cube, a fifth of them dead."""
+    position = _flows(2, count, 0.0)[0]
+    position[:, : count // 3, 2] = mx.round(position[:, : count // 3, 2] * 4) / 4
+    position[:, 3:5] = mx.nan
+    position[:, -1] = 0.1  # a read beyond its channels is one beyond the array
+    alive = mx.broadcast_to(mx.arange(count) % 5 != 3, (2, count))
+    if op == "field_read":
+        field = mx.random.normal((2, cells, cells, cells, channels))
+        return partial(field_read, alive=alive), [field, position]
+    value = mx.random.normal((2, count, channels))
+    value[:, 3] = mx.nan
+    return partial(field_write, alive=alive, cells=cells), [position, value]
 
 
 def _mask(batch: int, length: int) -> mx.array:
@@ -119,6 +142,9 @@ def _cases(op: str) -> list[tuple[Callable[..., mx.array], list]]:
             (gru_blend, [mx.random.normal(s) for s in _gru_shapes(*size)])
             for size in sizes
         ]
+    if op.startswith("field"):
+        sizes = [(20, 2, 1), (300, 5, 2), (300, 9, 2), (40, 3, 5), (2101, 7, 5)]
+        return [_field(op, *size) for size in sizes]
     is_readout = op == "lattice_readout"
     function = lattice_readout if is_readout else lattice_scatter
     least_weight = float("-inf") if is_readout else 0.0

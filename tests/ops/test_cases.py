@@ -10,7 +10,7 @@ from energyflow_mlx.runtime.kernel_check import on_cpu, relative_errors
 
 WITH_KERNELS = [
     *("masked_mean", "causal_im2col", "gelu", "gru_blend", "embedding"),
-    *("linear_cross_entropy", "layer_norm", "lattice"),
+    *("linear_cross_entropy", "layer_norm", "lattice", "field"),
 ]
 MOST = 3  # the emulated kernels run a thread at a time
 

@@ -14,6 +14,8 @@ from energyflow_mlx.ops import (
     _backend,
     causal_conv1d,
     causal_im2col,
+    field_read,
+    field_write,
     lattice_readout,
     lattice_scatter,
     masked_mean,
@@ -22,6 +24,8 @@ from energyflow_mlx.ops.causal_im2col import (
     causal_col2im_reference,
     causal_im2col_reference,
 )
+from energyflow_mlx.ops.field_read import field_read_reference
+from energyflow_mlx.ops.field_write import field_write_reference
 from energyflow_mlx.ops.lattice_readout import lattice_readout_reference
 from energyflow_mlx.ops.lattice_scatter import lattice_scatter_reference
 from energyflow_mlx.ops.masked_mean import masked_mean_reference
@@ -86,6 +90,24 @@ def surface_gradients(form, template, g, arrays):
     return mx.vjp(lambda *a: form(*a, size, mode), list(arrays), [g])[1]
 
 
+def write(template, *arrays):
+    return (field_write_reference(*arrays, template["N"])[:, None],)
+
+
+def write_gradients(template, g, position, value, alive):
+    form = lambda p, v: field_write_reference(p, v, alive, template["N"])  # noqa: E731
+    return mx.vjp(form, [position, value], [g])[1]
+
+
+def read(template, *arrays):
+    return (field_read_reference(*arrays),)
+
+
+def read_gradient(template, g, field, position, alive):
+    form = lambda p: field_read_reference(field, p, alive)  # noqa: E731
+    return mx.vjp(form, [position], [g])[1]
+
+
 STAND_INS = {
     "masked_mean_forward": mean_forward,
     "masked_mean_backward": mean_backward,
@@ -95,6 +117,10 @@ STAND_INS = {
     "lattice_scatter_backward": scatter_gradients,
     "lattice_readout_forward": readout,
     "lattice_readout_backward": readout_gradients,
+    "field_write_forward": write,
+    "field_write_backward": write_gradients,
+    "field_read_forward": read,
+    "field_read_backward": read_gradient,
 }
 
 
@@ -126,6 +152,9 @@ def launches(monkeypatch):
 MASK = mx.array([[1, 1, 0, 1], [0, 0, 0, 0.0]])
 OTHERS = (mx.array([[1.0, -2, 3, 0.5]] * 2), mx.array([[0.1, 0.9, 0.4, 0.2]] * 2))
 SURFACE = (*OTHERS, (3, 4), "bilinear")
+ALIVE = mx.array([[True, True, False, True], [True] * 4])
+VALUE = mx.arange(16.0).reshape(2, 4, 2) / 10 - 0.7
+FIELD = mx.cos(mx.arange(2 * 27 * 2.0)).reshape(2, 3, 3, 3, 2)
 # Functions of x [2, 4, 3] and a backend, with the kernels that value and gradient take.
 FUNCTIONS = {
     "masked_mean": (lambda x, b: masked_mean(x, MASK, backend=b), "masked_mean"),
@@ -141,6 +170,14 @@ FUNCTIONS = {
     "lattice_readout": (
         lambda x, b: lattice_readout(x, *SURFACE, backend=b),
         "lattice_readout",
+    ),
+    "field_write": (
+        lambda x, b: field_write(x, VALUE, ALIVE, 3, backend=b),
+        "field_write",
+    ),
+    "field_read": (
+        lambda x, b: field_read(FIELD, x, ALIVE, backend=b),
+        "field_read",
     ),
 }
 WEIGHT = mx.arange(5 * 3 * 3).reshape(5, 3, 3) / 20 - 1
@@ -166,9 +203,11 @@ def test_compiled_value_and_gradient_use_both_kernels(launches, name):
     step = mx.compile(mx.value_and_grad(loss_of(name, "metal")))
     value, gradient = step(x)
     kernel = FUNCTIONS[name][1]
-    assert launches == [f"{kernel}_forward", f"{kernel}_backward"]
+    of_others = ["field_write_forward"] if name == "field_read" else []
+    expected = [f"{kernel}_forward", *of_others, f"{kernel}_backward"]
+    assert launches == expected
     step(x + 1)
-    assert len(launches) == 2, "traced again for the same shape"
+    assert launches == expected, "traced again for the same shape"
     expected_value, expected = mx.value_and_grad(loss_of(name, "reference"))(x)
     assert_close(value, expected_value)
     assert_close(gradient, expected)
