@@ -109,7 +109,7 @@ class EnergyFlow(nn.Module):
     def encode_rows(
         self, rows: mx.array, mask: mx.array, *, key: mx.array | None = None
     ) -> mx.array:
-        """``encode`` of tokens given as rows, of the token table or mixtures of them.
+        """``encode`` of sentences given as rows of the token table, or mixtures.
 
         Args:
             rows: A row for each token, ``[B, L, R]``, R the width of the encoder's

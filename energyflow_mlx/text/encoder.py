@@ -167,11 +167,13 @@ class TCNEncoder(nn.Module):
         *,
         key: mx.array | None = None,
     ) -> mx.array:
-        """Encode sentences whose tokens are rows, of the token table or mixtures.
+        """Encode sentences given as rows of the token table, or mixtures of them.
+
+        The other arguments, the result and the errors are those of a call.
 
         Args:
             rows: A row for each token, ``[B, L, R]``, R the width of the token table.
-            mask: As in a call, like ``shared``, ``key``, the result and the errors.
+            mask: 1 for real tokens, ``[B, L]``.
             shared: The shared blocks.
             key: Random key.
         """
@@ -266,11 +268,13 @@ class TransformerEncoder(nn.Module):
         *,
         key: mx.array | None = None,
     ) -> mx.array:
-        """Encode sentences whose tokens are rows, of the token table or mixtures.
+        """Encode sentences given as rows of the token table, or mixtures of them.
+
+        The other arguments, the result and the errors are those of a call.
 
         Args:
             rows: A row for each token, ``[B, L, D]``.
-            mask: As in a call, like ``shared``, ``key``, the result and the errors.
+            mask: 1 for real tokens, ``[B, L]``.
             shared: Must be empty.
             key: Random key.
         """
