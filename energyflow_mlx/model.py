@@ -8,7 +8,8 @@ the shared blocks live here, once, and are passed to both as call arguments.
 ``LatticeFlow`` has the energy lattice in between.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -104,6 +105,22 @@ class EnergyFlow(nn.Module):
     ) -> mx.array:
         """``encode`` as a graph: ids are not read."""
         return self.encoder(ids, mask, shared=self.shared, key=key)
+
+    def encode_rows(
+        self, rows: mx.array, mask: mx.array, *, key: mx.array | None = None
+    ) -> mx.array:
+        """``encode`` of sentences given as rows of the token table, or mixtures.
+
+        Args:
+            rows: A row for each token, ``[B, L, R]``, R the width of the encoder's
+                token table.
+            mask: 1 for real tokens, 0 for padding, ``[B, L]``.
+            key: Random key of the dropouts, in training.
+
+        Returns:
+            Student vectors ``[B, E]``, not normalized.
+        """
+        return self.encoder.encode_rows(rows, mask, shared=self.shared, key=key)
 
     def compiled_encode(self) -> Encode:
         """``encode`` for inference, compiled once for every batch shape.
@@ -217,9 +234,33 @@ class LatticeFlow(EnergyFlow):
 
         The key is the encoder's and the lattice's.
         """
+        return self._sent(super()._encoded, ids, mask, key)
+
+    def encode_rows(
+        self, rows: mx.array, mask: mx.array, *, key: mx.array | None = None
+    ) -> mx.array:
+        """As in ``EnergyFlow``, through the lattice.
+
+        The key is the encoder's and the lattice's.
+        """
+        return self._sent(super().encode_rows, rows, mask, key)
+
+    def _sent(
+        self,
+        encode: Callable[..., mx.array],
+        tokens: mx.array,
+        mask: mx.array,
+        key: mx.array | None,
+    ) -> mx.array:
+        """Vectors ``[B, E]`` that come out for what ``encode`` lays out."""
         front, rest = (None, None) if key is None else mx.random.split(key)
-        surface = self._surface(ids, mask, key=front)
+        surface = self._cells(encode(tokens, mask, key=front))
         return self.lattice.from_surface(surface, key=rest).vector
+
+    def _cells(self, outputs: mx.array) -> mx.array:
+        """The encoder's outputs ``[B, H * W]`` as surfaces ``[B, H, W]``."""
+        cube = self.lattice.config.cube
+        return outputs.reshape(-1, cube.height, cube.width)
 
     def encode_surface(
         self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
@@ -234,9 +275,7 @@ class LatticeFlow(EnergyFlow):
         self, ids: mx.array, mask: mx.array, *, key: mx.array | None = None
     ) -> mx.array:
         """``encode_surface`` as a graph: ids are not read."""
-        cube = self.lattice.config.cube
-        surface = super()._encoded(ids, mask, key=key)
-        return surface.reshape(-1, cube.height, cube.width)
+        return self._cells(super()._encoded(ids, mask, key=key))
 
     def compiled_encode(self) -> Encode:
         """``encode`` for inference: the surface is compiled here.
@@ -286,6 +325,21 @@ def put_parameters(slots: Slots, parameters: dict[str, mx.array]) -> None:
     for path, parameter in parameters.items():
         holder, key = slots[path]
         holder[key] = parameter
+
+
+@contextmanager
+def fixed_parameters(model: nn.Module) -> Iterator[None]:
+    """Context in which nothing that a model computes has a gradient for its weights.
+
+    Gradients with respect to what it is given pass through it.
+    """
+    slots, parameters = parameter_slots(model), flat_parameters(model)
+    fixed = {path: mx.stop_gradient(p) for path, p in parameters.items()}
+    put_parameters(slots, fixed)
+    try:
+        yield
+    finally:
+        put_parameters(slots, parameters)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from energyflow_mlx.errors import InputError
-from energyflow_mlx.model import count_parameters
+from energyflow_mlx.model import (
+    count_parameters,
+    fixed_parameters,
+    flat_parameters,
+    install_parameters,
+)
 from tests.build.tiny import E, V, make_config, make_model
 
 
@@ -41,6 +46,39 @@ def test_the_compiled_encoder_gives_the_same_and_sees_new_weights(task):
             model.encoder.head.bias.shape
         )
     assert np.abs(np.array(model.encode(*tokens())) - expected).max() > 1e-4
+
+
+@pytest.mark.parametrize("task", ["ab", "flow_text"])
+def test_rows_of_the_token_table_are_encoded_as_their_tokens(task):
+    model = make_model(make_config(experiment=task))
+    model.eval()
+    ids, mask = tokens()
+    found = model.encode_rows(model.encoder.embedding(ids), mask)
+    expected = np.array(model.encode(ids, mask))
+    np.testing.assert_allclose(np.array(found), expected, atol=1e-6)
+
+
+def test_fixed_parameters_get_no_gradient_and_let_that_of_the_input_through():
+    model = make_model(make_config())
+    model.eval()
+    ids, mask = tokens()
+    before = flat_parameters(model)
+
+    def loss(parameters, rows):
+        install_parameters(model, parameters)
+        with fixed_parameters(model):
+            return mx.sum(mx.square(model.encode_rows(rows, mask)))
+
+    rows = model.encoder.embedding(ids)
+    weights, given = mx.grad(loss, argnums=(0, 1))(before, rows)
+    assert all(mx.max(mx.abs(g)).item() == 0 for g in weights.values())
+    assert mx.min(mx.max(mx.abs(given), axis=-1)).item() > 0
+    install_parameters(model, before)
+    with fixed_parameters(model):
+        pass
+    after = flat_parameters(model)
+    assert after.keys() == before.keys()
+    assert all(after[path] is before[path] for path in before)
 
 
 def test_a_sentence_travels_from_its_surface_through_the_lattice():

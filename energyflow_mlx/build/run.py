@@ -24,6 +24,7 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.runs.checkpoint import sizes_of
 from energyflow_mlx.runs.folder import RunFolder, deciding, has_other_length
 from energyflow_mlx.runs.lock import FolderLock
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.runs.room import require_room
 from energyflow_mlx.runs.start import remove_leftovers, start
 from energyflow_mlx.runs.trackers import require_trackers
@@ -74,6 +75,8 @@ def run(
     if not folder.exists():
         for objective in objectives.values():
             objective.require_micro_batch(config.trainer.micro_batch)
+        if config.init is None:
+            _require_trained(objectives.values(), frozenset())
     if not group.is_writer:  # the others keep to errors
         logging.getLogger("energyflow_mlx").setLevel(logging.WARNING)
     display = RunDisplay(
@@ -257,8 +260,25 @@ def build_trainer(
     start = None
     if config.init is not None and folder.is_writer and not folder.steps():
         start = start_from(config.init, model, data.tokenizer, data.dimension)
+        _require_trained(objectives.values(), start.trained)
     codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
     return Trainer(config, objectives, codec, data, folder, display, group, start)
+
+
+def _require_trained(objectives: Iterable[Objective], taken: frozenset[str]) -> None:
+    """Refuse a run with an objective that reads what nothing has trained.
+
+    Args:
+        objectives: What the run trains.
+        taken: Prefixes of the trained parameters that it starts from.
+
+    Raises:
+        InputError: There is one.
+    """
+    objectives = list(objectives)
+    reached = frozenset(part for o in objectives for part in o.parts)
+    for objective in objectives:
+        objective.require_trained(Record(taken | reached))
 
 
 def _require_positions(config: Config, data: RunData) -> None:

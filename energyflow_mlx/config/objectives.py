@@ -57,6 +57,11 @@ class ObjectiveConfig:
         return f"objectives.{next(names)}"
 
     @property
+    def reads_whole_tables(self) -> bool:
+        """Whether updates read rows of tokens that neither occur nor are candidates."""
+        return False
+
+    @property
     def peak_lr(self) -> float:
         """The learning rate, in a whole configuration."""
         assert self.lr is not None, f"{self.key}.lr is not settled"
@@ -273,19 +278,27 @@ class ReconstructionConfig(ObjectiveConfig):
     Attributes:
         label_smoothing: Share of each target spread over the vocabulary, [0, 1).
         student_ce: Weight of the cross entropy decoded from the student's own vector.
+        cycle: Weight of ``1 - cos`` between the student's vectors of the text that is
+            written and of the sentence; the student is fixed there.
         latent_noise: Length of a random vector added to the unit target vector before
             decoding, in training only.
     """
 
     label_smoothing: float = 0.0
     student_ce: float = 0.0
+    cycle: float = 0.0
     latent_noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        self.require_not_negative("student_ce", "latent_noise")
+        self.require_not_negative("student_ce", "cycle", "latent_noise")
         require_share(self.label_smoothing, f"{self.key}.label_smoothing")
+
+    @property
+    def reads_whole_tables(self) -> bool:
+        """Every token is a part of what is written."""
+        return self.cycle > 0
 
 
 @objective_settings("correction")

@@ -45,6 +45,20 @@ def check_tokens(name: str, ids: mx.array, mask: mx.array) -> None:
         raise TypeError(f"[{name}] ids must be integers, got {ids.dtype}.")
 
 
+def check_rows(name: str, rows: mx.array, mask: mx.array, table: TokenTable) -> None:
+    """Check that there is a row of the table's width for each token of the mask.
+
+    Raises:
+        ValueError: ``rows`` are not ``[B, L, R]`` for a mask ``[B, L]``.
+    """
+    expected = (*mask.shape, table.weight.shape[1])
+    if rows.shape != expected:
+        raise ValueError(
+            f"[{name}] rows must be [B, L, R] = {list(expected)}, "
+            f"got {list(rows.shape)}."
+        )
+
+
 class GatedMean(nn.Module):
     """Masked mean in which each token weighs ``g = sigmoid(w.x + b)``.
 
@@ -143,15 +157,34 @@ class TCNEncoder(nn.Module):
             TypeError: ``ids`` are not integers.
         """
         check_tokens("TCNEncoder", ids, mask)
+        return self.encode_rows(self.embedding(ids), mask, shared, key=key)
+
+    def encode_rows(
+        self,
+        rows: mx.array,
+        mask: mx.array,
+        shared: Sequence[TCNBlock] = (),
+        *,
+        key: mx.array | None = None,
+    ) -> mx.array:
+        """Encode sentences given as rows of the token table, or mixtures of them.
+
+        The other arguments, the result and the errors are those of a call.
+
+        Args:
+            rows: A row for each token, ``[B, L, R]``, R the width of the token table.
+            mask: 1 for real tokens, ``[B, L]``.
+            shared: The shared blocks.
+            key: Random key.
+        """
+        check_rows("TCNEncoder", rows, mask, self.embedding)
         self._list.check_shared("TCNEncoder", shared)
         rate = max(self._token_dropout, self._list.dropout)
         key = active_key("TCNEncoder", training=self.training, rate=rate, key=key)
         if key is not None:
             key, token_key = mx.random.split(key)
             mask = drop_tokens(mask, self._token_dropout, token_key)
-        x = self.embedding(ids)
-        if self._factorized:
-            x = self.embedding_projection(x)
+        x = self.embedding_projection(rows) if self._factorized else rows
         x = x * mask[..., None].astype(x.dtype)  # [B, L, D]
         x = run_blocks([*self.blocks, *shared], x, mask, key=key)
         pooled = self.pool(x, mask) if self._gated else masked_mean(x, mask)
@@ -225,8 +258,29 @@ class TransformerEncoder(nn.Module):
             TypeError: ``ids`` are not integers.
         """
         check_tokens("TransformerEncoder", ids, mask)
+        return self.encode_rows(self.embedding(ids), mask, shared, key=key)
+
+    def encode_rows(
+        self,
+        rows: mx.array,
+        mask: mx.array,
+        shared: Sequence[TCNBlock] = (),
+        *,
+        key: mx.array | None = None,
+    ) -> mx.array:
+        """Encode sentences given as rows of the token table, or mixtures of them.
+
+        The other arguments, the result and the errors are those of a call.
+
+        Args:
+            rows: A row for each token, ``[B, L, D]``.
+            mask: 1 for real tokens, ``[B, L]``.
+            shared: Must be empty.
+            key: Random key.
+        """
+        check_rows("TransformerEncoder", rows, mask, self.embedding)
         check_shared_count("TransformerEncoder", shared, 0)
-        length = ids.shape[1]
+        length = rows.shape[1]
         if length > self.positions.shape[0]:
             raise ValueError(
                 "[TransformerEncoder] ids must have at most "
@@ -240,7 +294,7 @@ class TransformerEncoder(nn.Module):
             key, token_key = mx.random.split(key)
             mask = drop_tokens(mask, self._token_dropout, token_key)
         keys = key_stream(key)
-        x = self.embedding(ids) + self.positions[:length]  # [B, L, D]
+        x = rows + self.positions[:length]  # [B, L, D]
         for layer in self.layers:
             x = layer(x, mask, key=next(keys))
         h = self.norm(self._gelu(self.expand(masked_mean(x, mask))))  # [B, D]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, chosen_objectives
 from energyflow_mlx.data.batching import (
     Batch,
     BucketBatcher,
@@ -163,7 +163,10 @@ class Feed:
     def rows_of(self, batch: Batch, number: int) -> TokenRows:
         """Rows of the token tables that update ``number`` touches, on the host."""
         count, seed = self._config.token_rows.candidates, self._config.seed
-        if not count and not gathering_pays(batch.ids.size, self._vocab_size):
+        chosen = chosen_objectives(self._config.objectives).values()
+        is_read = any(settings.reads_whole_tables for settings in chosen)
+        pays = gathering_pays(batch.ids.size, self._vocab_size) and not is_read
+        if not count and not pays:
             return whole_rows(batch.ids, self._vocab_size)
         rows = occurring_rows(batch.ids, self._vocab_size)
         if not count:

@@ -15,6 +15,7 @@ from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import flat_parameters
 from energyflow_mlx.runs.folder import RunFolder
+from energyflow_mlx.runs.metrics import read_metrics
 from energyflow_mlx.text.tokenizer import Tokenizer
 from tests.build.tiny import make_lattice
 from tests.training.small import make_config, objectives
@@ -160,6 +161,25 @@ def through_lattice(folder, changes, **members):
     for settings in members.values():
         settings.lr = 1e-3
     return config
+
+
+def test_an_encoder_that_is_to_read_must_have_been_trained(other, tmp_path):
+    """What a decoder writes is read by an encoder of this run or of the other one."""
+    writer = small(tmp_path / "writer", {"share": "none", "trainer.max_steps": 1})
+    writer.objectives.distillation, writer.trainer.best_metric = None, "ce"
+    run(writer)
+    changes = {"objectives.reconstruction.cycle": 0.3, "trainer.max_steps": 2}
+    config = small(tmp_path / "read", changes | {"init": str(tmp_path / "writer")})
+    config.objectives.distillation, config.trainer.best_metric = None, "ce"
+    config.share = "none"
+    with pytest.raises(InputError, match="cycle must be 0, because no obj"):
+        run(config)
+    assert not (tmp_path / "read").exists()
+    config.init, config.share = str(other), "last"
+    run(config)
+    log = read_metrics(tmp_path / "read" / "metrics.jsonl")
+    assert [r["cycle_cosine"] for r in log if r["kind"] == "train"]
+    assert load(tmp_path / "read").encode(NEW[:2]).shape == (2, 384)
 
 
 def test_what_another_run_trained_stays_on_record(tmp_path):

@@ -304,3 +304,23 @@ def test_transformer_dropout_switches_with_training():
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         make_encoder(50, 12, dim=8, hidden=10, **options)
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+def test_rows_of_the_table_are_read_as_their_tokens(make):
+    encoder = make()
+    encoder.eval()
+    ids, mask = tokens()
+    found = encoder.encode_rows(encoder.embedding(ids), mask)
+    np.testing.assert_array_equal(np.array(found), np.array(encoder(ids, mask)))
+
+
+@pytest.mark.parametrize("make", ENCODERS)
+def test_rows_of_another_width_or_length_are_refused(make):
+    encoder = make()
+    encoder.eval()
+    ids, mask = tokens()
+    rows = encoder.embedding(ids)
+    for wrong in (rows[..., 1:], rows[:, 1:], rows[0]):
+        with pytest.raises(ValueError, match=r"rows must be \[B, L, R\] = \[3, 9, "):
+            encoder.encode_rows(wrong, mask)

@@ -21,6 +21,7 @@ from energyflow_mlx.evaluation.held_out import HeldOut, ReadBack
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.text.corrector import Guess
 from energyflow_mlx.training.token_rows import TokenRows
 
@@ -159,6 +160,17 @@ class Objective:
 
         Raises:
             InputError: They are too large.
+        """
+        return None
+
+    def require_trained(self, record: Record) -> None:
+        """Refuse a run that leaves untrained what the objective only reads.
+
+        Args:
+            record: What the run takes over and what its objectives train.
+
+        Raises:
+            InputError: It does.
         """
         return None
 

@@ -3,18 +3,21 @@
 import mlx.core as mx
 
 from energyflow_mlx.config import ReconstructionConfig
+from energyflow_mlx.config.checks import require
 from energyflow_mlx.evaluation.held_out import HeldOut, ReadBack, mean_cross_entropy
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.model import EnergyFlow
 from energyflow_mlx.nn.losses import unit_rows
 from energyflow_mlx.ops import linear_cross_entropy, pack_rows
 from energyflow_mlx.readback import ReadbackEngine
+from energyflow_mlx.runs.record import Record
 from energyflow_mlx.training.objectives.base import (
     Objective,
     Outcome,
     StepBatch,
     add_noise,
 )
+from energyflow_mlx.training.objectives.cycle import cycle_cosine
 from energyflow_mlx.training.token_rows import candidate_softmax
 
 
@@ -24,7 +27,8 @@ class Reconstruction(Objective):
     L = sum over real targets of -log p(token_{t+1} | token_{<=t}, z)
 
     An optional term decodes from the student's own vector and pulls it towards the
-    teacher's through the decoder.
+    teacher's through the decoder. Another one has the encoder read what was written;
+    see ``cycle``.
     """
 
     name = "reconstruction"
@@ -37,6 +41,22 @@ class Reconstruction(Objective):
         """The decoder, and the encoder where its own vectors are decoded."""
         own = ("encoder",) if self.settings.student_ce > 0 else ()
         return ("decoder", *own, "shared")
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """What it trains, and the encoder where it reads what was written."""
+        reader = ("encoder",) if self.settings.cycle > 0 else ()
+        return (*self.parts, *reader)
+
+    def require_trained(self, record: Record) -> None:
+        """Refuse to let an encoder read that nothing trains."""
+        settings = self.settings
+        require(
+            settings.cycle == 0 or record.has_trained("encoder"),
+            f"{settings.key}.cycle",
+            "0, because no objective trains an encoder and init takes none over",
+            settings.cycle,
+        )
 
     def forward(self, model: EnergyFlow, batch: StepBatch, key: mx.array) -> mx.array:
         """What the logits are computed from, ``[B, L-1, D]``."""
@@ -51,7 +71,8 @@ class Reconstruction(Objective):
         if settings.latent_noise > 0:
             z = add_noise(z, settings.latent_noise, noise_key)
         smoothing = settings.label_smoothing
-        total, count = sentence_loss(model, batch, z, decoder_key, smoothing)
+        h = target_features(model, batch, z, decoder_key)
+        total, count = cross_entropy(model, batch, h, smoothing)
         metrics = {"ce": total}
         if settings.student_ce > 0:
             own = model.encode(batch.ids, batch.mask, key=encoder_key)
@@ -59,6 +80,11 @@ class Reconstruction(Objective):
             student, _ = sentence_loss(model, batch, own, own_key, smoothing)
             metrics["student_ce"] = student
             total = total + settings.student_ce * student
+        if settings.cycle > 0:
+            tokens = mx.sum(batch.mask[:, 1:], axis=1)  # [B], as the count has them
+            found = tokens * cycle_cosine(model, batch, h, encoder_key)
+            metrics["cycle_cosine"] = mx.sum(found)
+            total = total + settings.cycle * mx.sum(tokens - found)
         return Outcome(total, count, metrics)
 
     def validate(
@@ -77,6 +103,17 @@ def sentence_loss(
 ) -> tuple[mx.array, mx.array]:
     """Summed cross entropy of the batch's sentences given ``z``, and its count.
 
+    Arguments as in ``target_features`` and ``cross_entropy``.
+    """
+    h = target_features(model, batch, z, key)
+    return cross_entropy(model, batch, h, smoothing)
+
+
+def target_features(
+    model: EnergyFlow, batch: StepBatch, z: mx.array, key: mx.array
+) -> mx.array:
+    """What the real targets are predicted from, packed, ``[T, D]``.
+
     The target of position t is token t + 1; the last position has none and is dropped,
     and padding is never a target.
 
@@ -85,7 +122,6 @@ def sentence_loss(
         batch: The sentences, and guesses at them, if any.
         z: Vectors they are decoded from, ``[B, E]``.
         key: Random key of the dropouts.
-        smoothing: Label smoothing.
     """
     ids, mask, rows = batch.ids, batch.mask, batch.targets
     assert rows is not None, "who writes text packs its targets"
@@ -93,7 +129,22 @@ def sentence_loss(
         ids[:, :-1], mask[:, :-1], z, guess=batch.guess, key=key
     )
     flat = features.reshape(-1, features.shape[-1])  # [B * (L-1), D]
-    h = pack_rows(flat, rows.position, rows.place)  # [T, D]
+    return pack_rows(flat, rows.position, rows.place)
+
+
+def cross_entropy(
+    model: EnergyFlow, batch: StepBatch, h: mx.array, smoothing: float
+) -> tuple[mx.array, mx.array]:
+    """Summed cross entropy of the real targets, and their count.
+
+    Args:
+        model: Model with a decoder.
+        batch: The sentences.
+        h: What the targets are predicted from, ``[T, D]``.
+        smoothing: Label smoothing.
+    """
+    rows = batch.targets
+    assert rows is not None, "who writes text packs its targets"
     target, lowered = candidate_softmax(batch.rows, rows.token)
     weight, bias = model.decoder.output_layer()  # of V tokens, or of U candidates
     total = linear_cross_entropy(
