@@ -37,9 +37,9 @@ SIZES = {
         *("decoder.dim=64", "decoder.hidden=96", "data.max_length=32"),
     ],
     "flow": [
-        *("lattice.cube.width=8", "lattice.cube.height=8", "lattice.cube.depth=6"),
+        *("lattice.cube.width=15", "lattice.cube.height=15", "lattice.cube.depth=6"),
         *("lattice.carrier.hidden=16", "lattice.carrier.neuron_hidden=16"),
-        *("lattice.carrier.neuron_features=16", "lattice.spawn.per_cell=0.0625"),
+        "lattice.carrier.neuron_features=16",
     ],
 }
 

@@ -33,6 +33,8 @@ NOT_RUN = {
     "energyflow train +experiment=decoder_best": "hours of a CPU; "
     "tests/build/test_recipes.py trains both recipes, made small",
     "energyflow train +experiment=both_best": "the same",
+    "energyflow train +experiment=ab data.train=captions_8000.txt": "a table's "
+    "command: real captions, minutes; test_commands.py composes it",
     "energyflow evaluate run=runs/decoder_best": "needs the run of the one above it",
     "energyflow evaluate run=runs/both_best": "needs the run of the one above it",
     "energyflow evaluate run=RUN data.val=broad": "a file with the source of each "
