@@ -76,7 +76,7 @@ def run(
         for objective in objectives.values():
             objective.require_micro_batch(config.trainer.micro_batch)
         if config.init is None:
-            _require_trained(objectives.values(), frozenset())
+            _require_trained(config, objectives.values(), frozenset())
     if not group.is_writer:  # the others keep to errors
         logging.getLogger("energyflow_mlx").setLevel(logging.WARNING)
     display = RunDisplay(
@@ -260,25 +260,34 @@ def build_trainer(
     start = None
     if config.init is not None and folder.is_writer and not folder.steps():
         start = start_from(config.init, model, data.tokenizer, data.dimension)
-        _require_trained(objectives.values(), start.trained)
+        _require_trained(config, objectives.values(), start.trained)
     codec = SentenceCodec(model, data.tokenizer, config, data.dimension)
     return Trainer(config, objectives, codec, data, folder, display, group, start)
 
 
-def _require_trained(objectives: Iterable[Objective], taken: frozenset[str]) -> None:
-    """Refuse a run with an objective that reads what nothing has trained.
+def _require_trained(
+    config: Config, objectives: Iterable[Objective], taken: frozenset[str]
+) -> None:
+    """Refuse a run that reads what nothing has trained.
 
     Args:
-        objectives: What the run trains.
+        config: The run's configuration.
+        objectives: What it trains.
         taken: Prefixes of the trained parameters that it starts from.
 
     Raises:
-        InputError: There is one.
+        InputError: An objective does, or the embedder of its own pairs is not trained.
     """
-    objectives = list(objectives)
-    reached = frozenset(part for o in objectives for part in o.parts)
+    objectives, own = list(objectives), config.data.own_pairs
+    record = Record(taken | {part for o in objectives for part in o.parts})
+    require(
+        not own.share or own.embedder == "teacher" or record.has_trained("encoder"),
+        "data.own_pairs.embedder",
+        "teacher, because no objective trains an encoder and init takes none over",
+        own.embedder,
+    )
     for objective in objectives:
-        objective.require_trained(Record(taken | reached))
+        objective.require_trained(record)
 
 
 def _require_positions(config: Config, data: RunData) -> None:

@@ -10,7 +10,12 @@ from energyflow_mlx.build.model import build_model
 from energyflow_mlx.build.objectives import build_objectives, parts_of
 from energyflow_mlx.build.run import run
 from energyflow_mlx.build.start import start_from
-from energyflow_mlx.config import FlowConfig, FlowTextConfig
+from energyflow_mlx.config import (
+    FlowConfig,
+    FlowTextConfig,
+    ReconstructionConfig,
+    SurfaceConfig,
+)
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.model import flat_parameters
@@ -180,6 +185,20 @@ def test_an_encoder_that_is_to_read_must_have_been_trained(other, tmp_path):
     log = read_metrics(tmp_path / "read" / "metrics.jsonl")
     assert [r["cycle_cosine"] for r in log if r["kind"] == "train"]
     assert load(tmp_path / "read").encode(NEW[:2]).shape == (2, 384)
+
+
+def test_an_encoder_that_embeds_own_pairs_must_be_trained(tmp_path):
+    """Here the encoder is there, but only as what the mapper is fitted to."""
+    changes = {"data.own_pairs.share": 0.5, "data.own_pairs.embedder": "student"}
+    members = {
+        "surface": SurfaceConfig(learns="mapper"),
+        "reconstruction": ReconstructionConfig(),
+    }
+    config = through_lattice(tmp_path / "run", changes, **members)
+    config.trainer.best_metric = "ce"
+    with pytest.raises(InputError, match="own_pairs.embedder must be teacher, because"):
+        run(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_another_run_trained_stays_on_record(tmp_path):
