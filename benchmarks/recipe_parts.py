@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime.json_text import json_text
 
 WITHOUT = {
@@ -88,7 +89,7 @@ def measure(args: argparse.Namespace, folder: Path, samples: int) -> dict[str, f
     words = [f"run={folder}", f"data.val={args.held_out}"]
     if args.sts:
         words.append(f"sts=[{','.join(args.sts)}]")
-    if (folder / "config.json").is_file() and has_decoder(folder):
+    if RunFolder(folder).read_config().objectives.reconstruction is not None:
         words += [f"corrections=[0,{args.corrections}]", f"samples={samples}"]
     found = json.loads(command("evaluate", *words).splitlines()[-1])
     names = ("cosine", "ce", "bleu", "exact")
@@ -99,12 +100,6 @@ def measure(args: argparse.Namespace, folder: Path, samples: int) -> dict[str, f
         what = f"best of {samples}, {rounds} corrections"
         figures |= {f"{k}: {what}": after[k] for k in ("bleu", "exact") if k in after}
     return figures
-
-
-def has_decoder(folder: Path) -> bool:
-    """Whether a run trains a decoder."""
-    config = json.loads((folder / "config.json").read_text())
-    return config["objectives"]["reconstruction"] is not None
 
 
 def spread(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
