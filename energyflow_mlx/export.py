@@ -191,6 +191,11 @@ def _write_moments(args: ExportArgs) -> None:
     state = _best(args, "optimizer")
     if f"{_PROJECTION[0]}.m" not in state:
         raise InputError(f"[export] {args.run} must have trained an encoder.")
+    if f"{_PROJECTION[0]}.v" not in state:
+        raise InputError(
+            f"[export] {args.run} must have been trained by optimizer.kind=adamw, "
+            "got muon: it keeps no second moments."
+        )
     moments = [
         (np.array(state[f"{name}.m"]), np.array(state[f"{name}.v"]))
         for name in _PROJECTION

@@ -200,6 +200,20 @@ def test_moments_are_the_projections_and_come_back(run, best, tmp_path):
             np.testing.assert_array_equal(values, wanted[key])
 
 
+def test_a_run_of_muon_has_no_second_moments_to_write(run, tmp_path, capsys):
+    folder, place = tmp_path / "muon", run.parent
+    words = [
+        f"teacher.name={place / 'teacher'}",
+        f"teacher.cache_dir={place / 'cache'}",
+    ]
+    run_command("train", *SMALL, *words, "optimizer.kind=muon", f"run.dir={folder}")
+    with pytest.raises(SystemExit) as end:
+        run_export(run=folder, output=tmp_path / "o.efop1")
+    assert end.value.code == 2
+    assert "by optimizer.kind=adamw, got muon" in capsys.readouterr().err
+    assert not (tmp_path / "o.efop1").exists()
+
+
 def test_a_projection_without_bias_comes_back_without_one(tmp_path):
     write_efck1(tmp_path / "p.efck1", unit_rows(np.ones((2, 3))))
     run_export(input=tmp_path / "p.efck1", output=tmp_path / "p.npz")

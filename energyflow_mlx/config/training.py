@@ -18,6 +18,7 @@ TRAINED = {
     "projection": _PROJECTIONS,
     "flow": ("lattice.flow",),
 }
+_OPTIMIZERS = ("adamw", "muon")
 ON_DIVERGENCE = ("stop", "rollback")
 LOG_LEVELS = ("debug", "info", "warning")
 _MOST_GB = 2**20  # a pebibyte: what is above is a slip, and no number of bytes to MLX
@@ -45,9 +46,12 @@ class TokenRowsConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with decoupled decay, warm-up and cosine decay.
+    """AdamW or Muon with decoupled decay, warm-up and cosine decay.
 
     Attributes:
+        kind: ``adamw``, or ``muon`` for the matrices inside encoder and decoder and
+            AdamW for the rest; see ``training.muon``. Muon learns more in an update
+            and computes more: for a GPU.
         lr: Peak learning rate of the objectives that have none of their own, at most
             100.
         min_lr: Learning rate at the end of every objective's decay.
@@ -57,9 +61,11 @@ class OptimizerConfig:
             most 1 / learning rate.
         betas: Decay rates of the two moments, in [0, 1).
         eps: Added to the root of the second moment, 1e-15 to 1.
+        momentum: Decay rate of Muon's momentum, [0, 1).
         clip_norm: Global L2 bound of one update's gradients; 0 = off.
     """
 
+    kind: str = "adamw"
     lr: float = 1e-3
     min_lr: float = 1e-5
     warmup_steps: int = 100
@@ -67,6 +73,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    momentum: float = 0.95
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -83,6 +90,8 @@ class OptimizerConfig:
         )
         # Far below it a gradient of 0 over a moment of 0 is not a number in float32.
         require_range(self.eps, "optimizer.eps", 1e-15, 1.0)
+        require_choice(self.kind, "optimizer.kind", _OPTIMIZERS)
+        require_share(self.momentum, "optimizer.momentum")
 
 
 @dataclass

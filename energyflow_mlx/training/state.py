@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         parameters: Every parameter of the model by path, float32.
-        moments: AdamW moments of the trainable ones.
+        moments: Those of the trainable ones, as ``optimizer`` makes them.
         loss_scale: Dynamic loss scale.
         average: Moving average of the trainable ones; empty where none is kept.
     """

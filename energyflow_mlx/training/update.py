@@ -1,19 +1,13 @@
-"""One training update: gradients of micro-batches, clip, AdamW, all in one graph.
+"""One training update: gradients of micro-batches, clip, step, all in one graph.
 
 Parameters, moments, loss scale and average are inputs and outputs of pure functions,
 compiled once per objective and batch shape. Between updates they lie in packs, see
-``packing``: clipping, AdamW and the change of format are a few passes over a few
+``packing``: clipping, stepping and the change of format are a few passes over a few
 vectors. Gathered token tables enter the gradient as the rows the update touches; see
 ``token_rows``.
 """
 
-from collections.abc import (
-    Callable,
-    Hashable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +24,7 @@ from energyflow_mlx.model import (
     put_parameters,
 )
 from energyflow_mlx.ops import on_gpu
-from energyflow_mlx.ops.adamw import Adamw, Rates, adamw, gradient_norm
+from energyflow_mlx.ops.adamw import Adamw, Rates, gradient_norm
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.runtime.distributed import ALONE, Group
 from energyflow_mlx.training.averaging import init_average, next_average
@@ -40,12 +34,13 @@ from energyflow_mlx.training.objectives.base import (
     StepBatch,
 )
 from energyflow_mlx.training.optimizer import (
+    COUNT,
     Arrays,
     Moments,
     clip_scale,
-    constants,
-    decay_of,
+    group_of,
     init_moments,
+    rule_of,
     stepped,
 )
 from energyflow_mlx.training.packing import Packing
@@ -110,43 +105,48 @@ class Stepper:
         self._stepped = {
             o.name: under(self.trainable, o.parts) for o in self.objectives
         }
-        self.packing = Packing(parameters, self._fate)
+        shapes = {path: array.shape for path, array in parameters.items()}
+        self.packing = Packing(parameters, lambda path: self._fate(path, shapes[path]))
         self._averaged = {
             o.name: self.packing.holding(under(parameters, o.averaged_parts))
             for o in self.objectives
         }
-        rate = self.config.optimizer.weight_decay
-        self._decay = {
-            pack.name: decay_of(pack.shapes, parameters, rate)
-            for pack in self.packing.packs.values()
+        packs, settings = self.packing.packs, self.config.optimizer
+        self._rules = {n: rule_of(pack.shapes, settings) for n, pack in packs.items()}
+        moments = {
+            path: init_moments(path, parameters[path], settings)
+            for path in sorted(self.trainable)
         }
         state = TrainState(
             parameters=parameters,
-            moments={p: init_moments(parameters[p]) for p in sorted(self.trainable)},
+            moments=moments,
             loss_scale=init_loss_scale(self.config.precision),
             average=init_average(parameters, self.trainable, self.config.trainer.ema),
         )
         self.restore(state)
 
-    def _fate(self, path: str) -> Hashable | None:
-        """Name what parameters of a pack share: the objectives that step them.
+    def _fate(self, path: str, shape: tuple[int, ...]) -> Hashable | None:
+        """Name what parameters of a pack share: who steps them, and how.
 
         On a CPU, where nothing is launched, every tensor is alone.
         """
         if not on_gpu():
             return None
         steppers = frozenset(n for n, paths in self._stepped.items() if path in paths)
-        return None if is_token_parameter(path) or not steppers else steppers
+        if is_token_parameter(path) or not steppers:
+            return None
+        return steppers, group_of(path, shape, self.config.optimizer)
 
     @property
     def state(self) -> TrainState:
         """Current parameters, moments, loss scale and average, by path."""
         moments: dict[str, Moments] = {}
         for name, packed in self._packed.moments.items():
-            split = {k: self.packing.split({name: packed[k]}) for k in ("m", "v")}
+            kinds = packed.keys() - {COUNT}
+            split = {k: self.packing.split({name: packed[k]}) for k in sorted(kinds)}
             for path in self.packing.packs[name].shapes:
                 own = {k: arrays[path] for k, arrays in split.items()}
-                moments[path] = {**own, "t": packed["t"]}
+                moments[path] = {**own, COUNT: packed[COUNT]}
         parameters = self.packing.split(self._packed.parameters)
         packed_average = self._packed.average
         average = packed_average._replace(
@@ -173,9 +173,9 @@ class Stepper:
             by_path = dict(zip(pack.shapes, each, strict=True))
             moments[pack.name] = {
                 k: pack.join({path: moment[k] for path, moment in by_path.items()})
-                for k in ("m", "v")
+                for k in sorted(each[0].keys() - {COUNT})
             }
-            moments[pack.name]["t"] = each[0]["t"]
+            moments[pack.name][COUNT] = each[0][COUNT]
         packed = self.packing.join(state.parameters)
         average = state.average._replace(
             weights=self.packing.join(state.average.weights)
@@ -258,15 +258,15 @@ class Stepper:
         rates = Rates(divide * clip_scale(norm, config.clip_norm), lr, moves)
         new_parameters, new_moments = dict(parameters), dict(moments)
         for name, gradient in total.gradients.items():
-            old = Adamw(parameters[name], **moments[name])
+            old, own = parameters[name], moments[name]
             if name in self.gathered:
-                only_looked_up = is_only_looked_up(name, self.config)
-                new = step_rows(
-                    old, gradient, rows, rates, config, only_occurring=only_looked_up
-                )
+                only = is_only_looked_up(name, self.config)
+                table = Adamw(old, **own)
+                rest = (gradient, rows, rates, config)
+                new = stepped(step_rows(table, *rest, only_occurring=only))
             else:
-                new = adamw(old, gradient, rates, constants(config, self._decay[name]))
-            new_parameters[name], new_moments[name] = stepped(new)
+                new = self._rules[name].step(old, own, gradient, rates)
+            new_parameters[name], new_moments[name] = new
         report = told | {name: m / total.count for name, m in total.metrics.items()}
         report["loss"] = total.loss / total.count
         report |= {"grad_norm": norm, "moved": moves}
@@ -286,7 +286,7 @@ class Stepper:
         lr: mx.array,
         told: Arrays,
     ) -> tuple[TrainState, Arrays, Arrays]:
-        """Forward to AdamW."""
+        """Forward to the step."""
         total = self._gradients(name, state, batch, key)
         return self._apply(state, total, batch.rows, lr, told)
 
@@ -375,7 +375,7 @@ class Stepper:
     ) -> Arrays:
         """One update from one micro-batch; returns the lazy report values.
 
-        Forward to AdamW is one compiled graph where the objective's gradient is, except
+        Forward to step is one compiled graph where the objective's gradient is, except
         in a timed run, which times its parts; ``told`` is summed and reported, too.
         """
         if self.engine.debug or not self._differentiated[objective].is_one_graph:

@@ -25,7 +25,7 @@ def adamw_step(parameter, gradient, moments, lr, decay, config):
 
 
 def run_steps(parameter, gradients, decay, lr=1e-2):
-    moments = init_moments(parameter)
+    moments = init_moments("w", parameter, CONFIG)
     for gradient in gradients:
         parameter, moments = adamw_step(
             parameter, gradient, moments, mx.array(lr), decay, CONFIG
@@ -55,7 +55,7 @@ def test_adamw_equals_pytorch_from_the_golden_file():
     lr = mx.array(float(meta["lr"]))
     for name in ("weight", "bias"):
         value, decay = golden[f"{name}/start"], float(meta[f"decay/{name}"])
-        moments = init_moments(value)
+        moments = init_moments("w", value, CONFIG)
         for gradient, expected in zip(
             golden[f"{name}/gradients"], golden[f"{name}/results"], strict=True
         ):
@@ -67,7 +67,12 @@ def test_decay_is_decoupled_from_the_moments():
     """A zero gradient leaves the moments zero and shrinks the weight by lr * decay."""
     weight = mx.ones((3, 3))
     new, moments = adamw_step(
-        weight, mx.zeros((3, 3)), init_moments(weight), mx.array(0.1), 0.5, CONFIG
+        weight,
+        mx.zeros((3, 3)),
+        init_moments("w", weight, CONFIG),
+        mx.array(0.1),
+        0.5,
+        CONFIG,
     )
     assert mx.all(moments["m"] == 0).item()
     np.testing.assert_allclose(new, 0.95 * np.ones((3, 3)), rtol=1e-6)
@@ -75,7 +80,7 @@ def test_decay_is_decoupled_from_the_moments():
 
 @pytest.mark.parametrize("updates", [0, 3])
 def test_an_update_that_is_not_finite_leaves_weights_and_moments(updates):
-    weight, moments = mx.ones((3, 3)), init_moments(mx.ones((3, 3)))
+    weight, moments = mx.ones((3, 3)), init_moments("w", mx.ones((3, 3)), CONFIG)
     for finite in (*[True] * updates, False):
         before = {"weight": weight, **moments}
         rates = Rates(mx.array(1.0), mx.array(0.1), mx.array(finite))
@@ -87,7 +92,7 @@ def test_an_update_that_is_not_finite_leaves_weights_and_moments(updates):
 
 
 def test_biases_norms_and_tables_do_not_decay():
-    matrix, vector = mx.ones((2, 2)), mx.ones((2,))
+    matrix, vector = (2, 2), (2,)
     assert decays("encoder.head.weight", matrix)
     assert not decays("encoder.head.bias", vector)
     assert not decays("shared.0.norm.weight", vector)

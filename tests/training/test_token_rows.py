@@ -112,7 +112,7 @@ def test_row_update_equals_dense_adamw_on_the_touched_rows():
     rows = TokenRows(tokens, occurs, None)
     rates = Rates(mx.array(1.0), mx.array(0.01), mx.array(True))
     gradient = mx.random.normal((4, 4))
-    state = Adamw(table, **init_moments(table))
+    state = Adamw(table, **init_moments("table", table, OptimizerConfig()))
     new = step_rows(state, gradient, rows, rates, CONFIG, only_occurring=True)
     dense = mx.zeros((10, 4)).at[tokens[:3]].add(gradient[:3])
     expected = adamw(state, dense, rates, constants(CONFIG))
