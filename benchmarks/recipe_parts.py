@@ -3,6 +3,7 @@
     python benchmarks/recipe_parts.py --train FILE ... --held-out FILE [--seeds 0 1]
         [--experiment decoder_best] [--parts whole "own pairs" corrector reranking]
         [--words trainer.max_steps=2000 ...] [--samples 8] [--corrections 4]
+        [--batch-size 1000]
         [--broad FILE ... --sts FILE --parts whole broad --experiment encoder_best]
         [--output FILE]
 
@@ -11,6 +12,8 @@ own pairs   No sentences of its own: no pairs, and guesses at real sentences alo
 corrector   No second reading of guesses: corrections by moved vectors alone.
 reranking   The weights of ``whole``, with one try a round in place of ``--samples``.
 broad       Without the files of ``--broad``, which all others train on too.
+muon        AdamW for every parameter.
+context     An encoder whose tokens know their neighbors alone.
 
 Every run has as many updates. A decoder is measured on the held-out sentences, from the
 teacher's vectors: exact and BLEU greedily, of the best of some samples, and after
@@ -37,6 +40,8 @@ WITHOUT = {
     "own pairs": ("data.own_pairs.share=0", "objectives.correction.own=0"),
     "corrector": ("decoder.corrector=false", "objectives.correction=null"),
     "broad": (),
+    "muon": ("optimizer.kind=adamw",),
+    "context": ("encoder.context=false",),
 }
 RERANKING = "reranking"
 
@@ -54,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--words", nargs="*", default=[], help="as train takes them")
     parser.add_argument("--samples", type=int, default=8, help="tries a round")
     parser.add_argument("--corrections", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=0, help="as evaluate has it")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     known = {*WITHOUT, RERANKING}
@@ -87,6 +93,7 @@ def train(args: argparse.Namespace, part: str, seed: int, folder: Path) -> float
 def measure(args: argparse.Namespace, folder: Path, samples: int) -> dict[str, float]:
     """Figures of a trained run on the held-out sentences and the STS files."""
     words = [f"run={folder}", f"data.val={args.held_out}"]
+    words.append(f"batch_size={args.batch_size}")
     if args.sts:
         words.append(f"sts=[{','.join(args.sts)}]")
     if RunFolder(folder).read_config().objectives.reconstruction is not None:
