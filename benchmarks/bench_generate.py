@@ -64,6 +64,7 @@ def endless_decoder(vocab: int, dim: int, hidden: int) -> TCNDecoder:
         dropout=0.0,
         gelu="exact",
         shared=0,
+        context=False,
     )
     decoder = TCNDecoder(
         vocab,

@@ -11,6 +11,7 @@ whole       The recipe as it stands.
 own pairs   No sentences of its own: no pairs, and guesses at real sentences alone.
 corrector   No second reading of guesses: corrections by moved vectors alone.
 reranking   The weights of ``whole``, with one try a round in place of ``--samples``.
+context     No context: blocks of the encoder know what lies in their reach alone.
 broad       Without the files of ``--broad``, which all others train on too.
 muon        AdamW for every parameter.
 context     An encoder whose tokens know their neighbors alone.
@@ -39,6 +40,7 @@ WITHOUT = {
     "whole": (),
     "own pairs": ("data.own_pairs.share=0", "objectives.correction.own=0"),
     "corrector": ("decoder.corrector=false", "objectives.correction=null"),
+    "context": ("encoder.context=false",),
     "broad": (),
     "muon": ("optimizer.kind=adamw",),
     "context": ("encoder.context=false",),

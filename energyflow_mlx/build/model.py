@@ -44,7 +44,7 @@ def build_encoder(
         return TCNEncoder(
             vocab_size,
             output_dim,
-            _blocks(config, encoder, causal=encoder.causal),
+            _blocks(config, encoder, causal=encoder.causal, context=encoder.context),
             pooling=encoder.pooling,
             embedding_rank=encoder.embedding_rank,
             token_dropout=encoder.token_dropout,
@@ -94,7 +94,11 @@ def build_corrector(config: Config, dimension: int) -> Corrector:
 
 
 def _blocks(
-    config: Config, part: TcnEncoderConfig | DecoderConfig, *, causal: bool
+    config: Config,
+    part: TcnEncoderConfig | DecoderConfig,
+    *,
+    causal: bool,
+    context: bool = False,
 ) -> BlockList:
     """Blocks of encoder or decoder, cut where the configuration shares them."""
     return BlockList(
@@ -106,6 +110,7 @@ def _blocks(
         dropout=part.dropout,
         gelu=part.gelu,
         shared=config.shared_blocks,
+        context=context,
     )
 
 

@@ -122,6 +122,7 @@ class Config:
         )
         if self.share != "none":
             self._check_shared_blocks()
+        self._check_context()
         if self.teacher.kind == "precomputed" and not self.data.train:
             raise InputError(
                 "[config] data.train must be set when teacher=precomputed, got nothing."
@@ -158,6 +159,18 @@ class Config:
             f"equal to the encoder's {encoder.dilations} where share={self.share}",
             decoder.dilations,
         )
+
+    def _check_context(self) -> None:
+        encoder = self.encoder
+        if isinstance(encoder, TcnEncoderConfig) and encoder.context:
+            count = len(encoder.dilations)
+            require(
+                count > 1 and self.shared_blocks < count,
+                "encoder.context",
+                "false where no own block comes before another, as with "
+                f"share={self.share} and encoder.dilations={encoder.dilations}",
+                encoder.context,
+            )
 
     @property
     def shared_blocks(self) -> int:

@@ -106,6 +106,8 @@ class TcnEncoderConfig(EncoderConfig):
         dilations: One dilation per block; the number of blocks follows.
         causal: Look at earlier tokens only (blocks shared with the decoder
             always do).
+        context: Tell each token what the whole sentence says so far, after each block
+            of the encoder's own but the last of all; needs ``causal: false``.
         pooling: ``mean`` over real tokens, or ``gated`` (learned weights).
         embedding_rank: Factorise the token table to this rank; 0 = full width.
     """
@@ -113,6 +115,7 @@ class TcnEncoderConfig(EncoderConfig):
     kernel_size: int = 3
     dilations: list[int] = field(default_factory=lambda: [1, 2])
     causal: bool = True
+    context: bool = False
     pooling: str = "mean"
     embedding_rank: int = 0
 
@@ -120,6 +123,12 @@ class TcnEncoderConfig(EncoderConfig):
         """Check ranges."""
         super().__post_init__()
         _check_stack("encoder", self.dilations, self.kernel_size)
+        require(
+            not (self.causal and self.context),
+            "encoder.causal",
+            "false, because encoder.context tells tokens of later ones",
+            self.causal,
+        )
         require_choice(self.pooling, "encoder.pooling", ("mean", "gated"))
         require(
             0 <= self.embedding_rank <= self.dim,

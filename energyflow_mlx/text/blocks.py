@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from energyflow_mlx.nn.context import SentenceContext
 from energyflow_mlx.nn.dropout import key_stream
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.ops.tcn_block import Film
@@ -31,6 +32,9 @@ class BlockList:
         dropout: Rate on each block's branch, in training.
         gelu: ``"exact"`` or ``"tanh"``.
         shared: How many of the last blocks come with the call.
+        context: Whether tokens get what the whole sentence says after each own block,
+            unless it is the last of all; see :class:`SentenceContext`. Shared blocks
+            stay as they are, and nothing comes between them.
     """
 
     dim: int
@@ -41,9 +45,10 @@ class BlockList:
     dropout: float
     gelu: str
     shared: int
+    context: bool
 
     def __post_init__(self) -> None:
-        """Check that there is a block, and no more shared ones than blocks."""
+        """Check the number of blocks, of shared ones, and what a token may see."""
         if not self.dilations:
             raise ValueError(
                 "[BlockList] dilations must name at least one block, got none."
@@ -52,6 +57,11 @@ class BlockList:
             raise ValueError(
                 f"[BlockList] shared must be between 0 and {self.count}, "
                 f"got {self.shared}."
+            )
+        if self.causal and self.context:
+            raise ValueError(
+                "[BlockList] context must be off in causal blocks, since it tells "
+                "tokens of later ones, got context=True."
             )
 
     @property
@@ -63,6 +73,12 @@ class BlockList:
         """Build the own blocks, one at a time."""
         own = self.dilations[: self.count - self.shared]
         return (self._build(dilation, causal=self.causal) for dilation in own)
+
+    def build_contexts(self) -> list[SentenceContext]:
+        """Build what follows the first blocks, one context each; may be none."""
+        own = self.count - self.shared
+        count = min(own, self.count - 1) if self.context else 0
+        return [SentenceContext(self.dim) for _ in range(count)]
 
     def build_shared(self) -> list[TCNBlock]:
         """Build the shared blocks, for the one that owns them."""
@@ -112,6 +128,7 @@ def run_blocks(
     x: mx.array,
     mask: mx.array,
     films: Sequence[Film | None] | None = None,
+    contexts: Sequence[SentenceContext] = (),
     *,
     key: mx.array | None = None,
 ) -> mx.array:
@@ -122,6 +139,7 @@ def run_blocks(
         x: Token features, ``[B, L, D]``.
         mask: 1 for real tokens, ``[B, L]``.
         films: Scale and shift of each block, or none of them.
+        contexts: What follows the first blocks, one each.
         key: Random key of the dropouts, in training.
 
     Returns:
@@ -129,6 +147,8 @@ def run_blocks(
     """
     films = films or [None] * len(blocks)
     keys = key_stream(key)
-    for block, film in zip(blocks, films, strict=True):
+    for number, (block, film) in enumerate(zip(blocks, films, strict=True)):
         x = block(x, mask, film, key=next(keys))
+        if number < len(contexts):
+            x = contexts[number](x, mask)
     return x

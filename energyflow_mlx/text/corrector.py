@@ -87,11 +87,13 @@ class Corrector(nn.Module):
             films: Blocks of the decoder that a vector modulates; 0 = none.
 
         Raises:
-            ValueError: The blocks are causal or shared.
+            ValueError: The blocks are causal or shared, or have a context.
         """
         super().__init__()
-        if blocks.causal or blocks.shared:
-            raise ValueError("[Corrector] blocks must be its own and not causal.")
+        if blocks.causal or blocks.shared or blocks.context:
+            raise ValueError(
+                "[Corrector] blocks must be its own, not causal and without context."
+            )
         dim = blocks.dim
         self.evidence = AdditiveConditioning(4 * latent_dim, dim)
         self.blocks: list[TCNBlock] = list(blocks)

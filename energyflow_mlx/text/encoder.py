@@ -86,7 +86,10 @@ class GatedMean(nn.Module):
 
 
 class TCNEncoder(nn.Module):
-    """Embedding, TCN blocks, pooling over real tokens, linear head."""
+    """Embedding, TCN blocks, pooling over real tokens, linear head.
+
+    Between the blocks there may be contexts, see :class:`BlockList`.
+    """
 
     def __init__(
         self,
@@ -124,6 +127,7 @@ class TCNEncoder(nn.Module):
         if embedding_rank:
             self.embedding_projection = nn.Linear(embedding_rank, dim, bias=False)
         self.blocks = list(blocks)
+        self.contexts = blocks.build_contexts()
         if pooling == "gated":
             self.pool = GatedMean(dim)
         self.head = nn.Linear(dim, output_dim)
@@ -186,7 +190,8 @@ class TCNEncoder(nn.Module):
             mask = drop_tokens(mask, self._token_dropout, token_key)
         x = self.embedding_projection(rows) if self._factorized else rows
         x = x * mask[..., None].astype(x.dtype)  # [B, L, D]
-        x = run_blocks([*self.blocks, *shared], x, mask, key=key)
+        blocks = [*self.blocks, *shared]
+        x = run_blocks(blocks, x, mask, contexts=self.contexts, key=key)
         pooled = self.pool(x, mask) if self._gated else masked_mean(x, mask)
         y = self.head(pooled)
         return mx.tanh(y) if self._output_tanh else y

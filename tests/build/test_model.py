@@ -199,6 +199,18 @@ def test_causal_decides_whether_own_blocks_of_the_encoder_look_ahead(causal):
         assert (float(change) > 1e-6) == looks_ahead
 
 
+@pytest.mark.parametrize("share", ["none", "last"])
+def test_context_starts_as_the_same_model_without_it_and_then_tells_tokens(share):
+    changes = {"encoder__causal": False, "share": share}
+    model, plain = built(encoder__context=True, **changes), built(**changes)
+    found, expected = weights(model), weights(plain)
+    assert {path for path in found if "contexts.0" in path} == found.keys() - expected
+    assert all(np.array_equal(found[path], expected[path]) for path in expected)
+    np.testing.assert_array_equal(encoded(model), encoded(plain))
+    model.encoder.contexts[0].weight = mx.random.normal((16, 16))
+    assert differ(encoded(model), encoded(plain))
+
+
 @pytest.mark.parametrize("rank", [0, 4])
 def test_embedding_rank_is_the_rank_of_the_token_features(rank):
     encoder = built(encoder__embedding_rank=rank).encoder

@@ -45,6 +45,19 @@ def test_a_recipe_is_as_small_as_it_says(name, encoder, decoder):
     assert counts["total"] == sum(n for part, n in counts.items() if part != "total")
 
 
+def test_recipes_of_encoders_have_context_and_widths_of_their_own():
+    found = {
+        name: compose_config(f"+experiment={name}", "run.dir=x").encoder
+        for name in ("encoder_best", "both_best", "tiny", "both_small")
+    }
+    assert {name: (e.context, e.dim, e.hidden) for name, e in found.items()} == {
+        "encoder_best": (True, 384, 576),
+        "both_best": (True, 384, 576),
+        "tiny": (True, 256, 512),
+        "both_small": (False, 256, 512),
+    }
+
+
 @pytest.mark.parametrize("name", ["decoder_best", "both_best"])
 def test_a_recipe_trains_with_own_pairs_and_guesses(name, tmp_path):
     summary = run(compose_config(f"+experiment={name}", *SMALL, f"run.dir={tmp_path}"))

@@ -90,6 +90,14 @@ def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
         compose_config(override, "run.dir=x")
 
 
+def test_context_is_a_setting_of_the_convolutions_alone():
+    with pytest.raises(HydraException, match="context"):
+        compose_config("encoder=transformer", "encoder.context=true", "run.dir=x")
+
+
+CONTEXT = ("encoder.context=true", "encoder.causal=false")
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
@@ -104,6 +112,9 @@ def test_misspelt_keys_and_wrong_types_fail_naming_the_key(override, named):
         (["decoder.hidden=100"], "decoder.hidden"),
         (["decoder.dilations=[1,4]"], "decoder.dilations"),
         (["encoder=transformer"], "share"),
+        (["encoder.context=true"], r"encoder\.causal must be false"),
+        ([*CONTEXT, "share=all"], r"encoder\.context .* with share=all"),
+        ([*CONTEXT, "share=none", "encoder.dilations=[1]"], r"encoder\.context must"),
         (["data=text"], "data.train"),
         (["teacher=precomputed"], "data.train"),
         (["teacher=bert"], "teacher.name"),

@@ -7,7 +7,7 @@ from energyflow_mlx.text.decoder import TCNDecoder
 from energyflow_mlx.text.encoder import TCNEncoder, TransformerEncoder
 
 BLOCK = {"causal": True, "dropout": 0.0, "gelu": "exact"}
-BLOCKS = BLOCK | {"kernel_size": 3, "dilations": (1, 2), "shared": 0}
+BLOCKS = BLOCK | {"kernel_size": 3, "dilations": (1, 2), "shared": 0, "context": False}
 ENCODER = {"pooling": "mean", "embedding_rank": 0}
 ENDS = {"token_dropout": 0.0, "output_tanh": False}
 DECODER = {

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from energyflow_mlx.text.blocks import run_blocks
 from tests.text.small import make_block, make_blocks
 
 
@@ -24,6 +25,27 @@ def test_all_or_none_may_be_shared(shared, own):
     blocks = make_blocks(6, 8, shared=shared)
     assert len(list(blocks)) == own
     assert len(blocks.build_shared()) == shared
+
+
+@pytest.mark.parametrize(("shared", "count"), [(0, 2), (1, 2), (2, 1), (3, 0)], ids=str)
+def test_contexts_follow_own_blocks_but_never_the_last_of_all(shared, count):
+    options = {"dilations": (1, 2, 4), "shared": shared, "causal": False}
+    assert len(make_blocks(6, 8, context=True, **options).build_contexts()) == count
+    assert make_blocks(6, 8, context=False, **options).build_contexts() == []
+
+
+def test_a_context_comes_after_its_block_and_before_the_next():
+    own = make_blocks(6, 8, dilations=(1, 2, 4), causal=False, context=True)
+    blocks, contexts = list(own), own.build_contexts()
+    for context in contexts:
+        context.weight = mx.random.normal((6, 6))
+    x, mask = mx.random.normal((2, 9, 6)), mx.ones((2, 9))
+    expected = x
+    for block, context in zip(blocks, contexts, strict=False):
+        expected = context(block(expected, mask), mask)
+    expected = blocks[2](expected, mask)
+    found = run_blocks(blocks, x, mask, contexts=contexts)
+    np.testing.assert_array_equal(np.array(found), np.array(expected))
 
 
 def test_a_block_is_drawn_when_it_is_asked_for_and_not_before():
@@ -48,6 +70,7 @@ def test_a_block_is_drawn_when_it_is_asked_for_and_not_before():
         ({"dilations": ()}, "dilations must name at least one block"),
         ({"shared": 3}, "shared must be between 0 and 2, got 3"),
         ({"shared": -1}, "shared must be between 0 and 2, got -1"),
+        ({"context": True}, "context must be off in causal blocks"),
     ],
 )
 def test_wrong_lists_are_named(options, message):

@@ -150,9 +150,13 @@ def test_repeated_rows_are_those_of_a_beam():
     np.testing.assert_allclose(np.array(wide.tokens), np.array(again.tokens), atol=1e-5)
 
 
-def test_blocks_must_be_its_own_and_see_both_sides():
-    with pytest.raises(ValueError, match="blocks must be its own and not causal"):
-        Corrector(E, make_blocks(D, 24, causal=True), films=0)
+@pytest.mark.parametrize(
+    "options", [{"causal": True}, {"shared": 1}, {"context": True}], ids=str
+)
+def test_blocks_must_be_its_own_see_both_sides_and_have_no_context(options):
+    blocks = make_blocks(D, 24, **({"causal": False} | options))
+    with pytest.raises(ValueError, match="its own, not causal and without context"):
+        Corrector(E, blocks, films=0)
 
 
 def test_vectors_of_another_width_are_refused():

@@ -5,6 +5,7 @@ from mlx.utils import tree_flatten
 
 from energyflow_mlx.nn.activations import gelu
 from energyflow_mlx.nn.dropout import drop_tokens, dropout, key_stream
+from energyflow_mlx.nn.tcn import receptive_field
 from energyflow_mlx.ops import masked_mean
 from energyflow_mlx.text.encoder import GatedMean
 from tests.text.small import make_block, make_encoder, make_transformer
@@ -16,11 +17,17 @@ def tcn(**options):
     encoder = make_encoder(50, 12, dim=8, hidden=10, **options)
     for block in encoder.blocks:
         block.norm.bias = mx.random.normal((8,))
+    for context in encoder.contexts:
+        context.weight = 0.5 * mx.random.normal((8, 8))
+        context.bias = mx.random.normal((8,))
     if "pooling" in options:
         encoder.pool.gate.weight = mx.random.normal((1, 8))
     # Larger tokens than at the start, so that every difference shows.
     encoder.embedding.weight = encoder.embedding.weight * 50
     return encoder
+
+
+CONTEXT = {"context": True, "causal": False, "dilations": (1, 2, 1)}
 
 
 def transformer(**options):
@@ -31,6 +38,7 @@ ENCODERS = [
     pytest.param(lambda: tcn(), id="tcn"),
     pytest.param(lambda: tcn(causal=False), id="tcn-both-sides"),
     pytest.param(lambda: tcn(pooling="gated"), id="tcn-gated"),
+    pytest.param(lambda: tcn(**CONTEXT), id="tcn-context"),
     pytest.param(lambda: tcn(embedding_rank=4), id="tcn-low-rank"),
     pytest.param(lambda: tcn(output_tanh=True, gelu="tanh"), id="tcn-tanh"),
     pytest.param(lambda: tcn(token_dropout=0.3, dropout=0.2), id="tcn-dropout"),
@@ -126,6 +134,38 @@ def test_shared_blocks_run_last_and_get_their_gradient_from_the_call():
     gradients = dict(tree_flatten(mx.grad(loss)(shared.parameters())))
     assert all(float(mx.abs(g).max()) > 0 for g in gradients.values())
     assert not any("shared" in n for n, _ in tree_flatten(encoder.parameters()))
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_words_out_of_each_others_reach_act_together_only_with_context(is_on):
+    """Without it, what two far words change is the sum of what each changes alone."""
+    encoder = tcn(context=is_on, causal=False, dilations=(1, 2, 4, 1))
+    blocks = encoder.blocks
+    reach = receptive_field(3, [block.dilation for block in blocks])
+    assert reach == 17 and len(encoder.contexts) == 3 * is_on
+    ids, mask = np.zeros((4, 30), np.int32) + 7, mx.ones((4, 30))
+    ids[[1, 3], 2] = 20
+    ids[[2, 3], 2 + reach] = 30
+    neither, first, second, both = np.array(encoder(mx.array(ids), mask))
+    assert min(np.abs(y - neither).max() for y in (first, second)) > 1e-3
+    together = np.abs(both - first - second + neither).max()
+    assert (together > 1e-3) if is_on else (together < 1e-5)
+
+
+def test_contexts_between_own_and_shared_blocks_get_their_gradient():
+    encoder = make_encoder(50, 12, dim=8, hidden=10, shared=1, **CONTEXT)
+    shared, (ids, mask) = [make_block(8, 10, 3, 1)], tokens()
+    assert len(encoder.blocks) == len(encoder.contexts) == 2
+
+    def loss(parameters):
+        encoder.update(parameters)
+        return mx.sin(encoder(ids, mask, shared)).sum()
+
+    gradients = dict(tree_flatten(mx.grad(loss)(encoder.parameters())))
+    for number in range(2):  # the norm has none while the weight is zero
+        for name in ("weight", "bias"):
+            gradient = gradients[f"contexts.{number}.{name}"]
+            assert float(mx.abs(gradient).max()) > 0
 
 
 @pytest.mark.parametrize("make", [tcn, transformer])

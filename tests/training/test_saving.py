@@ -92,3 +92,16 @@ def test_a_run_saved_at_every_update_and_cut_off_is_the_same(
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert np.array_equal(ours[name], theirs[name]), name
+
+
+def test_a_run_with_context_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path):
+    changes = {"encoder.causal": False, "encoder.context": True}
+    whole = train_alone(tmp_path / "whole", changes)
+    state = whole.stepper.state
+    assert float(abs(state.parameters["encoder.contexts.0.weight"]).max()) > 0
+    folder, name = tmp_path / "resumed", "checkpoints/step_00000004"
+    (folder / "checkpoints").mkdir(parents=True)
+    (tmp_path / "whole" / name).rename(folder / name)
+    one, two = state.arrays(), train_alone(folder, changes).stepper.state.arrays()
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[path], two[path]) for path in one)

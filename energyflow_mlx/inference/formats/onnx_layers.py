@@ -6,6 +6,7 @@ import numpy as np
 
 from energyflow_mlx.config import TransformerEncoderConfig
 from energyflow_mlx.inference.formats.onnx_nodes import Graph, Value
+from energyflow_mlx.nn.context import SentenceContext
 from energyflow_mlx.nn.tcn import TCNBlock
 from energyflow_mlx.nn.transformer import SelfAttention, TransformerLayer
 from energyflow_mlx.ops.tcn_block import LAYER_NORM_EPS
@@ -79,8 +80,10 @@ def tcn_vector(
         x = _linear(g, x, encoder.embedding_projection)
     known = g.node("Unsqueeze", mask, g.constant([2]))  # [B, T, 1]
     x = g.node("Mul", x, known)
-    for block in [*encoder.blocks, *shared]:
+    for number, block in enumerate([*encoder.blocks, *shared]):
         x = _block(g, block, x, known)
+        if number < len(encoder.contexts):
+            x = _context(g, encoder.contexts[number], x, mask, known)
     if "pool" not in encoder:
         return _linear(g, _mean(g, x, mask, 1.0), encoder.head)
     logits = g.node("Squeeze", _linear(g, x, encoder.pool.gate), g.constant([2]))
@@ -108,6 +111,17 @@ def _block(g: Graph, block: TCNBlock, x: Value, known: Value) -> Value:
     h = g.node("Transpose", _gelu(g, h, block.gelu_form), perm=[0, 2, 1])  # [B, T, H]
     branch = g.linear(h, _array(w.conv2_weight), _array(w.conv2_bias))
     return g.node("Mul", g.node("Add", x, branch), known)
+
+
+def _context(
+    g: Graph, context: SentenceContext, x: Value, mask: Value, known: Value
+) -> Value:
+    """See ``nn.context``: mean, normalize, one product, add to each real token."""
+    norm = context.norm
+    said = _norm(g, _mean(g, x, mask, 1.0), norm.weight, norm.bias, norm.eps)
+    told = g.linear(said, _array(context.weight), _array(context.bias))
+    told = g.node("Unsqueeze", told, g.constant([1]))  # [B, 1, D]
+    return g.node("Mul", g.node("Add", x, told), known)
 
 
 # Attention ---------------------------------------------------------------------------

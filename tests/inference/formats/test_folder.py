@@ -21,6 +21,7 @@ from tests.conftest import CHECKOUT
 from tests.inference.formats.models import SENTENCES, make_codec
 
 WIDE = {f"{part}__{key}": 64 for part in ("encoder", "decoder") for key in ("dim",)}
+CONTEXT = {"encoder__causal": False, "encoder__context": True}
 # Least cosine of a sentence's vector with that of the float32 weights.
 LEAST = {"float32": 1 - 1e-6, "float16": 0.99999, "bfloat16": 0.999, "int8": 0.999}
 LEAST["int4"] = 0.9
@@ -28,7 +29,7 @@ LEAST["int4"] = 0.9
 
 @pytest.fixture(scope="module")
 def codec():
-    return make_codec(**WIDE, encoder__hidden=64, decoder__hidden=64)
+    return make_codec(**WIDE, **CONTEXT, encoder__hidden=64, decoder__hidden=64)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ VARIANTS = {
     "default": {},
     "tcn_small": {"encoder__embedding_rank": 8, "encoder__pooling": "gated"},
     "not causal": {"encoder__causal": False, "share": "none"},
+    "context": {"encoder__causal": False, "encoder__context": True},
     "tanh": {"encoder__gelu": "tanh", "decoder__gelu": "tanh"},
     "all shared": {"share": "all"},
     "bounded": {"encoder__output_tanh": True},
