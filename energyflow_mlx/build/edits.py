@@ -40,9 +40,9 @@ def with_edits(
     made = edited_sentences(chosen, texts + unseen, settings.count, config.seed)
     if len(made) < settings.count:
         raise InputError(
-            f"[data] data.edits.count must be at most {len(made)}, as many as "
-            f"{len(chosen)} sentences gave in {TRIES * settings.count} tries, got "
-            f"{settings.count}."
+            f"[data] data.edits.count must be below {settings.count:,}: "
+            f"{len(chosen):,} sentences gave {len(made):,} different edits in "
+            f"{TRIES * settings.count:,} tries."
         )
     source = f"{source}, {len(made):,} edited sentences"
     return SentenceSet(texts + made), held_out, source

@@ -36,7 +36,7 @@ def edited_sentences(
     every machine.
 
     Args:
-        texts: N >= 1 sentences that are edited.
+        texts: Sentences that are edited; without any, nothing is made.
         taken: Sentences that no edit may equal, whatever the letter case and the
             white space; ``texts`` among them.
         count: Sentences wanted.
@@ -48,7 +48,7 @@ def edited_sentences(
     random = np.random.Generator(np.random.PCG64([seed, _STREAM]))
     known = {_digest(text) for text in taken}
     made: list[str] = []
-    for _ in range(TRIES * count):
+    for _ in range(TRIES * count if texts else 0):
         if len(made) == count:
             break
         edit = _try(texts, random.random(_DRAWS).tolist())
