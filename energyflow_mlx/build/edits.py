@@ -41,8 +41,8 @@ def with_edits(
     if len(made) < settings.count:
         raise InputError(
             f"[data] data.edits.count must be below {settings.count:,}: "
-            f"{len(chosen):,} sentences gave {len(made):,} different edits in "
-            f"{TRIES * settings.count:,} tries."
+            f"{TRIES * settings.count:,} tries gave {len(made):,} different edits; "
+            f"sentences to edit: {len(chosen):,}."
         )
     source = f"{source}, {len(made):,} edited sentences"
     return SentenceSet(texts + made), held_out, source

@@ -76,8 +76,11 @@ def test_without_a_count_the_sentences_are_those_of_the_files(folder):
 
 
 def test_edits_equal_no_training_and_no_held_out_sentence(folder):
-    train, held_out, made = sets(config_of(400, val_fraction=0.5))
-    assert len(made) == 400 and len(held_out) == 45
+    """The held-out ones are what would be made, were they not held out."""
+    made = sets(config_of(val=["news.txt"]))[2]
+    (folder / "val.txt").write_text("\n".join(made).upper())
+    train, held_out, made = sets(config_of(400, val=["val.txt"]))
+    assert len(made) == 400 and len(held_out) == COUNT
     together, _ = deduplicate(train + held_out, ignore_case=True)
     assert len(together) == len(train) + len(held_out)
 
@@ -197,8 +200,8 @@ def test_few_sentences_are_refused_with_the_number_of_their_edits(folder):
     (folder / "few.txt").write_text("One bird sings here.\n" * 2)
     few = {"train": ["few.txt"], "val": ["news.txt"]}
     expected = (
-        r"count must be below 5,000: 2 sentences gave \d\d different edits in "
-        r"20,000 tries\.$"
+        r"count must be below 5,000: 20,000 tries gave \d\d different edits; "
+        r"sentences to edit: 2\.$"
     )
     with pytest.raises(InputError, match=expected):
         sets(config_of(5000, **few))
@@ -206,7 +209,9 @@ def test_few_sentences_are_refused_with_the_number_of_their_edits(folder):
 
 def test_files_that_the_limit_left_without_a_sentence_are_refused(folder):
     (folder / "one.txt").write_text("One bird sings here.\n")
-    with pytest.raises(InputError, match="0 sentences gave 0 different edits"):
+    with pytest.raises(
+        InputError, match="gave 0 different edits; sentences to edit: 0"
+    ):
         sets(config_of(of="one.txt", train=["captions.txt", "one.txt"], limit=5))
 
 
