@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from energyflow_mlx.build import data as build_data
 from energyflow_mlx.build.data import load_run_data, read_sets
 from energyflow_mlx.build.edits import with_edits
 from energyflow_mlx.build.objectives import build_objectives
@@ -112,6 +113,14 @@ def test_only_the_files_named_are_edited(folder, of):
     assert not any(name in " ".join(made) for name in others)
     _, _, of_all = sets(config_of())
     assert all(name in " ".join(of_all) for name in FILES)
+
+
+def test_datasets_are_named_as_files_are(monkeypatch):
+    """The package that reads datasets is an extra; which sentence is whose is ours."""
+    texts = {name: [f"{name}{i} {name} b c d" for i in range(30)] for name in "xy"}
+    monkeypatch.setattr(build_data, "read_column", lambda name, **keys: texts[name])
+    _, _, made = sets(config_of(train=["x", "y"], of=["y"], format="hf"))
+    assert len(made) == COUNT and "x" not in " ".join(made)
 
 
 def test_the_one_file_there_is_may_be_named(folder):
