@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from energyflow_mlx.build.edits import with_edits
 from energyflow_mlx.config import Config, DataConfig
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import (
     SentenceSet,
+    file_numbers,
     permutation,
     read_many,
     split,
@@ -77,7 +80,8 @@ def _read(names: Sequence[str], split_name: str, data: DataConfig) -> SentenceSe
     read = partial(
         read_column, column=data.text_column, split=split_name, subset=data.subset
     )
-    return SentenceSet([text for name in names for text in read(name)])
+    parts = [read(name) for name in names]
+    return SentenceSet(list(chain(*parts)), files=file_numbers(parts))
 
 
 def _require_both(rows: np.ndarray, source: str) -> None:
@@ -320,7 +324,7 @@ def load_run_data(
         InputError: Anything the user gave does not fit together.
     """
     sts, pairs = _sts_pairs(config.trainer.sts), _text_pairs(objectives)
-    train, held_out, source = read_sets(config)
+    train, held_out, source = with_edits(*read_sets(config), config)
     reads_text = any(o.reads_text for o in objectives.values())
     if reads_text and train.texts is None and train.ids is None:
         raise InputError(

@@ -15,8 +15,27 @@ from energyflow_mlx.config.own_pairs import OwnPairsConfig
 MOST_BUCKETS = 8
 LONGEST = 2**16  # tokens of a sentence
 MOST_CAPTIONS = 1_000_000
+MOST_EDITS = 2**24
 _MOST_AHEAD = 1024
 FORMATS = ("auto", "text", "jsonl", "csv", "efb", "npy", "hf")
+
+
+@dataclass
+class EditsConfig:
+    """Edited sentences beside the training sentences: near real ones, none of them.
+
+    Attributes:
+        count: Edited sentences made, each embedded by the teacher; 0 = none.
+        of: Which of ``data.train`` are edited, a path or a list of paths; none = all.
+    """
+
+    count: int = 0
+    of: Any = None
+
+    def __post_init__(self) -> None:
+        """Check ranges and normalize paths to lists."""
+        require_range(self.count, "data.edits.count", 0, MOST_EDITS)
+        self.of = as_paths(self.of, "data.edits.of")
 
 
 @dataclass
@@ -49,6 +68,7 @@ class DataConfig:
             objective's update is traced for.
         prefetch: Batches prepared ahead on a thread.
         own_pairs: Sentences that the run makes itself; see ``OwnPairsConfig``.
+        edits: Edited sentences to train on too; see ``EditsConfig``.
     """
 
     train: Any = None
@@ -68,6 +88,7 @@ class DataConfig:
     most_buckets: int = 8
     prefetch: int = 2
     own_pairs: OwnPairsConfig = field(default_factory=OwnPairsConfig)
+    edits: EditsConfig = field(default_factory=EditsConfig)
 
     def __post_init__(self) -> None:
         """Check ranges and normalize paths to lists."""
@@ -95,6 +116,7 @@ class DataConfig:
         if self.buckets:
             self._check_buckets()
         self._check_dataset()
+        self._check_edits()
         require(
             bool(self.train) or not self.pairs,
             "data.train",
@@ -106,6 +128,21 @@ class DataConfig:
             "data.train",
             f"a path, because data.format is {self.format}",
             self.train,
+        )
+
+    def _check_edits(self) -> None:
+        for path in self.edits.of:
+            require(
+                path in self.train,
+                "data.edits.of",
+                f"of data.train ({', '.join(self.train) or 'none is given'})",
+                path,
+            )
+        require(
+            not (self.edits.count and self.pairs),
+            "data.edits.count",
+            "0, because data.pairs is true",
+            self.edits.count,
         )
 
     def _check_dataset(self) -> None:

@@ -128,6 +128,12 @@ class Config:
                 "[config] data.train must be set when teacher=precomputed, got nothing."
             )
         require(
+            self.teacher.kind != "precomputed" or not self.data.edits.count,
+            "data.edits.count",
+            "0, because teacher=precomputed has no vectors of edited sentences",
+            self.data.edits.count,
+        )
+        require(
             self.teacher.kind != "callable" or self.tokenizer.kind == "bpe",
             "tokenizer.kind",
             "bpe, because teacher=callable has no vocabulary to cut",

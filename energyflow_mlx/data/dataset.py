@@ -1,6 +1,6 @@
 """Sentences, vectors, or both as one record type, read from any supported file."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +29,21 @@ class SentenceSet:
             Without texts and ids the set is vectors alone.
         targets: Vectors, ``[N, E]`` float32; ``None``: the teacher supplies them.
         pair_texts: The other sentence of each pair, where the file has them.
+        files: Number of the file that each record comes from, ``[N]`` int32, where
+            several were read.
     """
 
     texts: list[str] | None
     ids: list[np.ndarray] | None = None
     targets: np.ndarray | None = None
     pair_texts: list[str] | None = None
+    files: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.texts is None and self.ids is None and self.targets is None:
             raise ValueError("[dataset] texts, ids or targets must be given.")
         count = len(self)
-        for name in ("texts", "ids", "targets", "pair_texts"):
+        for name in ("texts", "ids", "targets", "pair_texts", "files"):
             column = getattr(self, name)
             if column is not None and len(column) != count:
                 raise ValueError(
@@ -63,6 +66,7 @@ class SentenceSet:
             _choose(self.ids, places),
             None if self.targets is None else self.targets[places],
             _choose(self.pair_texts, places),
+            None if self.files is None else self.files[places],
         )
 
 
@@ -116,6 +120,7 @@ def read_many(paths: Sequence[Path], column: str = "text") -> SentenceSet:
         ids,
         np.concatenate(targets) if targets else None,
         _join([s.pair_texts for s in sets]),
+        file_numbers(sets),
     )
 
 
@@ -208,6 +213,12 @@ def permutation(count: int, *seed: int) -> np.ndarray:
 def drawn(count: int, *seed: int) -> np.ndarray:
     """What ``permutation`` sorts: numbers in [0, 1), ``[count]`` float64."""
     return np.random.Generator(np.random.PCG64(list(seed))).random(count)
+
+
+def file_numbers(parts: Sequence[Sized]) -> np.ndarray:
+    """Number of the part that each record of all parts comes from, ``[N]`` int32."""
+    numbers = np.arange(len(parts), dtype=np.int32)
+    return np.repeat(numbers, [len(part) for part in parts])
 
 
 def _choose(column: list | None, places: np.ndarray) -> list | None:

@@ -16,6 +16,11 @@ def number_distinct(items: Iterable[Hashable]) -> np.ndarray:
     return np.array(found, np.int64)
 
 
+def caseless(text: str) -> str:
+    """What texts share that differ in letter case, or in white space at their ends."""
+    return text.strip().lower()
+
+
 def deduplicate(
     texts: Sequence[str], *, ignore_case: bool = False
 ) -> tuple[list[str], np.ndarray]:
@@ -29,7 +34,7 @@ def deduplicate(
     Returns:
         The D distinct texts, and places ``[N]`` int64 in ``[0, D)``.
     """
-    keys = [text.strip().lower() for text in texts] if ignore_case else texts
+    keys = [caseless(text) for text in texts] if ignore_case else texts
     places = number_distinct(keys)
     _, first_uses = np.unique(places, return_index=True)
     return [texts[i] for i in first_uses], places

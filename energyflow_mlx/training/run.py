@@ -44,6 +44,8 @@ def _train(trainer: Trainer, overrides: list[str], command: str) -> dict[str, An
         raise
     summary["parameters"] = count_parameters(codec.model)
     summary["traces"] = dict(trainer.stepper.traces)
+    if edits := trainer.config.data.edits.count:
+        summary["edited_sentences"] = edits
     summary["backend"] = device.describe().backend
     with display.doing("final figures"):
         summary |= trainer.group.of_first(lambda: _final(trainer))

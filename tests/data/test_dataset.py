@@ -44,10 +44,11 @@ def test_text_and_vectors_cannot_shift_against_each_other():
 
 def test_a_subset_keeps_rows_together():
     ids = [np.array([i]) for i in range(5)]
-    full = SentenceSet(list("abcde"), ids, np.eye(5), list("vwxyz"))
+    full = SentenceSet(list("abcde"), ids, np.eye(5), list("vwxyz"), np.arange(5))
     part = full.subset(np.array([3, 1]))
     assert (part.texts, part.pair_texts) == (["d", "b"], ["y", "w"])
     assert [row.tolist() for row in part.ids] == [[3], [1]]
+    assert part.files.tolist() == [3, 1]
     np.testing.assert_array_equal(part.targets, np.eye(5)[[3, 1]])
 
 
@@ -195,7 +196,9 @@ def test_samples_without_content_are_refused(tmp_path, kind, rows, message):
 def test_many_files_are_one_set(tmp_path):
     first = write_text(tmp_path, "a.txt", "One.\n")
     second = write_text(tmp_path, "b.txt", "Two.\nThree.\n")
-    assert read_many([first, second]).texts == ["One.", "Two.", "Three."]
+    both = read_many([first, second])
+    assert both.texts == ["One.", "Two.", "Three."]
+    assert (both.files.tolist(), both.files.dtype) == ([0, 1, 1], np.int32)
     assert read_many([second]).texts == ["Two.", "Three."]
 
 

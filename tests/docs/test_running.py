@@ -74,6 +74,7 @@ SMALL_LATTICE = [
     *("lattice.carrier.hidden=8", "lattice.ends.width_cap=16"),
     "lattice.spawn.per_cell=0.1",
 ]
+FEW_EDITS = ["data.edits.count=20"]  # as many as the few sentences give
 SENTENCES = [
     f"{who} {what} {where}."
     for who in ("A dog", "Two cats", "The old man")
@@ -138,6 +139,7 @@ def entry(number, snippet):
     words = snippet.arguments
     if snippet.module == "train":
         small = SMALL + (SMALL_LATTICE if has_lattice(snippet) else [])
+        small = small + (FEW_EDITS if "data.edits." in snippet.text else [])
         if "run.dir=" not in snippet.text:
             small = [*small, f"run.dir=runs/{number}"]
         # Overrides go before an option with a value.

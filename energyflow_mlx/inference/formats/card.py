@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from energyflow_mlx.config import Config
+from energyflow_mlx.config import Config, DataConfig
 from energyflow_mlx.inference.formats.folder import CARD, Pretrained, teacher_name
 from energyflow_mlx.model import count_parameters
 from energyflow_mlx.runs.dtypes import BITS
@@ -165,19 +165,26 @@ def _contents(folder: Path, source: Pretrained, dtype: str) -> str:
 
 def _training(source: Pretrained, facts: CardFacts) -> str:
     config, teacher = source.config, teacher_name(source.config)
-    files = ", ".join(Path(path).name for path in config.data.train)
-    sentences = (
-        files or f"{config.data.captions:,} built-in captions, made by a program"
-    )
     return (
         "## Training\n\n"
         f"- teacher: {_ON_HUB.get(teacher, teacher)}\n"
-        f"- sentences: {sentences}\n"
+        f"- sentences: {_sentences(config.data)}\n"
         f"- language: {facts.language}\n"
         f"- license: {facts.license}\n"
         f"- vocabulary: {source.tokenizer.vocab_size:,} tokens\n"
         f"- longest sentence: {config.data.max_length} tokens; longer ones are cut"
     )
+
+
+def _sentences(data: DataConfig) -> str:
+    """What a model was trained on, for the card: files or captions, and their edits."""
+    files = ", ".join(Path(path).name for path in data.train)
+    given = files or f"{data.captions:,} built-in captions, made by a program"
+    if not data.edits.count:
+        return given
+    named = ", ".join(Path(path).name for path in data.edits.of)
+    edited = f"from those of {named}" if named else "from these"
+    return f"{given}; {data.edits.count:,} more, edited {edited} by a program"
 
 
 def _figures(facts: CardFacts, dtype: str) -> str:

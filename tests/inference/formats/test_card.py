@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+from energyflow_mlx.config.data import EditsConfig
 from energyflow_mlx.data.captions import generate_captions
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.inference.formats.card import CardFacts, front_matter
@@ -95,6 +96,20 @@ def test_without_figures_or_datasets_there_are_no_such_fields():
 def test_a_teacher_that_is_no_hub_model_is_no_base_model(tmp_path):
     config = make_config(teacher__name=str(tmp_path))
     assert "base_model" not in front_matter(config, CardFacts())
+
+
+@pytest.mark.parametrize(
+    ("of", "edited"),
+    [(None, "from these"), (["texts/a.txt"], "from those of a.txt")],
+)
+def test_the_card_tells_real_sentences_from_edited_ones(tmp_path, of, edited):
+    files = ["texts/a.txt", "b.txt"]
+    config = make_config(data__train=files, data__edits=EditsConfig(3000, of))
+    config.data.__post_init__()
+    make_other(config).save_pretrained(tmp_path / "m")
+    _, body = card_of(tmp_path / "m")
+    said = f"- sentences: a.txt, b.txt; 3,000 more, edited {edited} by a program\n"
+    assert said in body
 
 
 def test_usage_names_only_what_the_model_can(tmp_path):

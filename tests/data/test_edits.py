@@ -1,0 +1,124 @@
+"""Edited sentences: near real ones, equal to none, the same for the same seed."""
+
+import hashlib
+from collections import Counter
+
+import pytest
+
+from energyflow_mlx.data import edits
+from energyflow_mlx.data.captions.generate import generate_captions
+from energyflow_mlx.data.distinct import deduplicate
+from energyflow_mlx.data.edits import KINDS, TRIES, edited_sentences
+
+CAPTIONS = generate_captions(400, seed=0)
+COUNT = 900
+DIGEST = "32bf4e1a00d0afbd"
+WORDS = "A dog is running on the beach.".split()
+OTHER = "Two old men carry a chair.".split()
+
+
+def made(texts=CAPTIONS, taken=CAPTIONS, count=COUNT, seed=1):
+    return edited_sentences(texts, taken, count, seed)
+
+
+def test_a_seed_gives_the_same_edits_on_every_machine():
+    digest = hashlib.sha256("\n".join(made()).encode()).hexdigest()
+    assert digest.startswith(DIGEST), digest
+
+
+def test_another_seed_gives_other_edits():
+    assert len(set(made()) & set(made(seed=2))) < COUNT / 10
+
+
+def test_edits_are_distinct_from_each_other_and_from_every_sentence_taken():
+    """Of few sentences, whose edits are soon the same ones or one of the taken."""
+    few = CAPTIONS[:6]
+    taken = made(few, few, 200)
+    free = made(few, few, 200, seed=2)
+    assert set(free) & set(taken)  # or what follows says nothing
+    found = made(few, few + taken, 200, seed=2)
+    assert len(found) == 200
+    together, _ = deduplicate(few + taken + found, ignore_case=True)
+    assert len(together) == len(few) + 400
+
+
+def test_letter_case_and_white_space_make_no_new_sentence():
+    free = made(CAPTIONS[:1], CAPTIONS[:1], 60)
+    taken = [f"  {text.upper()} ".replace(" ", "\t ") for text in free]
+    found = made(CAPTIONS[:1], CAPTIONS[:1] + taken, 60)
+    together, _ = deduplicate(free + found, ignore_case=True)
+    assert found and len(together) == len(free) + len(found)
+
+
+def test_every_kind_is_tried_as_often(monkeypatch):
+    tried = Counter()
+
+    def counted(kind):
+        return lambda *given: tried.update([kind.__name__]) or kind(*given)
+
+    monkeypatch.setattr(edits, "KINDS", tuple(map(counted, KINDS)))
+    made(count=1200)
+    mean = tried.total() / len(KINDS)
+    assert len(tried) == len(KINDS)
+    assert all(abs(number - mean) < 0.25 * mean for number in tried.values()), tried
+
+
+def test_both_sentences_are_drawn_from_all():
+    texts = [" ".join(f"{letter}{i}" for i in range(9)) for letter in "abcdef"]
+    letters = Counter(word[0] for text in made(texts, texts) for word in text.split())
+    assert set(letters) - set("noN") == set("abcdef")
+    assert min(letters[x] for x in "abcdef") > 0.6 * max(letters[x] for x in "abcdef")
+
+
+@pytest.mark.parametrize("few", [["a b"], ["one"], ["a b c"], ["a b c d"], ["x", ""]])
+def test_an_edit_has_three_words_or_more(few):
+    assert all(len(text.split()) >= 3 for text in made(few, few, 100))
+
+
+@pytest.mark.parametrize("texts", [CAPTIONS[:1], ["one two"], []])
+def test_a_tiny_file_ends_after_so_many_tries(monkeypatch, texts):
+    tries, attempt = [], edits._try
+    monkeypatch.setattr(edits, "_try", lambda *x: tries.append(x) or attempt(*x))
+    found = made(texts, texts, 5000)
+    assert len(found) < 5000
+    assert len(tries) == (TRIES * 5000 if texts else 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "draws", "edit"),
+    [
+        ("leave_out", [0, 0, 0], "dog is running on the beach."),
+        ("leave_out", [0.5, 0.99, 0.9], "A dog is on the"),
+        ("replace", [0.2, 0, 0, 0.99], "A chair. is running on the beach."),
+        ("replace", [0, 0.99, 0.9, 0, 0.2], "Two dog is running on the old"),
+        ("swap", [0.2, 0.7, 0], "A the is running on dog beach."),
+        ("swap", [0, 0, 0], "dog A is running on the beach."),
+        ("rotate", [0.0], "dog is running on the beach. A"),
+        ("rotate", [0.99], "beach. A dog is running on the"),
+        ("join_halves", [], "A dog is running carry a chair."),
+        ("negate", [], "A dog is not running on the beach."),
+    ],
+)
+def test_an_edit_is_what_its_kind_says(kind, draws, edit):
+    assert " ".join(getattr(edits, kind)(WORDS, OTHER, draws)) == edit
+
+
+@pytest.mark.parametrize(
+    ("sentence", "edit"),
+    [
+        ("A bird sings.", "No bird sings."),
+        ("the bird sings.", "no bird sings."),
+        ("Are they here?", "Are not they here?"),
+        ("Birds sing.", "Birds sing."),
+        ("A bird is not here.", "A bird is not here."),
+    ],
+)
+def test_without_an_auxiliary_verb_the_article_is_negated(sentence, edit):
+    assert " ".join(edits.negate(sentence.split(), OTHER, [])) == edit
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_edit_leaves_its_sentences_as_they_are(kind):
+    words, other = list(WORDS), list(OTHER)
+    kind(words, other, [0.3, 0.6, 0.9, 0.1, 0.2])
+    assert (words, other) == (WORDS, OTHER)
