@@ -14,7 +14,6 @@ reranking   The weights of ``whole``, with one try a round in place of ``--sampl
 context     No context: blocks of the encoder know what lies in their reach alone.
 broad       Without the files of ``--broad``, which all others train on too.
 muon        AdamW for every parameter.
-context     An encoder whose tokens know their neighbors alone.
 
 Every run has as many updates. A decoder is measured on the held-out sentences, from the
 teacher's vectors: exact and BLEU greedily, of the best of some samples, and after
@@ -43,7 +42,6 @@ WITHOUT = {
     "context": ("encoder.context=false",),
     "broad": (),
     "muon": ("optimizer.kind=adamw",),
-    "context": ("encoder.context=false",),
 }
 RERANKING = "reranking"
 
