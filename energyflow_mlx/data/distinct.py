@@ -21,6 +21,17 @@ def caseless(text: str) -> str:
     return text.strip().lower()
 
 
+def count_among(texts: Iterable[str], others: Iterable[str]) -> int:
+    """How many texts are among others, letter case and white space at the ends aside.
+
+    Only the keys of ``texts`` are held: they are the fewer ones.
+    """
+    keys = [caseless(text) for text in texts]
+    wanted = set(keys)
+    found = {key for key in map(caseless, others) if key in wanted}
+    return sum(key in found for key in keys)
+
+
 def deduplicate(
     texts: Sequence[str], *, ignore_case: bool = False
 ) -> tuple[list[str], np.ndarray]:

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from energyflow_mlx.build.data import read_sets
+from energyflow_mlx.build.sentences import read_sets
 from energyflow_mlx.config import Config, DataConfig
 from energyflow_mlx.data import hugging_face
 from energyflow_mlx.data.hugging_face import read_column

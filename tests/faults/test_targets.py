@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from energyflow_mlx.build.data import read_sets
 from energyflow_mlx.build.run import run
+from energyflow_mlx.build.sentences import read_sets
 from energyflow_mlx.config import Config
 from energyflow_mlx.data.dataset import SentenceSet, read_sentences, write_efb
 from energyflow_mlx.data.efb import EFBReader
