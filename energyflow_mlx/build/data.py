@@ -251,7 +251,7 @@ def load_run_data(
         InputError: Anything the user gave does not fit together.
     """
     sts, pairs = _sts_pairs(config.trainer.sts), _text_pairs(objectives)
-    train, held_out, source = run_sentences(config)
+    train, held_out, source = run_sentences(config, display.message)
     reads_text = any(o.reads_text for o in objectives.values())
     if reads_text and train.texts is None and train.ids is None:
         raise InputError(

@@ -1,7 +1,6 @@
 """From config to sentences: those a run trains on, and those it is measured on."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,13 +23,15 @@ from energyflow_mlx.data.sources import SUFFIXES
 from energyflow_mlx.data.vectors import require_targets
 from energyflow_mlx.errors import InputError
 
-logger = logging.getLogger(__name__)
 
-
-def run_sentences(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
+def run_sentences(
+    config: Config, say: Callable[[str], None]
+) -> tuple[SentenceSet, SentenceSet, str]:
     """What ``read_sets`` gives, with the run's edits among the training sentences.
 
-    Warns of held-out sentences that are trained on too.
+    Args:
+        config: The run's configuration.
+        say: Is told of held-out sentences that are trained on too.
 
     Raises:
         InputError: As for ``read_sets``, or there can be no edits.
@@ -39,11 +40,9 @@ def run_sentences(config: Config) -> tuple[SentenceSet, SentenceSet, str]:
     if train.texts is not None and held_out.texts is not None:
         seen = count_among(held_out.texts, train.texts)
         if seen:
-            logger.warning(
-                "[data] %s of %s held-out sentences are training sentences too: what "
-                "is measured on them says little of new ones.",
-                f"{seen:,}",
-                f"{len(held_out):,}",
+            say(
+                f"[data] {seen:,} of {len(held_out):,} held-out sentences are training "
+                "sentences too: what is measured on them says little of new ones."
             )
     return train, held_out, source
 

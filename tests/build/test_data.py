@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from energyflow_mlx.build import data as build_data
-from energyflow_mlx.build.data import load_run_data, read_sets
+from energyflow_mlx.build import sentences
+from energyflow_mlx.build.data import load_run_data
 from energyflow_mlx.build.objectives import build_objectives
+from energyflow_mlx.build.sentences import read_sets
 from energyflow_mlx.config import (
     Config,
     DataConfig,
@@ -91,7 +92,7 @@ def test_train_and_val_name_their_splits_of_a_dataset(monkeypatch):
         asked.append((name, *wanted.values()))
         return [name]
 
-    monkeypatch.setattr(build_data, "read_column", read_column)
+    monkeypatch.setattr(sentences, "read_column", read_column)
     keys = {"text_column": "c", "split": "s", "val_split": "v", "subset": "u"}
     train, held_out = sets(train=["a", "b"], val="d", format="hf", **keys)
     assert (train, held_out) == (["a", "b"], ["d"])

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from energyflow_mlx.build import data as build_data
-from energyflow_mlx.build.data import load_run_data, read_sets
+from energyflow_mlx.build import sentences
+from energyflow_mlx.build.data import load_run_data
 from energyflow_mlx.build.edits import with_edits
 from energyflow_mlx.build.objectives import build_objectives
 from energyflow_mlx.build.run import run
+from energyflow_mlx.build.sentences import read_sets
 from energyflow_mlx.config import Config, DataConfig, TeacherConfig, TokenizerConfig
 from energyflow_mlx.config.data import EditsConfig
 from energyflow_mlx.data.captions.generate import generate_captions
@@ -118,7 +119,7 @@ def test_only_the_files_named_are_edited(folder, of):
 def test_datasets_are_named_as_files_are(monkeypatch):
     """The package that reads datasets is an extra; which sentence is whose is ours."""
     texts = {name: [f"{name}{i} {name} b c d" for i in range(30)] for name in "xy"}
-    monkeypatch.setattr(build_data, "read_column", lambda name, **keys: texts[name])
+    monkeypatch.setattr(sentences, "read_column", lambda name, **keys: texts[name])
     _, _, made = sets(config_of(train=["x", "y"], of=["y"], format="hf"))
     assert len(made) == COUNT and "x" not in " ".join(made)
 
