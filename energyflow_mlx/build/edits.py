@@ -11,8 +11,8 @@ from energyflow_mlx.errors import InputError
 
 def with_edits(
     train: SentenceSet, held_out: SentenceSet, source: str, config: Config
-) -> tuple[SentenceSet, SentenceSet, str]:
-    """A run's sentences with edits after the training ones, where it is to have any.
+) -> tuple[SentenceSet, str]:
+    """A run's training sentences with edits after them, where it is to have any.
 
     Args:
         train: Training sentences of the run.
@@ -21,7 +21,7 @@ def with_edits(
         config: The run's configuration.
 
     Returns:
-        Training and held-out sentences, and the source with the number of edits.
+        Training sentences, and the source with the number of edits.
 
     Raises:
         InputError: The teacher cannot read the sentences, or there are too few of them
@@ -29,7 +29,7 @@ def with_edits(
     """
     settings = config.data.edits
     if not settings.count:
-        return train, held_out, source
+        return train, source
     texts, unseen = _texts(train, "training"), _texts(held_out, "held-out")
     if train.targets is not None:
         raise InputError(
@@ -45,7 +45,7 @@ def with_edits(
             f"sentences to edit: {len(chosen):,}."
         )
     source = f"{source}, {len(made):,} edited sentences"
-    return SentenceSet(texts + made), held_out, source
+    return SentenceSet(texts + made), source
 
 
 def _texts(sentences: SentenceSet, which: str) -> list[str]:

@@ -36,7 +36,8 @@ def run_sentences(
     Raises:
         InputError: As for ``read_sets``, or there can be no edits.
     """
-    train, held_out, source = with_edits(*read_sets(config), config)
+    train, held_out, source = read_sets(config)
+    train, source = with_edits(train, held_out, source, config)
     if train.texts is not None and held_out.texts is not None:
         seen = count_among(held_out.texts, train.texts)
         if seen:

@@ -21,7 +21,7 @@ import mlx.core as mx
 from energyflow_mlx.ops import on_gpu
 from energyflow_mlx.ops.adamw import Rates
 
-ITERATIONS = 5
+_ITERATIONS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEP = 0.2
 
@@ -59,7 +59,7 @@ def orthogonal(matrices: mx.array) -> mx.array:
     x = x * mx.rsqrt(mx.maximum(squares, 1e-30))
     if on_gpu():
         x = x.astype(mx.bfloat16)
-    for _ in range(ITERATIONS):
+    for _ in range(_ITERATIONS):
         gram = x @ x.swapaxes(1, 2)
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return (x.swapaxes(1, 2) if is_tall else x).astype(mx.float32)

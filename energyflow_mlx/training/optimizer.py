@@ -82,9 +82,7 @@ class MuonRule(NamedTuple):
         return p.reshape(shape), {"m": m.reshape(shape), COUNT: t}
 
 
-def rule_of(
-    shapes: Mapping[str, tuple[int, ...]], config: OptimizerConfig
-) -> AdamwRule | MuonRule:
+def rule_of(shapes: Mapping[str, tuple[int, ...]], config: OptimizerConfig) -> Rule:
     """The rule of parameters that lie together; they all have the same.
 
     Args:

@@ -260,10 +260,10 @@ class Stepper:
         for name, gradient in total.gradients.items():
             old, own = parameters[name], moments[name]
             if name in self.gathered:
-                only = is_only_looked_up(name, self.config)
-                table = Adamw(old, **own)
-                rest = (gradient, rows, rates, config)
-                new = stepped(step_rows(table, *rest, only_occurring=only))
+                table, only = Adamw(old, **own), is_only_looked_up(name, self.config)
+                new = stepped(
+                    step_rows(table, gradient, rows, rates, config, only_occurring=only)
+                )
             else:
                 new = self._rules[name].step(old, own, gradient, rates)
             new_parameters[name], new_moments[name] = new
@@ -375,8 +375,8 @@ class Stepper:
     ) -> Arrays:
         """One update from one micro-batch; returns the lazy report values.
 
-        Forward to step is one compiled graph where the objective's gradient is, except
-        in a timed run, which times its parts; ``told`` is summed and reported, too.
+        From forward to step it is one compiled graph where the objective's gradient is,
+        except in a timed run, which times its parts; ``told`` is summed and reported.
         """
         if self.engine.debug or not self._differentiated[objective].is_one_graph:
             total = self.micro_gradients(objective, batch, key)

@@ -55,8 +55,8 @@ def config_of(count=COUNT, of=None, seed=42, **data):
 
 def sets(config):
     """Training and held-out sentences, and those of them that are edits."""
-    before, _, _ = plain = read_sets(config)
-    train, held_out, _ = with_edits(*plain, config)
+    before, held_out, source = read_sets(config)
+    train, _ = with_edits(before, held_out, source, config)
     assert train.texts[: len(before)] == before.texts
     return train.texts, held_out.texts, train.texts[len(before) :]
 
@@ -71,10 +71,9 @@ def words_of(texts):
 
 
 def test_without_a_count_the_sentences_are_those_of_the_files(folder):
-    given = read_sets(config_of(0))
-    assert all(
-        a is b for a, b in zip(with_edits(*given, config_of(0)), given, strict=True)
-    )
+    train, held_out, source = read_sets(config_of(0))
+    found = with_edits(train, held_out, source, config_of(0))
+    assert all(a is b for a, b in zip(found, (train, source), strict=True))
 
 
 def test_edits_equal_no_training_and_no_held_out_sentence(folder):
