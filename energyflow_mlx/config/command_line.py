@@ -81,16 +81,18 @@ def _with(filled: Any, given: tuple[str, str, str]) -> Any:
     """
     key, value, kind = given
     try:
-        word = _with_plain_dash(f"{key}={value}")
+        word = f"{key}={_literal(value) if kind.startswith(expected(str)) else value}"
         return OmegaConf.merge(filled, OmegaConf.from_dotlist([word]))
     except (OmegaConfBaseException, YAMLError):
         raise InputError(f"[arguments] {key} must be {kind}, got {value!r}.") from None
 
 
-def _with_plain_dash(word: str) -> str:
-    """The word, with the value ``-`` quoted: YAML would take it for a list."""
-    key, _, value = word.partition("=")
-    return f"{key}='-'" if value == "-" else word
+def _literal(value: str) -> str:
+    """A text, quoted where it would be read as a list, a number, or yes and no."""
+    if value == "-":
+        return "'-'"
+    read = OmegaConf.from_dotlist([f"text={value}"]).text
+    return f"'{value}'" if isinstance(read, bool | int | float) else value
 
 
 def usage(schema: type, program: str) -> str:

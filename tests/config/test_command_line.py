@@ -40,8 +40,9 @@ class Outer:
     loud: bool = dataclasses.field(default=True, metadata={"help": "or not"})
 
 
-def test_a_dash_is_a_word_and_no_list():
-    assert cli.parse(Outer, ["needed=-"]).needed == "-"
+@pytest.mark.parametrize("word", ["-", "on", "no", "007", "1e3", "0x10", "2026-11-22"])
+def test_a_text_is_what_was_typed(word):
+    assert cli.parse(Outer, [f"needed={word}"]).needed == word
 
 
 @pytest.mark.parametrize(
