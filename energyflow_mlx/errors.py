@@ -92,6 +92,25 @@ class DiskError(OSError):
         return f"[disk] {self.filename}: {self.strerror}{said}."
 
 
+# What MLX says where a device has no room for an array.
+_OF_MEMORY = ("out of memory", "Insufficient Memory", "[malloc] Unable to allocate")
+
+
+class OutOfMemory(RuntimeError):
+    """The device has no room for an array; entry points print one line, exit 2."""
+
+    @classmethod
+    def of(cls, error: RuntimeError) -> "OutOfMemory | None":
+        """MLX's error as one of these; none where it failed for another reason."""
+        if not any(words in str(error) for words in _OF_MEMORY):
+            return None
+        return cls(
+            f"[memory] the device has no room: {str(error).strip()}; fewer sentences "
+            "at once take less (trainer.micro_batch, batch_size), and so do fewer "
+            "programs beside this one."
+        )
+
+
 class ProcessLost(RuntimeError):
     """Another process of the run has ended; entry points print one line, exit 1."""
 

@@ -9,7 +9,12 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from energyflow_mlx.errors import DiskError, InputError, install_command
+from energyflow_mlx.errors import (
+    DiskError,
+    InputError,
+    OutOfMemory,
+    install_command,
+)
 from energyflow_mlx.runs.sweep import SweepFolder
 
 logger = logging.getLogger(__name__)
@@ -56,8 +61,10 @@ def run_job(
     except DiskError as error:
         return _did_not_finish(sweep, job, overrides, "failed", error)
     except (RuntimeError, OSError, MemoryError) as error:
-        logger.warning("job %s failed", job, exc_info=True)
-        return _did_not_finish(sweep, job, overrides, "failed", error)
+        known = OutOfMemory.of(error) if isinstance(error, RuntimeError) else None
+        if known is None:
+            logger.warning("job %s failed", job, exc_info=True)
+        return _did_not_finish(sweep, job, overrides, "failed", known or error)
     except KeyboardInterrupt:
         sweep.note(job, "interrupted", overrides, "the same command goes on with it")
         raise

@@ -20,6 +20,7 @@ from energyflow_mlx.errors import (
     OF_DISK,
     DiskError,
     InputError,
+    OutOfMemory,
     ProcessLost,
     one_line,
 )
@@ -180,7 +181,8 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         """Exit 2 on ``InputError``, 130, 143 or 129 on a signal.
 
-        A file that the system refuses, or a full disk, is the user's to mend too: 2.
+        A file that the system refuses, a full disk, or a device without room, is the
+        user's to mend too: 2.
         A run whose loss is not finite, and ``ProcessLost``, exit 1.
         """
         self._signals.__exit__(None, error, None)
@@ -188,8 +190,8 @@ class clean_exit:  # noqa: N801 - reads as a statement: with clean_exit():
         if isinstance(error, OSError) and error.errno in OF_DISK:
             error = DiskError.of(error)
         if isinstance(error, RuntimeError):
-            error = DiskError.of_compiler(error) or error
-        if isinstance(error, InputError | DiskError):
+            error = DiskError.of_compiler(error) or OutOfMemory.of(error) or error
+        if isinstance(error, InputError | DiskError | OutOfMemory):
             _end(f"error: {error}", 2)
         if isinstance(error, ProcessLost | FloatingPointError):
             _end(f"error: {error}", 1)

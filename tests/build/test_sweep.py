@@ -133,6 +133,16 @@ def test_how_a_job_ended_is_kept_with_its_line(error, status, tmp_path):
     assert job["reason"] == (str(error) or "MemoryError")
 
 
+def test_a_job_that_had_no_room_on_the_device_says_what_takes_less(tmp_path, caplog):
+    def train():
+        raise RuntimeError("cudaMallocAsync(&data, size, stream) failed: out of memory")
+
+    sweep = SweepFolder(tmp_path)
+    assert np.isnan(run_job(sweep, "3", ["a=1"], train))
+    assert "trainer.micro_batch" in sweep.jobs()[0]["reason"]
+    assert not caplog.records  # nor a traceback
+
+
 def test_a_job_that_is_killed_is_unfinished(tmp_path):
     sweep, seen = SweepFolder(tmp_path), []
 

@@ -66,6 +66,29 @@ def test_a_signal_ends_a_command_after_it_has_cleaned_up(
     assert signal.getsignal(signal.SIGTERM) is former
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "cudaMallocAsync(&data, size, stream) failed: out of memory",  # seen on an H200
+        "[METAL] Command buffer execution failed: Insufficient Memory (00000008)",
+        "[malloc] Unable to allocate 3600000000 bytes.",
+    ],
+)
+def test_a_device_without_room_is_one_line_and_status_2(said, capsys):
+    with pytest.raises(SystemExit) as stop, cli.clean_exit():
+        raise RuntimeError(said)
+    line = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert line.startswith(f"error: [memory] the device has no room: {said}")
+    assert "trainer.micro_batch" in line
+    assert line.count("\n") == 1
+
+
+def test_another_failure_of_the_device_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="illegal"), cli.clean_exit():
+        raise RuntimeError("an illegal memory access was encountered")
+
+
 def test_help_names_every_key_as_it_is_typed():
     lines = cli.usage(Outer, "ours").splitlines()
     assert lines[:3] == ["usage: ours key=value ...", "", "What it does."]
