@@ -31,16 +31,13 @@ if TYPE_CHECKING:
     from energyflow_mlx.display import RunDisplay
     from energyflow_mlx.evaluation.held_out import HeldOut
     from energyflow_mlx.inference import SentenceCodec
-    from energyflow_mlx.training.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 Figures = dict[str, Any]
 
-_MOST_QUERIES = 1000  # held-out sentences among which confused ones are looked for
-_MOST_CONFUSED = 50  # of them that are kept, the worst first
-_MOST_FAILURES = 50  # decoded sentences that are kept, likewise
+_MOST_FAILURES = 50  # decoded sentences that are kept, the worst first
 
 
 @dataclass
@@ -83,6 +80,11 @@ class EvaluateArgs:
     )
     samples: int = field(
         default=1, metadata={"help": "with corrections: tries a round"} | bounds(1)
+    )
+    edits: int = field(
+        default=0,
+        metadata={"help": "with corrections: rounds of edits after the last"}
+        | bounds(0),
     )
     embedder: str = field(
         default="teacher", metadata={"help": "with corrections: teacher or student"}
@@ -182,12 +184,16 @@ def _held_out_metrics(
     from energyflow_mlx.build.data import load_held_out
     from energyflow_mlx.build.objectives import build_objectives
     from energyflow_mlx.evaluation.corrections import numbers_of
-    from energyflow_mlx.evaluation.held_out import final_metrics, reach_of
+    from energyflow_mlx.evaluation.held_out import confused, final_metrics, reach_of
     from energyflow_mlx.teacher import import_function
 
     config, rounds = codec.config, numbers_of(args.corrections)
     if rounds:
         codec.require("evaluate corrections", "decode")
+    elif args.edits:
+        raise InputError(
+            f"[evaluate] edits must be 0 without corrections, got {args.edits}."
+        )
     objectives = build_objectives(config)
     function = import_function(args.function)
     with display.task("held-out sentences and their vectors"):
@@ -221,7 +227,7 @@ def _held_out_metrics(
             found |= after
     found["sentences"] = len(held_out.ids)
     with display.task("confused sentences"):
-        return found, details | _confused(codec, list(objectives.values()), held_out)
+        return found, details | confused(codec, objectives.values(), held_out)
 
 
 def _corrected(
@@ -240,7 +246,10 @@ def _corrected(
     if not held_out.texts:
         raise InputError("[evaluate] data.val must hold texts to be corrected.")
     decoding = Decoding(
-        corrections=rounds[-1], samples=args.samples, embedder=args.embedder
+        corrections=rounds[-1],
+        samples=args.samples,
+        edits=args.edits,
+        embedder=args.embedder,
     )
     rows = held_out.spread_rows(args.decode_samples or len(held_out.texts))
     sample = held_out.subset(rows)
@@ -257,32 +266,6 @@ def _corrected(
     found = written_after(codec, sample, decoding, rounds, args.batch_size)
     figures = correction_figures(found, sample.texts, groups)
     return figures, failures(found, sample.texts, _MOST_FAILURES)
-
-
-def _confused(
-    codec: "SentenceCodec", objectives: "Sequence[Objective]", held_out: "HeldOut"
-) -> Figures:
-    """Sentences, else vectors, nearest to another's teacher's vector; worst first."""
-    from energyflow_mlx.evaluation.retrieval import confusions
-    from energyflow_mlx.readback import ReadbackEngine
-
-    among = held_out.first(_MOST_QUERIES)
-    texts = among.texts or codec.tokenizer.decode(among.ids)
-    texts = [text or f"sentence {number}" for number, text in enumerate(texts)]
-    targets = among.targets[:, : codec.dimension]
-    for objective in sorted(objectives, key=lambda o: not o.reads_text):
-        vectors = objective.vectors(codec, among, ReadbackEngine())
-        if vectors is None:
-            continue
-        found = confusions(vectors, targets)
-        shown = [
-            {"sentence": texts[c.query], "nearest": texts[c.found]}
-            | {"own_cosine": c.own_cosine, "nearest_cosine": c.found_cosine}
-            for c in found[:_MOST_CONFUSED]
-        ]
-        counts = {"sentences": len(texts), "confused": len(found)}
-        return {"retrieval": counts | {"worst": shown}}
-    return {}
 
 
 def _recall_in_groups(

@@ -63,6 +63,13 @@ def test_corrections_are_to_be_had_from_the_command(command):
     assert found != lines(codec.decode(ROWS, max_length=8))
 
 
+def test_edits_are_to_be_had_from_the_command_whatever_the_chunks(command):
+    codec = trained_codec()
+    whole = lines(codec.decode(ROWS, edits=3, max_length=8))
+    assert command(codec, "edits=3", "max_length=8", "batch_size=2") == whole
+    assert whole != lines(codec.decode(ROWS, max_length=8))
+
+
 def test_samples_are_to_be_had_from_the_command_whatever_the_chunks(command):
     codec = trained_codec()
     whole = lines(codec.decode(ROWS, samples=4, max_length=8))

@@ -75,6 +75,16 @@ def test_figures_after_corrections_are_those_of_the_decoded_texts(trained, capsy
         assert figures["exact"] == pytest.approx(mean)
 
 
+def test_edits_are_those_of_the_last_number_of_corrections(trained, capsys):
+    given = {"run": str(trained[0]), "corrections": [0, 1], "samples": 2}
+    plain, edited = table(capsys, **given), table(capsys, edits=3, **given)
+    first, last = "corrections_0", "corrections_1"
+    assert edited[first]["cosine"] == plain[first]["cosine"]
+    assert edited[last]["cosine"] > plain[last]["cosine"]
+    with pytest.raises(InputError, match="edits must be 0 without corrections, got 3"):
+        table(capsys, run=str(trained[0]), edits=3)
+
+
 def test_batch_size_says_how_many_rows_are_corrected_together(
     trained, capsys, monkeypatch
 ):

@@ -7,7 +7,7 @@ model, at the end of training and by the evaluate command.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +17,7 @@ from energyflow_mlx.data.batching import cover, pad_rows
 from energyflow_mlx.evaluation.corrections import Written
 from energyflow_mlx.evaluation.generation import decoding_metrics
 from energyflow_mlx.evaluation.reachable import reach
-from energyflow_mlx.evaluation.retrieval import precision_at
+from energyflow_mlx.evaluation.retrieval import confusions, precision_at
 from energyflow_mlx.evaluation.similarity import (
     cosine_rows,
     mse_rows,
@@ -27,6 +27,9 @@ from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.lattice import LatticeOutput
 from energyflow_mlx.readback import ReadbackEngine
 from energyflow_mlx.text.generation import Decoding
+
+_MOST_QUERIES = 1000  # held-out sentences among which confused ones are looked for
+_MOST_CONFUSED = 50  # of them that are kept, the worst first
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 # Rows of a batch, and what sends them through the lattice.
@@ -85,7 +88,11 @@ class ReadBack(NamedTuple):
 
 
 class Measured(Protocol):
-    """What can be measured on held-out sentences: the objectives of a run."""
+    """What can be measured on held-out sentences: the objectives of a run.
+
+    Attributes:
+        reads_text: Its vectors are those of sentences.
+    """
 
     def validate(
         self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
@@ -94,6 +101,13 @@ class Measured(Protocol):
 
     def read_back(self, codec: SentenceCodec, held_out: HeldOut) -> list[ReadBack]:
         """Held-out sentences as the model writes them, one entry for each path."""
+
+    reads_text: ClassVar[bool]
+
+    def vectors(
+        self, codec: SentenceCodec, held_out: HeldOut, engine: ReadbackEngine
+    ) -> np.ndarray | None:
+        """Its vectors of held-out sentences, ``[N, E]``; none where it has none."""
 
 
 def validate(
@@ -139,6 +153,34 @@ def final_metrics(
                 found["semantic_cosine"] = float(np.mean(again))
             metrics |= {f"{k}{written.suffix}": v for k, v in found.items()}
     return metrics
+
+
+def confused(
+    codec: SentenceCodec, objectives: Iterable[Measured], held_out: HeldOut
+) -> dict[str, Any]:
+    """Sentences, else vectors, nearest to another's teacher's vector; worst first.
+
+    Returns:
+        Under ``retrieval`` how many are ``confused`` of how many ``sentences``, and the
+        ``worst``; empty where no objective has vectors.
+    """
+    among = held_out.first(_MOST_QUERIES)
+    texts = among.texts or codec.tokenizer.decode(among.ids)
+    texts = [text or f"sentence {number}" for number, text in enumerate(texts)]
+    targets = among.targets[:, : codec.dimension]
+    for objective in sorted(objectives, key=lambda o: not o.reads_text):
+        vectors = objective.vectors(codec, among, ReadbackEngine())
+        if vectors is None:
+            continue
+        found = confusions(vectors, targets)
+        shown = [
+            {"sentence": texts[c.query], "nearest": texts[c.found]}
+            | {"own_cosine": c.own_cosine, "nearest_cosine": c.found_cosine}
+            for c in found[:_MOST_CONFUSED]
+        ]
+        counts = {"sentences": len(texts), "confused": len(found)}
+        return {"retrieval": counts | {"worst": shown}}
+    return {}
 
 
 def reach_of(codec: SentenceCodec, texts: Sequence[str]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Rounds of correction by a trained model: tries, guesses, embedded texts."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from energyflow_mlx.data.batching import pad_rows
 from energyflow_mlx.text.corrector import Guess
 from energyflow_mlx.text.generation import Decoding, Generator, correct
 from energyflow_mlx.text.generation.correction import Attempt, Correction
+from energyflow_mlx.text.generation.edits import TRIED, Likely, edits_of
 from energyflow_mlx.text.tokenizer import Tokenizer
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -16,6 +18,7 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 # A sampled sentence's number holds the row's, its try's and its round's.
 _TRY, _ROUND = 40, 50
 _LEAST_ROWS = 8
+_READ_TOGETHER = 256  # guesses whose edits are looked for: their logits lie in memory
 _GUESS_STEP = 16  # guesses are padded to multiples of this: few shapes are compiled
 
 
@@ -55,6 +58,11 @@ class Rounds:
             # Through the text: its tokens may differ from those the decoder chose.
             return self.embed(self.tokenizer.decode(ids))
 
+        tried: dict[int, set[bytes]] = defaultdict(set)
+
+        def edit(attempt: Attempt) -> tuple[np.ndarray, np.ndarray]:
+            return self._edits(attempt, decoding, first_row, tried)
+
         return correct(
             tell,
             embed,
@@ -62,7 +70,53 @@ class Rounds:
             rounds=decoding.corrections,
             reads_guesses=self.reads_guesses,
             kept=decoding.kept,
+            edit=edit,
+            edits=decoding.edits,
         )
+
+    def _edits(
+        self,
+        attempt: Attempt,
+        decoding: Decoding,
+        first_row: int,
+        tried: dict[int, set[bytes]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Edits of an attempt's guesses: which each is of, and the edits, ``[m, T]``.
+
+        Args:
+            attempt: The guesses, and the vectors for which edits are to be likely.
+            decoding: The settings.
+            first_row: Number of the first sentence in its list.
+            tried: Edits of each row that were tried; those returned are added.
+        """
+        assert attempt.ids is not None
+        longest = min(self.longest, decoding.max_length + 1)  # with the start
+        rows = self.tokenizer.encode(self.tokenizer.decode(attempt.ids), longest)
+        of: list[int] = []
+        found: list[np.ndarray] = []
+        for start in range(0, len(rows), _READ_TOGETHER):
+            some = rows[start : start + _READ_TOGETHER]
+            ids, mask = _padded(some)
+            here = np.s_[start : start + len(some)]
+            filled = np.arange(_rows_for(len(some), _READ_TOGETHER)) % len(some)
+            likely = self.generator.likely(
+                ids[filled], mask[filled], attempt.condition[here][filled]
+            )
+            for place, row in enumerate(some):
+                number = int(attempt.rows[start + place])
+                random = np.random.default_rng(
+                    [decoding.seed, first_row + number, attempt.round]
+                )
+                own = Likely(*(array[place] for array in likely))
+                new = edits_of(row, own, TRIED, random, tried[number])
+                fits = [edit[1:] for edit in new if len(edit) <= longest]
+                of += [start + place] * len(fits)
+                found += fits
+        width = attempt.ids.shape[1]
+        padded = np.full((len(found), width), self.tokenizer.special.pad, np.int32)
+        for row, edit in zip(padded, found, strict=True):
+            row[: len(edit)] = edit
+        return np.array(of, np.int64), padded
 
     def _tries(
         self, attempt: Attempt, decoding: Decoding, first_row: int, most: int
@@ -109,9 +163,13 @@ def guess_of(rows: Sequence[np.ndarray], vectors: np.ndarray) -> Guess:
         rows: Token ids of each, start and end included.
         vectors: Their vectors, ``[n, E]``.
     """
+    return Guess(*_padded(rows), vectors)
+
+
+def _padded(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask, ``[n, L]``, of one of few lengths."""
     longest = max(len(row) for row in rows)
-    ids, mask = pad_rows(rows, -(-longest // _GUESS_STEP) * _GUESS_STEP)
-    return Guess(ids, mask, vectors)
+    return pad_rows(rows, -(-longest // _GUESS_STEP) * _GUESS_STEP)
 
 
 def _rows_for(asked: int, most: int) -> int:

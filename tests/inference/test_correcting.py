@@ -125,7 +125,9 @@ def test_corrections_read_the_guess_and_raise_the_cosine():
     assert exact[-1] > exact[0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"samples": 3}, {"temperature": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"samples": 3}, {"temperature": 1.0}, {"edits": 6}]
+)
 @pytest.mark.parametrize("make", [codec_with_corrector, trained_codec])
 def test_the_cosine_of_a_row_never_falls(make, settings):
     vectors = unseen() + 0.1 * unit_rows(len(unseen()))
@@ -136,7 +138,13 @@ def test_the_cosine_of_a_row_never_falls(make, settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"corrections": 2}, {"samples": 3}, {"corrections": 2, "samples": 2}]
+    "settings",
+    [
+        {"corrections": 2},
+        {"samples": 3},
+        {"corrections": 2, "samples": 2},
+        {"corrections": 2, "edits": 6},
+    ],
 )
 def test_a_text_does_not_depend_on_how_the_list_is_cut(settings):
     codec, vectors = codec_with_corrector(), unseen()
@@ -258,3 +266,81 @@ def test_half_as_many_guesses_as_tries_go_on(monkeypatch):
     )
     first, *later = asked
     assert first == 1 and sum(later) == 4
+
+
+@pytest.mark.parametrize("corrections", [0, 2])
+def test_edits_bring_the_last_sentences_nearer(corrections):
+    codec, vectors = trained_codec(), unseen()
+    plain = rounds(codec, vectors, corrections=corrections)
+    edited = rounds(codec, vectors, corrections=corrections, edits=3)
+    for (before, _), (after, _) in zip(plain[:-1], edited[:-1], strict=True):
+        assert before == after
+    assert edited[-1][1].mean() > plain[-1][1].mean() + 0.01
+
+
+def test_edits_alone_are_decoding_with_an_embedder():
+    codec, vectors = trained_codec(), unseen()
+    ((texts, _),) = rounds(codec, vectors, edits=3)
+    assert codec.decode(vectors, edits=3, max_length=16) == texts
+    assert codec.decode(vectors, max_length=16) != texts
+
+
+def test_edits_are_no_longer_than_the_longest_text(monkeypatch):
+    lengths, edits_of_rounds = [], Rounds._edits
+
+    def watched(self, *settings):
+        of, ids = edits_of_rounds(self, *settings)
+        lengths.extend((ids != self.tokenizer.special.pad).sum(axis=1).tolist())
+        return of, ids
+
+    monkeypatch.setattr(Rounds, "_edits", watched)
+    trained_codec().decode(unseen(), edits=3, max_length=6)
+    assert max(lengths) == 6
+
+
+def test_what_is_likely_is_what_the_decoder_says():
+    codec, vectors = trained_codec(), teacher_vectors(SENTENCES)
+    ids, mask = pad_rows(codec.tokenizer.encode(SENTENCES, 32), 16)
+    found = codec._generator.likely(ids, mask, vectors)
+    tokens, real = mx.array(ids), mx.array(mask)
+    features = codec.model.decode_features(
+        tokens[:, :-1], real[:, :-1], mx.array(vectors)
+    )
+    log_p = np.array(nn.log_softmax(codec.model.decoder.logits(features), axis=-1))
+    log_p[..., [codec.tokenizer.special.pad, codec.tokenizer.special.start]] = -np.inf
+    log_p -= np.log(np.exp(log_p).sum(axis=-1, keepdims=True))
+    is_real = mask[:, 1:] > 0
+    own = np.take_along_axis(log_p, ids[:, 1:, None], axis=-1)[..., 0]
+    np.testing.assert_allclose(found.own[is_real], own[is_real], atol=1e-3)
+    after = np.take_along_axis(log_p[:, :-1], ids[:, 2:, None], axis=-1)[..., 0]
+    inner = is_real[:, 1:]
+    np.testing.assert_allclose(found.after[:, :-1][inner], after[inner], atol=1e-3)
+    best = np.sort(log_p, axis=-1)[..., -found.tokens.shape[-1] :]
+    likeliest = np.sort(found.log_p, axis=-1)
+    np.testing.assert_allclose(likeliest[is_real], best[is_real], atol=1e-3)
+    stood = np.take_along_axis(log_p, found.tokens.astype(int), axis=-1)
+    np.testing.assert_allclose(found.log_p[is_real], stood[is_real], atol=1e-3)
+
+
+def test_phrases_that_move_are_others_for_each_row_and_round(monkeypatch):
+    drawn = []
+
+    def watched(row, likely, count, random, tried):
+        drawn.append(random.random(3).tolist())
+        return []
+
+    monkeypatch.setattr("energyflow_mlx.inference.correcting.edits_of", watched)
+    codec, vectors = trained_codec(), unseen()
+    codec.decode(vectors, edits=2, max_length=8)
+    assert len(drawn) > len(vectors)
+    assert len({tuple(numbers) for numbers in drawn}) == len(drawn)
+    again, drawn[:] = list(drawn), []
+    codec.decode(vectors, edits=2, max_length=8, seed=1)
+    assert all(one != other for one, other in zip(drawn, again, strict=True))
+
+
+def test_sentences_read_together_have_what_is_likely_in_them(monkeypatch):
+    codec, vectors = trained_codec(), unseen()
+    whole = codec.decode(vectors, edits=3, max_length=16)
+    monkeypatch.setattr("energyflow_mlx.inference.correcting._READ_TOGETHER", 4)
+    assert codec.decode(vectors, edits=3, max_length=16) == whole

@@ -7,7 +7,7 @@ et al., "Text Embeddings Reveal (Almost) As Much As Text", 2023, section 3). Eac
 keeps its best guesses, so its cosine with the target never falls.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from energyflow_mlx.data.vectors import unit_rows
 # A row above this cosine has the sentence, or one that no vector tells from it.
 EXACT = 1.0 - 1e-6
 _RATE = 0.5  # share of the difference; a half did better than the whole on captions
+_FURTHER = 2.0  # times the difference, where edits are looked for; likewise
 
 
 class Attempt(NamedTuple):
@@ -54,6 +55,8 @@ class Correction(NamedTuple):
 # Tries of every row, ``[n, K, T]``, and vectors ``[m, E]`` of sentences ``[m, T]``.
 Tell = Callable[[Attempt], np.ndarray]
 Embed = Callable[[np.ndarray], np.ndarray]
+# Edits of an attempt's guesses: which of these each is of, ``[m]``, and it, ``[m, T]``.
+Edit = Callable[[Attempt], tuple[np.ndarray, np.ndarray]]
 
 
 class _Guesses(NamedTuple):
@@ -148,10 +151,33 @@ class _Best:
                 now.rate[asked[nearest <= now.cosine[asked]]] *= 0.5
                 found.append(new)
         now.is_unread[unread] = False
-        joined = _Guesses(
-            *(np.concatenate(parts) for parts in zip(*found, strict=True))
+        self._guesses = _joined(found).best(self._kept)
+
+    def edit(self, edit: Edit, number: int) -> None:
+        """Try edits of the best sentence of every row that is not exact.
+
+        The decoder is asked what is likely in it for the target moved by ``_FURTHER``
+        times the difference.
+
+        Args:
+            edit: Edits of sentences.
+            number: Of the round.
+        """
+        best = self._guesses.at(self._guesses.first)
+        asked = best.at(np.flatnonzero(best.cosine <= EXACT))
+        if not len(asked.row):
+            return
+        target, length = self._target[asked.row], self._length[asked.row]
+        moved = unit_rows(target + _FURTHER * (target - asked.vectors))
+        attempt = Attempt(
+            *(asked.row, number, moved * length, self._told[asked.row]),
+            *(asked.ids, asked.vectors * length),
         )
-        self._guesses = joined.best(self._kept)
+        of, ids = edit(attempt)
+        if not len(of):
+            return
+        new = self._heard(ids[:, None], asked.row[of], moved[of], asked.rate[of])
+        self._guesses = _joined([best, new]).best(1)
 
     def _asked(self, asked: _Guesses, number: int, *, reads: bool) -> _Guesses:
         """What the decoder says next, ``[m * K]``: K tries for each of some guesses."""
@@ -185,6 +211,10 @@ class _Best:
         return Correction(best.ids, best.cosine)
 
 
+def _joined(parts: Sequence[_Guesses]) -> _Guesses:
+    return _Guesses(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
 def correct(
     tell: Tell,
     embed: Embed,
@@ -194,6 +224,8 @@ def correct(
     reads_guesses: bool = False,
     rate: float = _RATE,
     kept: int = 1,
+    edit: Edit | None = None,
+    edits: int = 0,
 ) -> Iterator[Correction]:
     """Decode vectors, then correct what the sentences miss.
 
@@ -210,9 +242,13 @@ def correct(
             the round after it was made.
         rate: Share of the difference that a condition moves by.
         kept: Guesses of a row that go on.
+        edit: Edits of sentences, where there are ``edits``.
+        edits: Rounds of them after the last correction: a sentence is nearly right
+            then, and lacks what is no other sentence's to bring.
 
     Yields:
-        The best sentences after 0, 1, ... ``rounds`` corrections.
+        The best sentences after 0, 1, ... ``rounds`` corrections; the last ones are
+        edited.
 
     Raises:
         ValueError: ``rounds`` is negative.
@@ -222,7 +258,10 @@ def correct(
     told = np.asarray(target, dtype=np.float32)
     best = _Best(tell, embed, told, reads=reads_guesses, kept=kept)
     best.begin(rate)
-    yield best.found()
-    for number in range(1, rounds + 1):
-        best.improve(number)
+    for number in range(rounds + 1):
+        if number:
+            best.improve(number)
+        if number == rounds and edit:
+            for later in range(rounds + 1, rounds + 1 + edits):
+                best.edit(edit, later)
         yield best.found()

@@ -44,6 +44,8 @@ class Decoding:
             is returned. The first is as the other settings say, the others are drawn,
             at a temperature of 0.7 where that is 0. In corrections the best half as
             many guesses go on, with two tries each.
+        edits: Rounds in which texts are tried that differ from the best one so far by a
+            token or a moved phrase (see ``edits``), after the last correction.
         embedder: Whose vectors the texts are compared by: those of the ``student``,
             the model's own encoder, or of its run's ``teacher``.
         seed: Seed of the sampling.
@@ -59,6 +61,9 @@ class Decoding:
         0, "times a text is encoded and mended", 0, _MOST_ROUNDS
     )
     samples: int = _setting(1, "tries a round, the best is kept", 1, _MOST_SAMPLES)
+    edits: int = _setting(
+        0, "rounds of edits of the best text at the end", 0, _MOST_ROUNDS
+    )
     embedder: str = field(
         default="student",
         metadata={"help": "student or teacher: whose vectors judge"},
@@ -78,7 +83,7 @@ class Decoding:
     @property
     def is_checked(self) -> bool:
         """Whether texts are embedded and compared with their vectors."""
-        return self.corrections > 0 or self.samples > 1
+        return self.corrections > 0 or self.samples > 1 or self.edits > 0
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -195,3 +195,66 @@ def test_no_rounds_is_plain_decoding():
     np.testing.assert_array_equal(found.ids, grid.decode(z))
     with pytest.raises(ValueError, match="rounds must be at least 0, got -1"):
         corrected(grid, z, rounds=-1)
+
+
+def exact_edits(asked):
+    """An editor that knows the grid's exact sentence of the first row asked about."""
+
+    def edit(attempt):
+        asked.append(attempt)
+        right = np.round(attempt.target[:1] * 20).astype(np.int32)
+        return np.zeros(1, np.int64), right
+
+    return edit
+
+
+def test_an_edit_that_is_nearer_is_the_sentence_after_the_last_correction():
+    z, asked = targets(), []
+    plain = corrected(Grid(bias=0.8), z, rounds=3)
+    grid = Grid(bias=0.8)
+    found = corrected(grid, z, rounds=3, edit=exact_edits(asked), edits=2)
+    for before, after in zip(plain[:-1], found[:-1], strict=True):
+        np.testing.assert_array_equal(before.ids, after.ids)
+    first, second = asked
+    np.testing.assert_array_equal(first.ids, plain[-1].ids[first.rows])
+    assert (plain[-1].cosine[first.rows] <= EXACT).all()
+    assert (first.round, second.round) == (4, 5)
+    # Each round, the exact sentence of the first row that is not exact yet.
+    exact = np.round(z * 20)
+    for row in {int(first.rows[0]), int(second.rows[0])}:
+        np.testing.assert_array_equal(found[-1].ids[row], exact[row])
+    np.testing.assert_array_equal(found[-1].ids[2:], plain[-1].ids[2:])
+
+
+def test_edits_are_likely_for_the_target_moved_by_twice_the_difference():
+    grid, z, asked = Grid(), 3 * targets(1), []
+    corrected(grid, z, rounds=0, edit=exact_edits(asked), edits=1)
+    guess = grid.embed(grid.decode(z))
+    guess = guess / np.linalg.norm(guess, axis=1, keepdims=True)
+    moved = z / 3 + 2 * (z / 3 - guess)
+    moved = 3 * moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    np.testing.assert_allclose(asked[0].condition, moved, atol=1e-4)
+    np.testing.assert_allclose(asked[0].vectors, 3 * guess, atol=1e-4)
+
+
+def test_rows_that_are_exact_are_not_edited():
+    z = np.array([[1.0, 0, 0, 0], [0.61, 0.5, 0.5, 0.33]], np.float32)
+    asked = []
+    corrected(Grid(bias=0.0), z, rounds=0, edit=exact_edits(asked), edits=1)
+    assert [attempt.rows.tolist() for attempt in asked] == [[1]]
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_the_cosine_of_a_row_never_falls_by_edits(kept):
+    rng = np.random.default_rng(0)
+
+    def edit(attempt):
+        of = np.repeat(np.arange(len(attempt.rows)), 2)
+        return of, attempt.ids[of] + rng.integers(-2, 3, (len(of), 4))
+
+    settings = {"rounds": 2, "kept": kept}
+    plain = corrected(Grid(bias=0.8), targets(40), **settings)[-1]
+    edited = corrected(Grid(bias=0.8), targets(40), edit=edit, edits=4, **settings)[-1]
+    assert (edited.cosine >= plain.cosine).all() and (
+        edited.cosine > plain.cosine
+    ).any()
