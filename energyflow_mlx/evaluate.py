@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 Encode = Callable[[Sequence[str]], np.ndarray]
 Figures = dict[str, Any]
 
+# Settings that say how corrections are measured.
+_OF_CORRECTIONS = ("samples", "edits", "embedder", "sources", "vectors")
 _MOST_FAILURES = 50  # decoded sentences that are kept, the worst first
 
 
@@ -190,10 +192,6 @@ def _held_out_metrics(
     config, rounds = codec.config, numbers_of(args.corrections)
     if rounds:
         codec.require("evaluate corrections", "decode")
-    elif args.edits:
-        raise InputError(
-            f"[evaluate] edits must be 0 without corrections, got {args.edits}."
-        )
     objectives = build_objectives(config)
     function = import_function(args.function)
     with display.task("held-out sentences and their vectors"):
@@ -228,6 +226,16 @@ def _held_out_metrics(
     found["sentences"] = len(held_out.ids)
     with display.task("confused sentences"):
         return found, details | confused(codec, objectives.values(), held_out)
+
+
+def _require_usual(args: EvaluateArgs, names: Sequence[str]) -> None:
+    """Refuse settings that would do nothing, as there are no corrections."""
+    usual = EvaluateArgs()
+    for name in names:
+        if (given := getattr(args, name)) != getattr(usual, name):
+            raise InputError(
+                f"[evaluate] {name} must be left out without corrections, got {given}."
+            )
 
 
 def _corrected(
@@ -329,6 +337,8 @@ def evaluate(args: EvaluateArgs) -> None:
     from energyflow_mlx.display import RunDisplay
 
     require_bounds(args, "evaluate")
+    if args.corrections is None:
+        _require_usual(args, _OF_CORRECTIONS)
     for key, given in (("data.val", args.data.val), ("sts", args.sts)):
         if given is not None and not as_paths(given, key):
             raise InputError(f"[evaluate] {key} must name a file, got none.")

@@ -81,8 +81,24 @@ def test_edits_are_those_of_the_last_number_of_corrections(trained, capsys):
     first, last = "corrections_0", "corrections_1"
     assert edited[first]["cosine"] == plain[first]["cosine"]
     assert edited[last]["cosine"] > plain[last]["cosine"]
-    with pytest.raises(InputError, match="edits must be 0 without corrections, got 3"):
-        table(capsys, run=str(trained[0]), edits=3)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"samples": 3},
+        {"edits": 3},
+        {"embedder": "student"},
+        {"sources": "a.src"},
+        {"vectors": "student"},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_what_says_how_corrections_are_measured_wants_some(given, trained, capsys):
+    ((name, value),) = given.items()
+    said = f"{name} must be left out without corrections, got {value}"
+    with pytest.raises(InputError, match=said):
+        table(capsys, run=str(trained[0]), **given)
 
 
 def test_batch_size_says_how_many_rows_are_corrected_together(
