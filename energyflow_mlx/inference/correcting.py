@@ -70,8 +70,7 @@ class Rounds:
             rounds=decoding.corrections,
             reads_guesses=self.reads_guesses,
             kept=decoding.kept,
-            edit=edit,
-            edits=decoding.edits,
+            edits=[edit] * decoding.edits,
         )
 
     def _edits(

@@ -127,11 +127,11 @@ class _Best:
         self._length = np.linalg.norm(told, axis=-1, keepdims=True)
         self._target = unit_rows(told)
 
-    def begin(self, rate: float) -> None:
+    def begin(self) -> None:
         """Make the first guesses at every row."""
         rows = np.arange(len(self._told))
         tries = self._tell(Attempt(rows, 0, self._told, self._told))
-        rates = np.full(len(rows), rate, np.float32)
+        rates = np.full(len(rows), _RATE, np.float32)
         self._guesses = self._heard(tries, rows, self._target, rates).best(self._kept)
 
     def improve(self, number: int) -> None:
@@ -222,10 +222,8 @@ def correct(
     *,
     rounds: int,
     reads_guesses: bool = False,
-    rate: float = _RATE,
     kept: int = 1,
-    edit: Edit | None = None,
-    edits: int = 0,
+    edits: Sequence[Edit] = (),
 ) -> Iterator[Correction]:
     """Decode vectors, then correct what the sentences miss.
 
@@ -240,11 +238,9 @@ def correct(
         rounds: Corrections after the first guess.
         reads_guesses: Whether the decoder can read a guess; it then reads each once, in
             the round after it was made.
-        rate: Share of the difference that a condition moves by.
         kept: Guesses of a row that go on.
-        edit: Edits of sentences, where there are ``edits``.
-        edits: Rounds of them after the last correction: a sentence is nearly right
-            then, and lacks what is no other sentence's to bring.
+        edits: What edits sentences in each round after the last correction: they are
+            nearly right then, and lack what no other guess brings.
 
     Yields:
         The best sentences after 0, 1, ... ``rounds`` corrections; the last ones are
@@ -257,11 +253,11 @@ def correct(
         raise ValueError(f"[correct] rounds must be at least 0, got {rounds}.")
     told = np.asarray(target, dtype=np.float32)
     best = _Best(tell, embed, told, reads=reads_guesses, kept=kept)
-    best.begin(rate)
+    best.begin()
     for number in range(rounds + 1):
         if number:
             best.improve(number)
-        if number == rounds and edit:
-            for later in range(rounds + 1, rounds + 1 + edits):
+        if number == rounds:
+            for later, edit in enumerate(edits, rounds + 1):
                 best.edit(edit, later)
         yield best.found()

@@ -85,7 +85,7 @@ def test_the_returned_cosine_is_that_of_the_returned_sentence(kind):
 
 def test_the_condition_moves_by_the_difference_between_target_and_guess():
     grid, z = Grid(), targets(1)
-    corrected(grid, z, rounds=1, rate=0.5)
+    corrected(grid, z, rounds=1)
     guess = grid.embed(grid.decode(z))
     guess = guess / np.linalg.norm(guess, axis=1, keepdims=True)
     moved = z + 0.5 * (z - guess)
@@ -212,7 +212,7 @@ def test_an_edit_that_is_nearer_is_the_sentence_after_the_last_correction():
     z, asked = targets(), []
     plain = corrected(Grid(bias=0.8), z, rounds=3)
     grid = Grid(bias=0.8)
-    found = corrected(grid, z, rounds=3, edit=exact_edits(asked), edits=2)
+    found = corrected(grid, z, rounds=3, edits=[exact_edits(asked)] * 2)
     for before, after in zip(plain[:-1], found[:-1], strict=True):
         np.testing.assert_array_equal(before.ids, after.ids)
     first, second = asked
@@ -228,7 +228,7 @@ def test_an_edit_that_is_nearer_is_the_sentence_after_the_last_correction():
 
 def test_edits_are_likely_for_the_target_moved_by_twice_the_difference():
     grid, z, asked = Grid(), 3 * targets(1), []
-    corrected(grid, z, rounds=0, edit=exact_edits(asked), edits=1)
+    corrected(grid, z, rounds=0, edits=[exact_edits(asked)])
     guess = grid.embed(grid.decode(z))
     guess = guess / np.linalg.norm(guess, axis=1, keepdims=True)
     moved = z / 3 + 2 * (z / 3 - guess)
@@ -240,7 +240,7 @@ def test_edits_are_likely_for_the_target_moved_by_twice_the_difference():
 def test_rows_that_are_exact_are_not_edited():
     z = np.array([[1.0, 0, 0, 0], [0.61, 0.5, 0.5, 0.33]], np.float32)
     asked = []
-    corrected(Grid(bias=0.0), z, rounds=0, edit=exact_edits(asked), edits=1)
+    corrected(Grid(bias=0.0), z, rounds=0, edits=[exact_edits(asked)])
     assert [attempt.rows.tolist() for attempt in asked] == [[1]]
 
 
@@ -254,7 +254,7 @@ def test_the_cosine_of_a_row_never_falls_by_edits(kept):
 
     settings = {"rounds": 2, "kept": kept}
     plain = corrected(Grid(bias=0.8), targets(40), **settings)[-1]
-    edited = corrected(Grid(bias=0.8), targets(40), edit=edit, edits=4, **settings)[-1]
+    edited = corrected(Grid(bias=0.8), targets(40), edits=[edit] * 4, **settings)[-1]
     assert (edited.cosine >= plain.cosine).all() and (
         edited.cosine > plain.cosine
     ).any()
