@@ -93,29 +93,31 @@ class Rounds:
         rows = self.tokenizer.encode(self.tokenizer.decode(attempt.ids), longest)
         of: list[int] = []
         found: list[np.ndarray] = []
-        for start in range(0, len(rows), _READ_TOGETHER):
-            some = rows[start : start + _READ_TOGETHER]
-            ids, mask = _padded(some)
-            here = np.s_[start : start + len(some)]
-            filled = np.arange(_rows_for(len(some), _READ_TOGETHER)) % len(some)
-            likely = self.generator.likely(
-                ids[filled], mask[filled], attempt.condition[here][filled]
+        said = self._likely(rows, attempt.condition)
+        for place, (row, likely) in enumerate(zip(rows, said, strict=True)):
+            number = int(attempt.rows[place])
+            random = np.random.default_rng(
+                [decoding.seed, first_row + number, attempt.round]
             )
-            for place, row in enumerate(some):
-                number = int(attempt.rows[start + place])
-                random = np.random.default_rng(
-                    [decoding.seed, first_row + number, attempt.round]
-                )
-                own = Likely(*(array[place] for array in likely))
-                new = edits_of(row, own, TRIED, random, tried[number])
-                fits = [edit[1:] for edit in new if len(edit) <= longest]
-                of += [start + place] * len(fits)
-                found += fits
+            for edit in edits_of(row, likely, TRIED, random, tried[number]):
+                if len(edit) <= longest:
+                    of.append(place)
+                    found.append(edit[1:])
         width = attempt.ids.shape[1]
         padded = np.full((len(found), width), self.tokenizer.special.pad, np.int32)
         for row, edit in zip(padded, found, strict=True):
             row[: len(edit)] = edit
         return np.array(of, np.int64), padded
+
+    def _likely(self, rows: Sequence[np.ndarray], z: np.ndarray) -> Iterator[Likely]:
+        """What is likely in each of some sentences, for vectors ``[n, E]``."""
+        for start in range(0, len(rows), _READ_TOGETHER):
+            here = rows[start : start + _READ_TOGETHER]
+            ids, mask = _padded(here)
+            filled = np.arange(_rows_for(len(here), _READ_TOGETHER)) % len(here)
+            found = self.generator.likely(ids[filled], mask[filled], z[start + filled])
+            for place in range(len(here)):
+                yield Likely(*(array[place] for array in found))
 
     def _tries(
         self, attempt: Attempt, decoding: Decoding, first_row: int, most: int
