@@ -100,7 +100,7 @@ class OutOfMemory(RuntimeError):
     """The device has no room for an array; entry points print one line, exit 2."""
 
     @classmethod
-    def of(cls, error: RuntimeError) -> "OutOfMemory | None":
+    def of(cls, error: Exception) -> "OutOfMemory | None":
         """MLX's error as one of these; none where it failed for another reason."""
         if not any(words in str(error) for words in _OF_MEMORY):
             return None

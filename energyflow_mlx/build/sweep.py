@@ -61,7 +61,7 @@ def run_job(
     except DiskError as error:
         return _did_not_finish(sweep, job, overrides, "failed", error)
     except (RuntimeError, OSError, MemoryError) as error:
-        known = OutOfMemory.of(error) if isinstance(error, RuntimeError) else None
+        known = OutOfMemory.of(error)
         if known is None:
             logger.warning("job %s failed", job, exc_info=True)
         return _did_not_finish(sweep, job, overrides, "failed", known or error)
