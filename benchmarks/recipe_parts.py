@@ -1,15 +1,16 @@
 """What is each part of a recipe worth? Trained whole, and without one part at a time.
 
     python benchmarks/recipe_parts.py --train FILE ... --held-out FILE [--seeds 0 1]
-        [--experiment decoder_best] [--parts whole "own pairs" corrector reranking]
+        [--experiment decoder_best] [--parts whole "own pairs" +corrector reranking]
         [--words trainer.max_steps=2000 ...] [--samples 8] [--corrections 4]
         [--batch-size 1000]
         [--broad FILE ... --sts FILE --parts whole broad --experiment encoder_best]
         [--output FILE]
 
 whole       The recipe as it stands.
-own pairs   No sentences of its own: no pairs, and guesses at real sentences alone.
+own pairs   No pairs of its own.
 corrector   No second reading of guesses: corrections by moved vectors alone.
++corrector  The recipe with one, as ``both_best`` has it, where it has none.
 reranking   The weights of ``whole``, with one try a round in place of ``--samples``.
 context     No context: blocks of the encoder know what lies in their reach alone.
 broad       Without the files of ``--broad``, which all others train on too.
@@ -37,8 +38,12 @@ from energyflow_mlx.runtime.json_text import json_text
 
 WITHOUT = {
     "whole": (),
-    "own pairs": ("data.own_pairs.share=0", "objectives.correction.own=0"),
+    "own pairs": ("data.own_pairs.share=0",),
     "corrector": ("decoder.corrector=false", "objectives.correction=null"),
+    "+corrector": (
+        "decoder.corrector=true",
+        "objectives.correction={lr: 1e-3, every: 400, count: 8192, kept: 49152}",
+    ),
     "context": ("encoder.context=false",),
     "broad": (),
     "muon": ("optimizer.kind=adamw",),

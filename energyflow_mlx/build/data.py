@@ -292,8 +292,23 @@ def load_run_data(
         embed=_embed(teacher, config),
         sts=sts,
         pairs=_pair_rows(pairs, tokenizer, config),
+        sampled_near=_sampled_near(train, config),
         tokens_per_word=_tokens_per_word(tokenizer, train) if reads_text else None,
     )
+
+
+def _sampled_near(train: SentenceSet, config: Config) -> np.ndarray | None:
+    """Numbers of the sentences near which own pairs are sampled; none = all."""
+    wanted = config.data.own_pairs.of
+    if not wanted:
+        return None
+    found = train.places_in(config.data.train, wanted)
+    if not len(found):
+        raise InputError(
+            "[data] data.own_pairs.of must name a file with training sentences, got "
+            f"none of the {len(train):,} in {', '.join(wanted)}."
+        )
+    return found
 
 
 def _text_pairs(objectives: Objectives) -> list[tuple[str, TextPairs]]:

@@ -3,8 +3,7 @@
 import numpy as np
 
 from energyflow_mlx.config import Config
-from energyflow_mlx.config.data import EditsConfig
-from energyflow_mlx.data.dataset import SentenceSet
+from energyflow_mlx.data.dataset import NO_FILE, SentenceSet
 from energyflow_mlx.data.edits import TRIES, edited_sentences
 from energyflow_mlx.errors import InputError
 
@@ -36,7 +35,7 @@ def with_edits(
             "[data] data.edits.count must be 0 where the training data brings its own "
             f"vectors, got {settings.count}: nothing has made vectors of the edits."
         )
-    chosen = _chosen(train, config.data.train, settings)
+    chosen = [texts[i] for i in train.places_in(config.data.train, settings.of)]
     made = edited_sentences(chosen, texts + unseen, settings.count, config.seed)
     if len(made) < settings.count:
         raise InputError(
@@ -45,7 +44,9 @@ def with_edits(
             f"sentences to edit: {len(chosen):,}."
         )
     source = f"{source}, {len(made):,} edited sentences"
-    return SentenceSet(texts + made), source
+    files = np.zeros(len(train), np.int32) if train.files is None else train.files
+    files = np.concatenate([files, np.full(len(made), NO_FILE, np.int32)])
+    return SentenceSet(texts + made, files=files), source
 
 
 def _texts(sentences: SentenceSet, which: str) -> list[str]:
@@ -55,13 +56,3 @@ def _texts(sentences: SentenceSet, which: str) -> list[str]:
             f"{'vectors alone' if sentences.ids is None else 'token ids'}."
         )
     return sentences.texts
-
-
-def _chosen(train: SentenceSet, files: list[str], settings: EditsConfig) -> list[str]:
-    """Texts that are edited: those of the files named, or all."""
-    assert train.texts is not None
-    if not settings.of or train.files is None:  # of one file it can but name that
-        return train.texts
-    numbers = [i for i, file in enumerate(files) if file in settings.of]
-    places = np.flatnonzero(np.isin(train.files, numbers))
-    return [train.texts[i] for i in places]

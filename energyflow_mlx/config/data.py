@@ -116,6 +116,8 @@ class DataConfig:
         if self.buckets:
             self._check_buckets()
         self._check_dataset()
+        self._check_of(self.edits.of, "data.edits.of")
+        self._check_of(self.own_pairs.of, "data.own_pairs.of")
         self._check_edits()
         require(
             bool(self.train) or not self.pairs,
@@ -130,14 +132,16 @@ class DataConfig:
             self.train,
         )
 
-    def _check_edits(self) -> None:
-        for path in self.edits.of:
+    def _check_of(self, paths: list[str], key: str) -> None:
+        for path in paths:
             require(
                 path in self.train,
-                "data.edits.of",
+                key,
                 f"of data.train ({', '.join(self.train) or 'none is given'})",
                 path,
             )
+
+    def _check_edits(self) -> None:
         require(
             not (self.edits.count and self.pairs),
             "data.edits.count",

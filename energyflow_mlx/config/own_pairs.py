@@ -1,11 +1,13 @@
 """Config of the pairs that a run makes itself: types, ranges, units."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from energyflow_mlx.config.checks import (
     COLDEST,
     COUNT,
     HOTTEST,
+    as_paths,
     require_choice,
     require_range,
 )
@@ -36,6 +38,8 @@ class OwnPairsConfig:
             relative to the vector's own.
         interpolate: Share of the decoded vectors that lie between those of two
             training sentences, [0, 1].
+        of: Whose vectors they lie near or between: a path or a list of paths of
+            ``data.train``; none = all.
     """
 
     share: float = 0.0
@@ -47,6 +51,7 @@ class OwnPairsConfig:
     temperature: float = 0.7
     noise: float = 0.3
     interpolate: float = 0.5
+    of: Any = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -62,3 +67,4 @@ class OwnPairsConfig:
         ):
             require_range(getattr(self, name), f"data.own_pairs.{name}", least, most)
         require_choice(self.embedder, "data.own_pairs.embedder", EMBEDDERS)
+        self.of = as_paths(self.of, "data.own_pairs.of")

@@ -1,6 +1,6 @@
 """Sentences, vectors, or both as one record type, read from any supported file."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from energyflow_mlx.data.vectors import require_targets, targets_of
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.runtime.disk import require_space
 
+NO_FILE = -1  # number of the file of a sentence that was made
+
 
 @dataclass
 class SentenceSet:
@@ -30,7 +32,7 @@ class SentenceSet:
         targets: Vectors, ``[N, E]`` float32; ``None``: the teacher supplies them.
         pair_texts: The other sentence of each pair, where the file has them.
         files: Number of the file that each record comes from, ``[N]`` int32, where
-            several were read.
+            several were read; ``NO_FILE`` for those that were made.
     """
 
     texts: list[str] | None
@@ -68,6 +70,18 @@ class SentenceSet:
             _choose(self.pair_texts, places),
             None if self.files is None else self.files[places],
         )
+
+    def places_in(self, names: Sequence[str], wanted: Collection[str]) -> np.ndarray:
+        """Places of the records that come from some of the files.
+
+        Args:
+            names: The files of this set, in order.
+            wanted: Those that are meant; none = all records, made ones too.
+        """
+        if not wanted or self.files is None:  # of one file it can but name that
+            return np.arange(len(self))
+        numbers = [i for i, name in enumerate(names) if name in wanted]
+        return np.flatnonzero(np.isin(self.files, numbers))
 
 
 def read_sentences(path: Path, column: str = "text") -> SentenceSet:

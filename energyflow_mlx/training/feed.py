@@ -54,6 +54,8 @@ class RunData:
         pairs: Pairs that some updates are made of; none = all are of sentences.
         sts: Sentence pairs that every validation measures; none = no such set.
         tokens_per_word: Of the training text; none where there is none.
+        sampled_near: Numbers of the training sentences near whose vectors own pairs
+            are sampled; none = all.
     """
 
     tokenizer: Tokenizer
@@ -68,6 +70,7 @@ class RunData:
     sts: StsPairs | None = None
     pairs: PairRows | None = None
     tokens_per_word: float | None = None
+    sampled_near: np.ndarray | None = None
 
 
 class Feed:

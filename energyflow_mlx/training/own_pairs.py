@@ -102,6 +102,8 @@ class OwnPairs(Maker):
         self._alternation = alternation
         self._takers = takers
         self._longest = max(map(len, data.train_ids))
+        near = data.sampled_near
+        self._near = np.arange(len(data.train_ids)) if near is None else near
         self._held_out = {row.tobytes() for row in data.held_out.ids}
         self.ring = PairRing(
             self._settings.ring,
@@ -149,12 +151,13 @@ class OwnPairs(Maker):
 
         z = (1 - w) a + w b + e,  |e| ~ noise * |a|,  scaled to (1 - w) |a| + w |b|
 
-        with a and b the vectors of random training sentences, and w uniform for the
-        share ``interpolate`` of them and 0 for the others.
+        with a and b the vectors of random training sentences, of those meant for it,
+        and w uniform for the share ``interpolate`` of them and 0 for the others.
         """
         settings, targets = self._settings, self._data.train_targets
         count = settings.count
-        numbers = (random.random((2, count)) * len(targets)).astype(np.int64)
+        near = self._near
+        numbers = near[(random.random((2, count)) * len(near)).astype(np.int64)]
         first, second = (np.asarray(targets[n], np.float32) for n in numbers)
         is_between = random.random(count) < settings.interpolate
         w = (random.random(count) * is_between).astype(np.float32)[:, None]

@@ -18,6 +18,7 @@ from energyflow_mlx.build.run import run
 from energyflow_mlx.build.sentences import read_sets
 from energyflow_mlx.config import Config, DataConfig, TeacherConfig, TokenizerConfig
 from energyflow_mlx.config.data import EditsConfig
+from energyflow_mlx.config.own_pairs import OwnPairsConfig
 from energyflow_mlx.data.captions.generate import generate_captions
 from energyflow_mlx.data.dataset import SentenceSet, write_efb
 from energyflow_mlx.data.distinct import deduplicate
@@ -153,6 +154,17 @@ def test_edits_reach_the_teacher_and_the_training_rows(folder):
     assert data.source == "captions.txt, news.txt, 50 edited sentences"
 
 
+@pytest.mark.parametrize("files", [list(FILES), ["news.txt"]])
+def test_own_pairs_are_sampled_near_the_files_named_and_near_no_edit(folder, files):
+    """Edits come after the real sentences, and are of no file."""
+    near = OwnPairsConfig(of="news.txt")
+    config = config_of(of=files[0], train=files, own_pairs=near)
+    train, near = sets(config)[0], load(config).sampled_near
+    real = [text for text in FILES["news.txt"] if text in train[:-COUNT]]
+    assert sorted(train[i] for i in near) == sorted(real)
+    assert load(config_of(train=files)).sampled_near is None
+
+
 def test_the_cache_has_the_vectors_of_edits_when_they_are_read_again(
     folder, monkeypatch
 ):
@@ -224,6 +236,14 @@ def test_files_that_the_limit_left_without_a_sentence_are_refused(folder):
         sets(config_of(of="one.txt", train=["captions.txt", "one.txt"], limit=5))
 
 
+def test_own_pairs_near_no_sentence_are_refused(folder):
+    (folder / "one.txt").write_text("One bird sings here.\n")
+    near = OwnPairsConfig(of="one.txt")
+    train = ["captions.txt", "one.txt"]
+    with pytest.raises(InputError, match="own_pairs.of must name a file with training"):
+        load(config_of(0, train=train, own_pairs=near, limit=5))
+
+
 def test_a_file_that_is_not_trained_on_is_refused():
     expected = (
         r"edits.of must be of data.train \(captions.txt, news.txt\), got 'old.txt'"
@@ -232,6 +252,8 @@ def test_a_file_that_is_not_trained_on_is_refused():
         config_of(of=["news.txt", "old.txt"])
     with pytest.raises(InputError, match=r"\(none is given\), got 'news.txt'"):
         config_of(of="news.txt", train=None)
+    with pytest.raises(InputError, match=r"own_pairs.of must be of .*, got 'old.txt'"):
+        config_of(own_pairs=OwnPairsConfig(of="old.txt"))
 
 
 @pytest.mark.parametrize("count", [-1, 2**24 + 1, float("nan")])

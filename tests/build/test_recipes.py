@@ -15,13 +15,13 @@ SMALL = [
     *("data.captions=120", "data.buckets=[32]", "data.max_length=32"),
     *("data.own_pairs.start=0", "data.own_pairs.every=2", "data.own_pairs.count=24"),
     *("data.own_pairs.temperature=0.3", "data.own_pairs.ring=64"),
-    *("objectives.correction.every=2", "objectives.correction.count=8"),
-    *("objectives.correction.kept=16", "decoder.dim=16", "decoder.hidden=24"),
+    *("decoder.dim=16", "decoder.hidden=24"),
     *("encoder.dim=24", "encoder.hidden=32", "encoder.embedding_rank=8"),
     *("tokenizer=bpe", "tokenizer.bpe_size=300", "tokenizer.min_count=1"),
     *("trainer.micro_batch=8", "trainer.max_steps=8", "trainer.validate_every=8"),
     *("trainer.decode_samples=2", "trainer.log_every=2", "trainer.backend=cpu"),
 ]
+CORRECTION = [f"objectives.correction.{x}" for x in ("every=2", "count=8", "kept=16")]
 
 
 def limits():
@@ -58,13 +58,27 @@ def test_recipes_of_encoders_have_context_and_widths_of_their_own():
     }
 
 
-@pytest.mark.parametrize("name", ["decoder_best", "both_best"])
-def test_a_recipe_trains_with_own_pairs_and_guesses(name, tmp_path):
-    summary = run(compose_config(f"+experiment={name}", *SMALL, f"run.dir={tmp_path}"))
+def groups_of(folder):
+    """What arrays of the newest checkpoint are part of."""
+    return {name.partition(".")[0] for name in RunFolder(folder).latest().arrays}
+
+
+def test_the_recipe_of_both_trains_with_own_pairs_and_guesses(tmp_path):
+    words = [*SMALL, *CORRECTION, f"run.dir={tmp_path}"]
+    summary = run(compose_config("+experiment=both_best", *words))
     assert summary["steps"] == 8
     assert summary["own_pairs"]["sampled"] == 3 * 24  # before updates 2, 4 and 6
     assert summary["guesses"]["made"] == 4 * 8
     assert {"ce", "exact", "exact_corrected"} <= summary["final"].keys()
-    saved = RunFolder(tmp_path).latest()
-    groups = {array.partition(".")[0] for array in saved.arrays}
-    assert {"model", "guesses"} <= groups
+    assert {"model", "guesses", "own_pairs"} <= groups_of(tmp_path)
+
+
+def test_the_recipe_of_a_decoder_trains_with_own_pairs_and_no_corrector(tmp_path):
+    words = [*SMALL, f"run.dir={tmp_path}"]
+    summary = run(compose_config("+experiment=decoder_best", *words))
+    assert summary["own_pairs"]["sampled"] == 3 * 24
+    assert "guesses" not in summary and summary["parameters"].keys() == {
+        *("decoder", "total")
+    }
+    assert {"ce", "exact"} <= summary["final"].keys()
+    assert "own_pairs" in groups_of(tmp_path)

@@ -1,6 +1,7 @@
 """Own pairs: what is kept, whose updates they make, and the same bits after a kill."""
 
 import json
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -153,6 +154,15 @@ def test_sampled_vectors_are_perturbed_interpolated_and_of_unit_length(made):
     np.testing.assert_allclose(noisy, 1 / np.sqrt(1.25), atol=0.08)
     between = nearest(noise=0.0, interpolate=1.0)
     assert between.min() > 0.6 and np.median(between) < 0.97
+
+
+def test_own_pairs_are_sampled_near_the_sentences_that_are_meant(cache, data, tmp_path):
+    near = np.array([3, 50, 7])
+    trainer = make_trainer(tiny(cache), replace(data, sampled_near=near), tmp_path)
+    own, targets = pairs_of(trainer), data.train_targets
+    own._settings.noise = own._settings.interpolate = 0.0
+    z = own._vectors(np.random.default_rng(0))
+    assert set((z @ targets.T).argmax(axis=1)) == set(near)
 
 
 def test_own_pairs_make_their_share_of_the_reconstruction_updates_only(

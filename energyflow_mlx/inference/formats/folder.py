@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ from energyflow_mlx.text.tokenizer import Tokenizer
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 GRAPH = "model.onnx"
 FORMAT, VERSION = "energyflow", 1
+# Settings that are files or folders, one or a list of them.
+_PATHS = (
+    *("data.train", "data.val", "data.edits.of", "data.own_pairs.of"),
+    *("teacher.train_vectors", "teacher.val_vectors", "trainer.sts", "init"),
+    "objectives.paraphrase.file",
+)
 # What any format of ``export`` may have written; such a folder may be written again.
 OURS = {
     *(WEIGHTS, CONFIG, CARD, "tokenizer.json", "student_vocab.json"),
@@ -155,17 +162,19 @@ def write_json(path: Path, values: Mapping[str, Any] | list[Any]) -> None:
 
 
 def without_paths(config: Config) -> Config:
-    """Settings in which folders of one machine are reduced to their last names."""
+    """Settings in which paths of one machine are reduced to their last names."""
     shared = deepcopy(config)
     shared.run.dir = Config().run.dir
-    for name in ("train", "val"):
-        setattr(shared.data, name, [Path(p).name for p in getattr(config.data, name)])
-    teacher = shared.teacher
-    teacher.cache_dir = TeacherConfig().cache_dir
-    for name in ("train_vectors", "val_vectors"):
-        given = getattr(teacher, name)
-        setattr(teacher, name, Path(given).name if given else given)
-    teacher.name = teacher_name(config)
+    shared.teacher.cache_dir = TeacherConfig().cache_dir
+    shared.teacher.name = teacher_name(config)
+    for key in _PATHS:
+        *groups, name = key.split(".")
+        holder = reduce(getattr, groups, shared)
+        given = getattr(holder, name, None)  # an objective may not be there
+        if isinstance(given, str):
+            setattr(holder, name, Path(given).name)
+        elif given:
+            setattr(holder, name, [Path(path).name for path in given])
     return shared
 
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import energyflow_mlx
+from energyflow_mlx.config.data import EditsConfig
+from energyflow_mlx.config.objectives import ParaphraseConfig
+from energyflow_mlx.config.own_pairs import OwnPairsConfig
 from energyflow_mlx.errors import InputError
 from energyflow_mlx.inference import SentenceCodec
 from energyflow_mlx.inference.formats.folder import OURS
@@ -105,8 +108,17 @@ def test_a_folder_decodes_as_the_model_that_was_saved(codec, folders):
 
 
 def test_a_folder_holds_what_its_module_lists_and_no_path_of_this_machine(tmp_path):
+    file = "/secret/place/my.txt"
     config = make_config(
-        data__train=["/secret/place/my.txt"],
+        data__train=[file],
+        data__edits=EditsConfig(9, file),
+        data__own_pairs=OwnPairsConfig(of=[file]),
+        data__val=["/secret/place/val.txt"],
+        trainer__sts="/secret/place/sts.tsv",
+        init="/secret/place/first",
+        objectives__paraphrase=ParaphraseConfig(
+            lr=1e-3, file="/secret/place/pairs.tsv"
+        ),
         run__dir="/secret/place/run",
         teacher__cache_dir="/secret/place/cache",
         teacher__name="/secret/place/teacher",
@@ -120,7 +132,8 @@ def test_a_folder_holds_what_its_module_lists_and_no_path_of_this_machine(tmp_pa
     assert files.keys() < OURS
     for path in files.values():
         assert b"secret" not in path.read_bytes(), path.name
-    assert energyflow_mlx.load(tmp_path / "m").config.data.train == ["my.txt"]
+    data = energyflow_mlx.load(tmp_path / "m").config.data
+    assert data.train == data.edits.of == data.own_pairs.of == ["my.txt"]
 
 
 def test_a_lattice_travels_too_but_not_in_few_bits(tmp_path):
