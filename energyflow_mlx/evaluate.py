@@ -38,7 +38,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 Figures = dict[str, Any]
 
 # Settings that say how corrections are measured.
-_OF_CORRECTIONS = ("samples", "edits", "embedder", "sources", "vectors")
+_OF_CORRECTIONS = ("samples", "beams", "edits", "embedder", "sources", "vectors")
 _MOST_FAILURES = 50  # decoded sentences that are kept, the worst first
 
 
@@ -82,6 +82,10 @@ class EvaluateArgs:
     )
     samples: int = field(
         default=1, metadata={"help": "with corrections: tries a round"} | bounds(1)
+    )
+    beams: int = field(
+        default=1,
+        metadata={"help": "with corrections: width of beam search"} | bounds(1),
     )
     edits: int = field(
         default=0,
@@ -256,6 +260,7 @@ def _corrected(
     decoding = Decoding(
         corrections=rounds[-1],
         samples=args.samples,
+        beams=args.beams,
         edits=args.edits,
         embedder=args.embedder,
     )

@@ -75,6 +75,18 @@ def test_figures_after_corrections_are_those_of_the_decoded_texts(trained, capsy
         assert figures["exact"] == pytest.approx(mean)
 
 
+def test_figures_are_those_of_texts_that_beams_wrote(trained, capsys):
+    folder = trained[0]
+    found = table(capsys, run=str(folder), corrections=0, beams=4)["corrections_0"]
+    codec = load(folder)
+    objectives = build_objectives(codec.config)
+    held_out, _ = load_held_out(codec.config, objectives, codec.tokenizer)
+    texts, greedy = (codec.decode(held_out.targets, beams=n) for n in (4, 1))
+    assert texts != greedy
+    expected = decoding_metrics(texts, held_out.texts)
+    assert {k: found[k] for k in expected} == pytest.approx(expected)
+
+
 def test_edits_are_those_of_the_last_number_of_corrections(trained, capsys):
     given = {"run": str(trained[0]), "corrections": [0, 1], "samples": 2}
     plain, edited = table(capsys, **given), table(capsys, edits=3, **given)
@@ -87,6 +99,7 @@ def test_edits_are_those_of_the_last_number_of_corrections(trained, capsys):
     "given",
     [
         {"samples": 3},
+        {"beams": 3},
         {"edits": 3},
         {"embedder": "student"},
         {"sources": "a.src"},
