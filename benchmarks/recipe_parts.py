@@ -9,6 +9,7 @@
 
 whole       The recipe as it stands.
 own pairs   No pairs of its own.
+own text    That, and guesses at real sentences alone: for a recipe with a corrector.
 corrector   No second reading of guesses: corrections by moved vectors alone.
 +corrector  The recipe with one, as ``both_best`` has it, where it has none.
 reranking   The weights of ``whole``, with one try a round in place of ``--samples``.
@@ -36,13 +37,14 @@ import numpy as np
 from energyflow_mlx.runs.folder import RunFolder
 from energyflow_mlx.runtime.json_text import json_text
 
-WITHOUT = {
+CHANGES = {
     "whole": (),
     "own pairs": ("data.own_pairs.share=0",),
+    "own text": ("data.own_pairs.share=0", "objectives.correction.own=0"),
     "corrector": ("decoder.corrector=false", "objectives.correction=null"),
     "+corrector": (
         "decoder.corrector=true",
-        "objectives.correction={lr: 1e-3, every: 400, count: 8192, kept: 49152}",
+        "objectives={correction: {lr: 1e-3, every: 400, count: 8192, kept: 49152}}",
     ),
     "context": ("encoder.context=false",),
     "broad": (),
@@ -67,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=0, help="as evaluate has it")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    known = {*WITHOUT, RERANKING}
+    known = {*CHANGES, RERANKING}
     if unknown := set(args.parts) - known:
         parser.error(f"--parts are {', '.join(sorted(known))}, got {unknown}")
     if RERANKING in args.parts and "whole" not in args.parts:
@@ -90,7 +92,7 @@ def train(args: argparse.Namespace, part: str, seed: int, folder: Path) -> float
         *(f"data.val={args.held_out}", f"seed={seed}", f"run.dir={folder}"),
         *("trainer.decode_samples=0", "trainer.follow_samples=0", "trainer.keep=1"),
         *args.words,
-        *WITHOUT[part],
+        *CHANGES[part],
     )
     return time.perf_counter() - start
 
