@@ -29,7 +29,7 @@ def limits():
     return [
         pytest.param("encoder_best", 8e6, 0, id="encoder_best"),
         pytest.param("tiny", 4e6, 0, id="tiny"),
-        pytest.param("decoder_best", 0, 9e7, id="decoder_best"),
+        pytest.param("decoder_best", 0, 1.5e8, id="decoder_best"),
         pytest.param("both_best", 8e6, 3e7, id="both_best"),
         pytest.param("both_small", 4e6, 3e7, id="both_small"),
     ]
