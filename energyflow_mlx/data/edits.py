@@ -93,18 +93,23 @@ def join_halves(words: Words, other: Words, draws: list[float]) -> Words:
 
 
 def negate(words: Words, other: Words, draws: list[float]) -> Words:
-    """A "not" after the first auxiliary verb, or "No" for a leading article.
+    """The sentence denied, in one of the ways that its words allow.
 
-    A sentence without either, or with a "not", stays as it is.
+    A sentence with neither a leading article nor an auxiliary verb, or with a "not"
+    or "no", stays as it is.
     """
-    if "not" in words:
-        return words
-    for place, word in enumerate(words, 1):
-        if word.lower() in AUXILIARIES:
-            return [*words[:place], "not", *words[place:]]
-    if words[0].lower() in ARTICLES:
-        return ["No" if words[0][0].isupper() else "no", *words[1:]]
-    return words
+    low = [word.lower() for word in words]
+    verb = next((i for i, word in enumerate(low) if word in AUXILIARIES), None)
+    ways = []
+    if not {"no", "not"}.intersection(low):
+        if verb is not None:
+            ways.append([*words[: verb + 1], "not", *words[verb + 1 :]])
+        if low[0] in ARTICLES:
+            rest = [word for i, word in enumerate(words) if i not in (0, verb)]
+            ways += [["No", *words[1:]], ["There", "is", "no", *rest]]
+        if verb is not None and low[verb] in ("is", "was"):
+            ways.append(["Nobody", *words[verb:]])
+    return ways[int(draws[0] * len(ways))] if ways else words
 
 
 KINDS = (leave_out, replace, swap, rotate, join_halves, negate)

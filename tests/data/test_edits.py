@@ -12,7 +12,7 @@ from energyflow_mlx.data.edits import KINDS, TRIES, edited_sentences
 
 CAPTIONS = generate_captions(400, seed=0)
 COUNT = 900
-DIGEST = "32bf4e1a00d0afbd"
+DIGEST = "c59d6536981b223b"
 WORDS = "A dog is running on the beach.".split()
 OTHER = "Two old men carry a chair.".split()
 
@@ -66,7 +66,7 @@ def test_every_kind_is_tried_as_often(monkeypatch):
 def test_both_sentences_are_drawn_from_all():
     texts = [" ".join(f"{letter}{i}" for i in range(9)) for letter in "abcdef"]
     letters = Counter(word[0] for text in made(texts, texts) for word in text.split())
-    assert set(letters) - set("noN") == set("abcdef")
+    assert set(letters) - set("noNTi") == set("abcdef")
     assert min(letters[x] for x in "abcdef") > 0.6 * max(letters[x] for x in "abcdef")
 
 
@@ -96,7 +96,10 @@ def test_a_tiny_file_ends_after_so_many_tries(monkeypatch, texts):
         ("rotate", [0.0], "dog is running on the beach. A"),
         ("rotate", [0.99], "beach. A dog is running on the"),
         ("join_halves", [], "A dog is running carry a chair."),
-        ("negate", [], "A dog is not running on the beach."),
+        ("negate", [0.0], "A dog is not running on the beach."),
+        ("negate", [0.3], "No dog is running on the beach."),
+        ("negate", [0.5], "There is no dog running on the beach."),
+        ("negate", [0.99], "Nobody is running on the beach."),
     ],
 )
 def test_an_edit_is_what_its_kind_says(kind, draws, edit):
@@ -104,17 +107,22 @@ def test_an_edit_is_what_its_kind_says(kind, draws, edit):
 
 
 @pytest.mark.parametrize(
-    ("sentence", "edit"),
+    ("sentence", "denials"),
     [
-        ("A bird sings.", "No bird sings."),
-        ("the bird sings.", "no bird sings."),
-        ("Are they here?", "Are not they here?"),
-        ("Birds sing.", "Birds sing."),
-        ("A bird is not here.", "A bird is not here."),
+        ("A bird sings.", {"No bird sings.", "There is no bird sings."}),
+        ("Are they here?", {"Are not they here?"}),
+        ("Two men have left.", {"Two men have not left."}),
+        ("Birds were here.", {"Birds were not here."}),
+        ("Snow was here.", {"Snow was not here.", "Nobody was here."}),
+        ("Birds sing.", {"Birds sing."}),
+        ("A bird is not here.", {"A bird is not here."}),
+        ("no bird is here.", {"no bird is here."}),
     ],
 )
-def test_without_an_auxiliary_verb_the_article_is_negated(sentence, edit):
-    assert " ".join(edits.negate(sentence.split(), OTHER, [])) == edit
+def test_a_sentence_is_denied_in_each_way_that_its_words_allow(sentence, denials):
+    draws = [i / 12 for i in range(12)]
+    found = {" ".join(edits.negate(sentence.split(), OTHER, [x])) for x in draws}
+    assert found == denials
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
