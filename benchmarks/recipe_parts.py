@@ -11,7 +11,7 @@ whole       The recipe as it stands.
 own pairs   No pairs of its own.
 own text    That, and guesses at real sentences alone: for a recipe with a corrector.
 corrector   No second reading of guesses: corrections by moved vectors alone.
-+corrector  The recipe with one, as ``both_best`` has it, where it has none.
++corrector  The recipe with one, as ``both_best`` has it, and kernels of three.
 reranking   The weights of ``whole``, with one try a round in place of ``--samples``.
 context     No context: blocks of the encoder know what lies in their reach alone.
 broad       Without the files of ``--broad``, which all others train on too.
@@ -44,6 +44,7 @@ CHANGES = {
     "corrector": ("decoder.corrector=false", "objectives.correction=null"),
     "+corrector": (
         "decoder.corrector=true",
+        "decoder.kernel_size=3",
         "objectives={correction: {lr: 1e-3, every: 400, count: 8192, kept: 49152}}",
     ),
     "context": ("encoder.context=false",),

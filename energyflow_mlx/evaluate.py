@@ -224,8 +224,10 @@ def _held_out_metrics(
         found |= reach_of(codec, held_out.texts)
     details: Figures = {}
     if rounds:
-        with display.task("correcting"):
-            after, details["failures"] = _corrected(args, codec, held_out, rounds)
+        with display.task("correcting") as report:
+            after, details["failures"] = _corrected(
+                args, codec, held_out, rounds, report
+            )
             found |= after
     found["sentences"] = len(held_out.ids)
     with display.task("confused sentences"):
@@ -243,7 +245,11 @@ def _require_usual(args: EvaluateArgs, names: Sequence[str]) -> None:
 
 
 def _corrected(
-    args: EvaluateArgs, codec: "SentenceCodec", held_out: "HeldOut", rounds: list[int]
+    args: EvaluateArgs,
+    codec: "SentenceCodec",
+    held_out: "HeldOut",
+    rounds: list[int],
+    report: Callable[[int, int], None],
 ) -> tuple[Figures, Figures]:
     """What decoded sentences are worth after each number of corrections; the worst."""
     from energyflow_mlx.evaluation.corrections import (
@@ -276,7 +282,7 @@ def _corrected(
         paths = as_paths(args.sources, "sources")
         labels = read_labels(paths, len(held_out.texts))
         groups["source"] = by_label([labels[row] for row in rows])
-    found = written_after(codec, sample, decoding, rounds, args.batch_size)
+    found = written_after(codec, sample, decoding, rounds, report, args.batch_size)
     figures = correction_figures(found, sample.texts, groups)
     return figures, failures(found, sample.texts, _MOST_FAILURES)
 

@@ -129,6 +129,13 @@ def test_batch_size_says_how_many_rows_are_corrected_together(
     assert sizes == [2, 2, 1]
 
 
+def test_how_many_sentences_are_corrected_is_shown(trained, capsys):
+    given = {"run": str(trained[0]), "corrections": [0, 1], "decode_samples": 5}
+    evaluate(EvaluateArgs(batch_size=2, **given))
+    shown = [x for x in capsys.readouterr().out.splitlines() if x[:11] == "correcting "]
+    assert [line.split()[1] for line in shown] == ["0/5", "2/5", "4/5", "5/5"]
+
+
 def test_the_students_own_vectors_are_decoded_where_asked(trained, capsys):
     given = {"run": str(trained[0]), "corrections": 0, "decode_samples": 2}
     found = table(capsys, vectors="student", embedder="student", **given)

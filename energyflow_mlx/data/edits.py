@@ -4,7 +4,7 @@ A student sees each real sentence many times, and never one that differs from it
 word, which is what it is asked to tell apart. Teachers give vectors of edited sentences
 as of any other. An edit is a function of an own sentence's words, another sentence's,
 and numbers drawn in [0, 1); words are what white space separates, so punctuation stays
-with its word.
+with its word, but for the marks that end the own sentence, which end the edit too.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ FEWEST_WORDS = 3
 TRIES = 4  # for each sentence that is wanted
 AUXILIARIES = ("is", "are", "was", "were", "can", "will", "has", "have")
 ARTICLES = ("a", "an", "the")
+END_MARKS = " .!?"
 _ONE = 2 / 3  # share of the edits of one word, the nearer ones; the others are of two
 _DRAWS = 8  # numbers of one try: kind, own sentence, other sentence, five of the edit
 _STREAM = 0xED17  # of the seed's random numbers: no other part of a run draws from it
@@ -95,33 +96,73 @@ def join_halves(words: Words, other: Words, draws: list[float]) -> Words:
 def negate(words: Words, other: Words, draws: list[float]) -> Words:
     """The sentence denied, in one of the ways that its words allow.
 
-    A sentence with neither a leading article nor an auxiliary verb, or with a "not"
-    or "no", stays as it is.
+    A sentence with neither a leading article nor a verb, or with a "not" or "no", stays
+    as it is.
     """
+    subject, verb, rest = _clause(words)
     low = [word.lower() for word in words]
-    verb = next((i for i, word in enumerate(low) if word in AUXILIARIES), None)
     ways = []
     if not {"no", "not"}.intersection(low):
-        if verb is not None:
-            ways.append([*words[: verb + 1], "not", *words[verb + 1 :]])
+        if verb:
+            ways.append([*subject, *verb, "not", *rest])
         if low[0] in ARTICLES:
-            rest = [word for i, word in enumerate(words) if i not in (0, verb)]
-            ways += [["No", *words[1:]], ["There", "is", "no", *rest]]
-        if verb is not None and low[verb] in ("is", "was"):
-            ways.append(["Nobody", *words[verb:]])
+            ways += [["No", *words[1:]], ["There", "is", "no", *subject[1:], *rest]]
+        if verb and verb[0].lower() in ("is", "was"):
+            ways.append(["Nobody", *verb, *rest])
     return ways[int(draws[0] * len(ways))] if ways else words
 
 
-KINDS = (leave_out, replace, swap, rotate, join_halves, negate)
+def reword(words: Words, other: Words, draws: list[float]) -> Words:
+    """The same said otherwise, in one of the ways that its words allow.
+
+    A sentence with neither a leading article nor a verb stays as it is, and one that
+    begins with its verb or with "there".
+    """
+    subject, verb, rest = _clause(words)
+    first = subject[0].lower() if subject else "there"
+    ways = []
+    if verb and first != "there":
+        ways = [[*subject, *rest], [*subject, *verb, *rest]]
+        ways.append([*subject, "that", *verb, *rest])
+    if (verb and first != "there") or first in ARTICLES:
+        ways.append(["There", *(verb or ["is"]), first, *subject[1:], *rest])
+    return ways[int(draws[0] * len(ways))] if ways else words
+
+
+KINDS = (leave_out, replace, swap, rotate, join_halves, negate, reword)
 
 
 def _try(texts: Sequence[str], draws: list[float]) -> str:
     """The edit that the numbers drawn choose; a sentence too short stays as it is."""
     kind = KINDS[int(draws[0] * len(KINDS))]
-    words, other = (texts[int(draw * len(texts))].split() for draw in draws[1:3])
-    if len(words) < FEWEST_WORDS:
-        return " ".join(words)
-    return " ".join(kind(words, other, draws[3:]))
+    (words, end), (other, _) = (_parts(texts[int(x * len(texts))]) for x in draws[1:3])
+    if len(words) >= FEWEST_WORDS and other:
+        words = kind(words, other, draws[3:])
+    return " ".join(words) + end
+
+
+def _parts(text: str) -> tuple[Words, str]:
+    """The words of a sentence, and the marks that end it."""
+    text = text.strip()
+    body = text.rstrip(END_MARKS)
+    return body.split(), text[len(body) :]
+
+
+def _clause(words: Words) -> tuple[Words, Words, Words]:
+    """What stands before the first auxiliary verb, that verb, and what follows.
+
+    Without one, "is" or "are" goes before the first participle; without that, there is
+    no verb, and all is subject.
+    """
+    low = [word.lower() for word in words]
+    for place, word in enumerate(low):
+        if word in AUXILIARIES:
+            return words[:place], [words[place]], words[place + 1 :]
+    for place, word in enumerate(low[2:], 2):
+        if word.endswith("ing"):
+            verb = "is" if low[0] in ARTICLES else "are"
+            return words[:place], [verb], words[place:]
+    return words, [], []
 
 
 def _places(words: Words, draws: list[float]) -> tuple[int, ...]:

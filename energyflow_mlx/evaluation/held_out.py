@@ -197,6 +197,7 @@ def written_after(
     held_out: HeldOut,
     decoding: Decoding,
     rounds: Sequence[int],
+    report: Callable[[int, int], None],
     batch_size: int = 0,
 ) -> dict[int, Written]:
     """Decode sentences once; what they were after each number of corrections.
@@ -207,9 +208,11 @@ def written_after(
         decoding: The settings; ``corrections`` is the most of ``rounds``.
         rounds: Numbers of corrections; 0 = as first decoded, with ``samples`` above 1
             the best of these.
+        report: Is told how many sentences are done, of how many.
         batch_size: Vectors decoded together; 0 = as many as suit the device.
     """
     found = {number: Written([], np.zeros(0), 0.0) for number in rounds}
+    report(0, len(held_out.targets))
     for batch in codec.corrected(held_out.targets, decoding, batch_size=batch_size):
         started = time.perf_counter()
         for number, best in enumerate(batch):
@@ -218,6 +221,7 @@ def written_after(
                 own.texts += codec.tokenizer.decode(best.ids)
                 own.cosines = np.concatenate([own.cosines, best.cosine])
                 own.seconds += time.perf_counter() - started
+        report(len(found[rounds[-1]].texts), len(held_out.targets))
     return found
 
 

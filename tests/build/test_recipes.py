@@ -58,6 +58,18 @@ def test_recipes_of_encoders_have_context_and_widths_of_their_own():
     }
 
 
+def test_decoders_without_a_corrector_have_narrow_kernels():
+    found = {
+        name: compose_config(f"+experiment={name}", "run.dir=x").decoder
+        for name in ("decoder_best", "both_best", "both_small")
+    }
+    assert {name: (d.corrector, d.kernel_size) for name, d in found.items()} == {
+        "decoder_best": (False, 2),
+        "both_best": (True, 3),
+        "both_small": (False, 2),
+    }
+
+
 def groups_of(folder):
     """What arrays of the newest checkpoint are part of."""
     return {name.partition(".")[0] for name in RunFolder(folder).latest().arrays}

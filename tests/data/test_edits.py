@@ -12,9 +12,15 @@ from energyflow_mlx.data.edits import KINDS, TRIES, edited_sentences
 
 CAPTIONS = generate_captions(400, seed=0)
 COUNT = 900
-DIGEST = "c59d6536981b223b"
-WORDS = "A dog is running on the beach.".split()
-OTHER = "Two old men carry a chair.".split()
+DIGEST = "f0352631537cd157"
+WORDS = "A dog is running on the beach".split()
+OTHER = "Two old men carry a chair".split()
+
+
+def all_of(kind, sentence):
+    """What a kind may make of a sentence, with draws from 0 to 1."""
+    draws = [i / 12 for i in range(12)]
+    return {" ".join(kind(sentence.split(), OTHER, [x])) for x in draws}
 
 
 def made(texts=CAPTIONS, taken=CAPTIONS, count=COUNT, seed=1):
@@ -87,19 +93,23 @@ def test_a_tiny_file_ends_after_so_many_tries(monkeypatch, texts):
 @pytest.mark.parametrize(
     ("kind", "draws", "edit"),
     [
-        ("leave_out", [0, 0, 0], "dog is running on the beach."),
+        ("leave_out", [0, 0, 0], "dog is running on the beach"),
         ("leave_out", [0.5, 0.99, 0.9], "A dog is on the"),
-        ("replace", [0.2, 0, 0, 0.99], "A chair. is running on the beach."),
+        ("replace", [0.2, 0, 0, 0.99], "A chair is running on the beach"),
         ("replace", [0, 0.99, 0.9, 0, 0.2], "Two dog is running on the old"),
-        ("swap", [0.2, 0.7, 0], "A the is running on dog beach."),
-        ("swap", [0, 0, 0], "dog A is running on the beach."),
-        ("rotate", [0.0], "dog is running on the beach. A"),
-        ("rotate", [0.99], "beach. A dog is running on the"),
-        ("join_halves", [], "A dog is running carry a chair."),
-        ("negate", [0.0], "A dog is not running on the beach."),
-        ("negate", [0.3], "No dog is running on the beach."),
-        ("negate", [0.5], "There is no dog running on the beach."),
-        ("negate", [0.99], "Nobody is running on the beach."),
+        ("swap", [0.2, 0.7, 0], "A the is running on dog beach"),
+        ("swap", [0, 0, 0], "dog A is running on the beach"),
+        ("rotate", [0.0], "dog is running on the beach A"),
+        ("rotate", [0.99], "beach A dog is running on the"),
+        ("join_halves", [], "A dog is running carry a chair"),
+        ("negate", [0.0], "A dog is not running on the beach"),
+        ("negate", [0.3], "No dog is running on the beach"),
+        ("negate", [0.5], "There is no dog running on the beach"),
+        ("negate", [0.99], "Nobody is running on the beach"),
+        ("reword", [0.0], "A dog running on the beach"),
+        ("reword", [0.3], "A dog is running on the beach"),
+        ("reword", [0.5], "A dog that is running on the beach"),
+        ("reword", [0.99], "There is a dog running on the beach"),
     ],
 )
 def test_an_edit_is_what_its_kind_says(kind, draws, edit):
@@ -117,12 +127,45 @@ def test_an_edit_is_what_its_kind_says(kind, draws, edit):
         ("Birds sing.", {"Birds sing."}),
         ("A bird is not here.", {"A bird is not here."}),
         ("no bird is here.", {"no bird is here."}),
+        ("Two men riding", {"Two men are not riding"}),
     ],
 )
 def test_a_sentence_is_denied_in_each_way_that_its_words_allow(sentence, denials):
-    draws = [i / 12 for i in range(12)]
-    found = {" ".join(edits.negate(sentence.split(), OTHER, [x])) for x in draws}
-    assert found == denials
+    assert all_of(edits.negate, sentence) == denials
+
+
+@pytest.mark.parametrize(
+    ("sentence", "others"),
+    [
+        ("A big bowl", {"There is a big bowl"}),
+        ("The bird sings", {"There is the bird sings"}),
+        ("Birds sing", {"Birds sing"}),
+        ("Are they here", {"Are they here"}),
+        ("There are two men", {"There are two men"}),
+        ("a building here", {"There is a building here"}),
+        (
+            "Two men riding",
+            {"Two men riding", "Two men are riding"}
+            | {"Two men that are riding", "There are two men riding"},
+        ),
+        (
+            "A man riding",
+            {"A man riding", "A man is riding"}
+            | {"A man that is riding", "There is a man riding"},
+        ),
+    ],
+)
+def test_a_sentence_is_reworded_in_each_way_that_its_words_allow(sentence, others):
+    assert all_of(edits.reword, sentence) == others
+
+
+@pytest.mark.parametrize("end", [".", " !", "?!"])
+def test_the_marks_that_end_a_sentence_end_its_edits(end):
+    texts = ["One of us is to sing", "a b, c d; e f"]
+    with_end = [text + end for text in texts]
+    plain, marked = made(texts, texts, 200), made(with_end, with_end, 200)
+    assert len(plain) > 100
+    assert marked == [text + end for text in plain]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
