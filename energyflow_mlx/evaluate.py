@@ -252,11 +252,7 @@ def _corrected(
     report: Callable[[int, int], None],
 ) -> tuple[Figures, Figures]:
     """What decoded sentences are worth after each number of corrections; the worst."""
-    from energyflow_mlx.evaluation.corrections import (
-        correction_figures,
-        failures,
-        read_labels,
-    )
+    from energyflow_mlx.evaluation import corrections
     from energyflow_mlx.evaluation.held_out import written_after
     from energyflow_mlx.evaluation.lengths import by_label, by_length
     from energyflow_mlx.text.generation import Decoding
@@ -280,11 +276,11 @@ def _corrected(
     groups = {"length": by_length(sample.texts)}
     if args.sources is not None:
         paths = as_paths(args.sources, "sources")
-        labels = read_labels(paths, len(held_out.texts))
+        labels = corrections.read_labels(paths, len(held_out.texts))
         groups["source"] = by_label([labels[row] for row in rows])
     found = written_after(codec, sample, decoding, rounds, report, args.batch_size)
-    figures = correction_figures(found, sample.texts, groups)
-    return figures, failures(found, sample.texts, _MOST_FAILURES)
+    figures = corrections.correction_figures(found, sample.texts, groups)
+    return figures, corrections.failures(found, sample.texts, _MOST_FAILURES)
 
 
 def _recall_in_groups(
