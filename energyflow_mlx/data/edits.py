@@ -109,7 +109,7 @@ def negate(words: Words, other: Words, draws: list[float]) -> Words:
             ways += [["No", *words[1:]], ["There", "is", "no", *subject[1:], *rest]]
         if verb and verb[0].lower() in ("is", "was"):
             ways.append(["Nobody", *verb, *rest])
-    return ways[int(draws[0] * len(ways))] if ways else words
+    return _one_of(ways, draws, words)
 
 
 def reword(words: Words, other: Words, draws: list[float]) -> Words:
@@ -124,9 +124,9 @@ def reword(words: Words, other: Words, draws: list[float]) -> Words:
     if verb and first != "there":
         ways = [[*subject, *rest], [*subject, *verb, *rest]]
         ways.append([*subject, "that", *verb, *rest])
-    if (verb and first != "there") or first in ARTICLES:
+    if ways or first in ARTICLES:
         ways.append(["There", *(verb or ["is"]), first, *subject[1:], *rest])
-    return ways[int(draws[0] * len(ways))] if ways else words
+    return _one_of(ways, draws, words)
 
 
 KINDS = (leave_out, replace, swap, rotate, join_halves, negate, reword)
@@ -146,6 +146,11 @@ def _parts(text: str) -> tuple[Words, str]:
     text = text.strip()
     body = text.rstrip(END_MARKS)
     return body.split(), text[len(body) :]
+
+
+def _one_of(ways: list[Words], draws: list[float], words: Words) -> Words:
+    """One of the ways, each with an equal chance; the words where there is none."""
+    return ways[int(draws[0] * len(ways))] if ways else words
 
 
 def _clause(words: Words) -> tuple[Words, Words, Words]:
